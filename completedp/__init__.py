@@ -1,0 +1,45 @@
+"""Per-module hyperparameters for transformers: searched on a small proxy, carried to any scale."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from completedp.errors import UserError as UserError
+    from completedp.hparams import HParams as HParams
+    from completedp.modules import Inventory as Inventory
+    from completedp.modules import reference_inventory as reference_inventory
+    from completedp.resolved import Resolved as Resolved
+    from completedp.resolved import resolve as resolve
+    from completedp.rules import factors as factors
+    from completedp.scale import Ratios as Ratios
+    from completedp.scale import Scale as Scale
+
+__version__ = "0.1.0"
+
+# Public name → the module it lives in. Resolved on first use: importing the package costs nothing.
+_HOMES = {
+    "HParams": "completedp.hparams",
+    "Inventory": "completedp.modules",
+    "Ratios": "completedp.scale",
+    "Resolved": "completedp.resolved",
+    "Scale": "completedp.scale",
+    "UserError": "completedp.errors",
+    "factors": "completedp.rules",
+    "reference_inventory": "completedp.modules",
+    "resolve": "completedp.resolved",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'completedp' has no attribute {name!r}")
+    module = importlib.import_module(_HOMES[name])
+    value = globals()[name] = getattr(module, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

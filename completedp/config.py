@@ -1,0 +1,232 @@
+"""The study configuration: what is trained, on what, how, from which values, and where to search.
+
+Plain frozen dataclasses with checks of their own, so that a worker with only torch and numpy can build
+them; `completedp.files` reads and writes them as YAML.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from completedp.errors import UserError, nearest
+from completedp.hparams import KINDS, GlobalValues
+from completedp.modules import Inventory, reference_inventory
+from completedp.scale import Scale
+
+SCHEMA: Literal[1] = 1  # of every YAML file the project writes: study, recipe, plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The reference decoder's shape. Width grows by heads of a fixed `head_dim`; sizes are in features."""
+
+    width: int
+    depth: int
+    head_dim: int
+    ffn: int
+    vocab_size: int
+    context: int
+    queries_per_kv: int = 1
+    activation: Literal["swiglu", "gelu"] = "swiglu"
+    qk_norm: bool = True
+    rope_base: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        for name in (
+            "width",
+            "depth",
+            "head_dim",
+            "ffn",
+            "vocab_size",
+            "context",
+            "queries_per_kv",
+        ):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.{name} is {getattr(self, name)}; expected 1 or more")
+        if self.head_dim % 2:
+            raise UserError(
+                f"model.head_dim is {self.head_dim}; rotary embedding needs an even one"
+            )
+        if self.width % (self.head_dim * self.queries_per_kv):
+            raise UserError(
+                f"model.width is {self.width}; expected a multiple of head_dim x queries_per_kv = "
+                f"{self.head_dim * self.queries_per_kv}"
+            )
+
+    @property
+    def heads(self) -> int:
+        return self.width // self.head_dim
+
+    @property
+    def kv_heads(self) -> int:
+        return self.heads // self.queries_per_kv
+
+    @property
+    def gated(self) -> bool:
+        return self.activation == "swiglu"
+
+    def scaled(self, *, width: int, depth: int) -> ModelConfig:
+        """The same family at another width and depth; d_ff / d_model stays (rounded to a whole number)."""
+        ffn = max(1, round(self.ffn * width / self.width))
+        return dataclasses.replace(self, width=width, depth=depth, ffn=ffn)
+
+    def inventory(self, base: ModelConfig) -> Inventory:
+        """The tensors of this model with the fan-ins of `base`."""
+        return reference_inventory(
+            width=self.width,
+            ffn=self.ffn,
+            layers=self.depth,
+            base_width=base.width,
+            base_ffn=base.ffn,
+            base_layers=base.depth,
+            gated=self.gated,
+            qk_norm=self.qk_norm,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the text comes from. `source`: `embedded` (the standard library's own source text), a path
+    to text, JSONL, parquet or nanoGPT-style .bin, or `hf:<name>`. `tokenizer`: `bytes`, or `bpe` (trained
+    on the train split, as large as the model's vocabulary)."""
+
+    source: str = "embedded"
+    tokenizer: Literal["bytes", "bpe"] = "bytes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One run. `tokens`, `batch`, `microbatch`, `eval_tokens` are in tokens; `warmup` and `decay` (WSD's
+    tail) are fractions of the steps, `final_lr` of the peak. `clip` is a threshold on the global gradient
+    norm, 0 for none; it has no published scaling rule and stays the base constant."""
+
+    tokens: int
+    batch: int
+    schedule: Literal["cosine", "wsd", "linear"] = "cosine"
+    warmup: float = 0.1
+    decay: float = 0.2
+    final_lr: float = 0.0
+    clip: float = 1.0
+    z_loss: float = 1e-4
+    eval_tokens: int = 65_536
+    microbatch: int = 0  # 0: the whole batch at once
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "batch", "eval_tokens"):
+            if getattr(self, name) < 1:
+                raise UserError(f"train.{name} is {getattr(self, name)}; expected 1 or more")
+        for name in ("warmup", "decay", "final_lr"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(
+                    f"train.{name} is {getattr(self, name)}; expected a fraction in [0, 1]"
+                )
+        for name in ("clip", "z_loss"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise UserError(f"train.{name} is {value}; expected 0 or more")
+        if self.microbatch and self.batch % self.microbatch:
+            raise UserError(
+                f"train.microbatch is {self.microbatch}; expected a divisor of train.batch = {self.batch}"
+            )
+        if self.tokens < self.batch:
+            raise UserError(
+                f"train.tokens is {self.tokens}; expected at least one batch of {self.batch} tokens"
+            )
+
+    @property
+    def steps(self) -> int:
+        return self.tokens // self.batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """Where and how to search. Bounds are in octaves (log2 of the multiplier of the preset's value; for
+    β of 1-β) to either side: `global_octaves` for the global values, `module_octaves` for a module type's
+    and a depth's multiplier of the global one. `frozen` kinds stay at the preset's values.
+    `global_share` of the search trials goes to the global arm."""
+
+    strategy: str = "trust-region"
+    global_share: float = 0.25
+    global_octaves: Mapping[str, float] = field(default_factory=dict)
+    module_octaves: Mapping[str, float] = field(default_factory=dict)
+    frozen: tuple[str, ...] = ()
+
+    # Learning rates and ε live on wide log scales; 1-β beyond 8 x and init beyond 16 x were never useful
+    # in the prototype, while q's lr and init did reach 1/16.
+    GLOBAL_OCTAVES: ClassVar[Mapping[str, float]] = {
+        "lr": 4, "weight_decay": 4, "beta1": 2, "beta2": 3, "eps": 6, "init_scale": 2, "residual": 2,
+    }  # fmt: skip
+    MODULE_OCTAVES: ClassVar[Mapping[str, float]] = {
+        "lr": 5, "weight_decay": 5, "beta1": 3, "beta2": 4, "eps": 6, "init_scale": 5, "residual": 3,
+    }  # fmt: skip
+
+    def __post_init__(self) -> None:
+        if not 0 < self.global_share <= 1:
+            raise UserError(
+                f"search.global_share is {self.global_share}; expected a share in (0, 1]"
+            )
+        for part in ("global_octaves", "module_octaves"):
+            for kind, octaves in getattr(self, part).items():
+                _known_kind(f"search.{part}.{kind}", kind)
+                if not (math.isfinite(octaves) and octaves > 0):
+                    raise UserError(f"search.{part}.{kind} is {octaves}; expected octaves above 0")
+        for kind in self.frozen:
+            _known_kind("search.frozen", kind)
+        if set(self.frozen) >= set(KINDS):
+            raise UserError("search.frozen names every kind; leave at least one to search")
+
+    def octaves(self, part: Literal["global", "module"], kind: str) -> float:
+        """The bound in force for a kind."""
+        if part == "global":
+            return float(self.global_octaves.get(kind, self.GLOBAL_OCTAVES[kind]))
+        return float(self.module_octaves.get(kind, self.MODULE_OCTAVES[kind]))
+
+
+def _known_kind(path: str, kind: str) -> None:
+    if kind not in KINDS:
+        raise UserError(f"{path}: unknown kind {kind!r}{nearest(kind, KINDS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """A preset file is one of these, and so is a study's own `study.yaml`."""
+
+    model: ModelConfig
+    data: DataConfig
+    train: TrainConfig
+    values: GlobalValues
+    search: SearchConfig = field(default_factory=SearchConfig)
+    schema: Literal[1] = SCHEMA
+
+    def __post_init__(self) -> None:
+        model, train = self.model, self.train
+        for name in ("batch", "microbatch", "eval_tokens"):
+            if getattr(train, name) % model.context:
+                raise UserError(
+                    f"train.{name} is {getattr(train, name)}; expected a multiple of "
+                    f"model.context = {model.context}"
+                )
+        if self.data.tokenizer == "bytes" and model.vocab_size != 256:
+            raise UserError(
+                f"model.vocab_size is {model.vocab_size}; the bytes tokenizer has exactly 256"
+            )
+
+    @property
+    def scale(self) -> Scale:
+        """The base scale a recipe found here is tied to."""
+        return Scale(
+            width=self.model.width,
+            depth=self.model.depth,
+            batch=self.train.batch,
+            tokens=self.train.tokens,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, in the order of the fields."""
+        return dataclasses.asdict(self)

@@ -1,0 +1,146 @@
+"""The file border: one YAML loader, validation with the offending path, atomic replacement."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from completedp.errors import UserError, nearest
+
+T = TypeVar("T")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 as people mean it: `3e-4` is a number, a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Hashable] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and key in seen:
+                line = key_node.start_mark.line + 1
+                raise UserError(f"line {line}: the key {key!r} is given twice; keep one")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$|^[-+]?\.\d[\d_]*[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises `UserError` naming the file, and the line where one is at fault."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as text ({error})") from None
+    try:
+        data = yaml.load(text, Loader=_Loader)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: expected a mapping at the top, got {type(data).__name__}")
+    return data
+
+
+def write_yaml(path: Path, data: Mapping[str, Any]) -> None:
+    """Replace `path` atomically; keys keep their order, so identical data gives identical bytes."""
+    write_text(path, yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True, width=100))
+
+
+def write_json(path: Path, data: object) -> None:
+    """Replace `path` atomically; a non-finite number is refused (JSON has none)."""
+    write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write to a temporary file beside `path`, fsync, and rename over it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); give another place"
+        ) from None
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def digest(data: object) -> str:
+    """sha256 of the canonical JSON of plain data, as `sha256:<hex>`."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def validate(kind: type[T], data: object, where: str) -> T:
+    """Plain data as the dataclass `kind`. Raises `UserError` with the path of every offending key."""
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    _forbid_extra_keys(kind, ConfigDict(extra="forbid", strict=True))
+    try:
+        # JSON mode: strict about types, yet a list is a tuple.
+        return TypeAdapter(kind).validate_json(json.dumps(data))
+    except TypeError as error:
+        raise UserError(f"{where}: {error}") from None
+    except ValidationError as error:
+        raise UserError("\n".join(_sentence(kind, e, where) for e in error.errors())) from None
+
+
+def _forbid_extra_keys(kind: Any, config: Any) -> None:
+    """Set pydantic's configuration on the plain dataclasses reached from `kind`."""
+    import dataclasses
+    import typing
+
+    if not dataclasses.is_dataclass(kind) or "__pydantic_config__" in vars(kind):
+        return
+    setattr(kind, "__pydantic_config__", config)  # noqa: B010  (mypy knows no such attribute)
+    for annotation in typing.get_type_hints(kind).values():
+        for inner in (annotation, *typing.get_args(annotation)):
+            _forbid_extra_keys(inner, config)
+
+
+def _sentence(kind: Any, error: Mapping[str, Any], where: str) -> str:
+    location = [str(part) for part in error["loc"]]
+    path = ".".join(location)
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden", "dataclass_exact_type"):
+        return (
+            f"{where}: {path}: unknown key{nearest(location[-1], _fields_at(kind, location[:-1]))}"
+        )
+    if error["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return f"{where}: {path} is missing; add it"
+    cause = error.get("ctx", {}).get("error")
+    if cause is not None:
+        return f"{where}: {cause}"
+    return f"{where}: {path} is {error['input']!r}; {error['msg'].lower()}"
+
+
+def _fields_at(kind: Any, location: list[str]) -> list[str]:
+    import dataclasses
+    import typing
+
+    for part in location:
+        kind = typing.get_type_hints(kind).get(part, object)
+    return [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []

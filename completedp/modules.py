@@ -1,0 +1,134 @@
+"""Module types, their roles, and the inventory: one spec a tensor, keyed by its qualified name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from completedp.errors import UserError
+
+# The types of the reference model, in forward order, with the role of each one's weight.
+MODULE_TYPES: dict[str, str] = {
+    "embedding": "embedding",
+    "q": "hidden_weight",
+    "k": "hidden_weight",
+    "v": "hidden_weight",
+    "attention_out": "hidden_weight",
+    "q_norm": "qk_norm",
+    "k_norm": "qk_norm",
+    "attention_norm": "hidden_norm",
+    "ffn_up": "hidden_weight",
+    "ffn_gate": "hidden_weight",
+    "ffn_down": "hidden_weight",
+    "ffn_norm": "hidden_norm",
+    "final_norm": "final_norm",
+    "unembedding": "unembedding",
+}
+WEIGHT_ROLES = frozenset({"embedding", "position_embedding", "hidden_weight", "unembedding"})
+# The last linear map of each residual branch: where a folded coefficient goes.
+BRANCH_ENDS = {"attention": "attention_out", "ffn": "ffn_down"}
+BRANCHES = tuple(BRANCH_ENDS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """One trainable tensor. `layer` is None outside the stack; fan-ins are 0 where there is no matrix.
+
+    `role` decides the scaling rule, `module_type` the searched multipliers; a bias has its layer's type
+    and the role `hidden_bias`.
+    """
+
+    name: str
+    module_type: str
+    role: str
+    layer: int | None = None
+    fan_in: int = 0
+    base_fan_in: int = 0
+
+    @property
+    def is_weight(self) -> bool:
+        """Weights have a searched init and are decayed; gains and biases neither [C]."""
+        return self.role in WEIGHT_ROLES
+
+    @property
+    def fan_ratio(self) -> float | None:
+        """The tensor's own fan-in ratio, which its variance, lr and λ follow; None means m_N."""
+        return self.fan_in / self.base_fan_in if self.base_fan_in else None
+
+    @property
+    def base_init_std(self) -> float | None:
+        """Init std at the base, before `init_scale` [C]: 1 for embeddings, else 1/√fan_in_base."""
+        if not self.is_weight:
+            return None
+        return self.base_fan_in**-0.5 if self.base_fan_in else 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inventory:
+    """Every trainable tensor of a model, each exactly once, and the depth of its stack."""
+
+    tensors: tuple[TensorSpec, ...]
+    layers: int
+    base_layers: int
+
+    def __post_init__(self) -> None:
+        names = [t.name for t in self.tensors]
+        doubled = sorted({n for n in names if names.count(n) > 1})
+        if doubled:
+            raise UserError(f"tensors named twice in the inventory: {', '.join(doubled)}")
+
+    def __iter__(self) -> Iterator[TensorSpec]:
+        return iter(self.tensors)
+
+    @property
+    def module_types(self) -> tuple[str, ...]:
+        """The types present, in order of appearance in the model."""
+        return tuple(dict.fromkeys(t.module_type for t in self.tensors))
+
+
+def reference_inventory(
+    *,
+    width: int,
+    ffn: int,
+    layers: int,
+    base_width: int,
+    base_ffn: int,
+    base_layers: int,
+    gated: bool = True,
+    qk_norm: bool = True,
+) -> Inventory:
+    """The tensors of the reference language model (`completedp.lm.model`) by their qualified names.
+
+    `ffn` is the feed-forward's inner width; `gated` adds SwiGLU's gate, `qk_norm` the per-head gains.
+    """
+
+    def matrix(name: str, module_type: str, layer: int | None, inner: bool = False) -> TensorSpec:
+        return TensorSpec(
+            name=f"{name}.weight",
+            module_type=module_type,
+            role=MODULE_TYPES[module_type],
+            layer=layer,
+            fan_in=ffn if inner else width,
+            base_fan_in=base_ffn if inner else base_width,
+        )
+
+    def vector(name: str, module_type: str, layer: int | None) -> TensorSpec:
+        role = MODULE_TYPES[module_type]
+        return TensorSpec(name=f"{name}.weight", module_type=module_type, role=role, layer=layer)
+
+    tensors = [vector("embedding", "embedding", None)]
+    for i in range(layers):
+        block = f"layers.{i}"
+        tensors.append(vector(f"{block}.attention_norm", "attention_norm", i))
+        tensors += [matrix(f"{block}.attention.{t}", t, i) for t in ("q", "k", "v")]
+        if qk_norm:
+            tensors += [vector(f"{block}.attention.{t}", t, i) for t in ("q_norm", "k_norm")]
+        tensors.append(matrix(f"{block}.attention.out", "attention_out", i))
+        tensors.append(vector(f"{block}.ffn_norm", "ffn_norm", i))
+        tensors.append(matrix(f"{block}.ffn.up", "ffn_up", i))
+        if gated:
+            tensors.append(matrix(f"{block}.ffn.gate", "ffn_gate", i))
+        tensors.append(matrix(f"{block}.ffn.down", "ffn_down", i, inner=True))
+    tensors.append(vector("final_norm", "final_norm", None))
+    tensors.append(matrix("unembedding", "unembedding", None))
+    return Inventory(tensors=tuple(tensors), layers=layers, base_layers=base_layers)

@@ -1,0 +1,127 @@
+"""The recipe: what a search found, tied to the scale and model family it was found at."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from completedp import files
+from completedp.config import SCHEMA, DataConfig, ModelConfig, TrainConfig
+from completedp.errors import UserError
+from completedp.hparams import HParams
+from completedp.rules import PARAMETERIZATIONS
+from completedp.scale import Scale
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Hyperparameters at the base scale with all that is needed to carry and to judge them.
+
+    `hparams` is the tuned configuration; `baseline` the best global one, on the same base. `provenance`
+    holds data digest, seeds, versions and confirmed losses, and no clock time: identical searches give
+    identical bytes.
+    """
+
+    parameterization: str
+    model: ModelConfig
+    data: DataConfig
+    train: TrainConfig
+    hparams: HParams
+    baseline: HParams
+    provenance: Mapping[str, Any]
+
+    @property
+    def base(self) -> Scale:
+        """The scale the values belong to."""
+        return Scale(
+            width=self.model.width,
+            depth=self.model.depth,
+            batch=self.train.batch,
+            tokens=self.train.tokens,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The file's content."""
+        return {
+            "schema": SCHEMA,
+            "kind": "recipe",
+            "parameterization": self.parameterization,
+            "base": dataclasses.asdict(self.base),
+            "model": dataclasses.asdict(self.model),
+            "data": dataclasses.asdict(self.data),
+            "train": dataclasses.asdict(self.train),
+            "hparams": self.hparams.to_dict(),
+            "baseline": self.baseline.to_dict(),
+            "provenance": dict(self.provenance),
+        }
+
+    @property
+    def digest(self) -> str:
+        """Identity of the recipe: a hash of its whole content."""
+        return files.digest(self.to_dict())
+
+    def write(self, path: Path) -> None:
+        """Replace `path` atomically."""
+        files.write_yaml(path, self.to_dict())
+
+    @classmethod
+    def read(cls, path: Path) -> Recipe:
+        """Raises `UserError` naming the file and the offending path."""
+        return cls.from_dict(files.read_yaml(path), where=str(path))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], where: str = "recipe") -> Recipe:
+        """From the file's content."""
+        content = files.validate(_RecipeFile, dict(data), where)
+        try:
+            recipe = cls(
+                parameterization=content.parameterization,
+                model=content.model,
+                data=content.data,
+                train=content.train,
+                hparams=HParams.from_dict(content.hparams),
+                baseline=HParams.from_dict(content.baseline),
+                provenance=content.provenance,
+            )
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        if content.base != recipe.base:
+            raise UserError(
+                f"{where}: base is {content.base}, but model and train say {recipe.base}; "
+                "they must agree"
+            )
+        if recipe.parameterization not in PARAMETERIZATIONS:
+            raise UserError(
+                f"{where}: parameterization is {recipe.parameterization!r}; expected one of "
+                f"{', '.join(PARAMETERIZATIONS)}"
+            )
+        for name in ("hparams", "baseline"):
+            _check_depth(getattr(recipe, name), recipe.model.depth, f"{where}: {name}")
+        return recipe
+
+
+def _check_depth(hparams: HParams, layers: int, where: str) -> None:
+    for kind, by_layer in hparams.depth.items():
+        if len(by_layer) != layers:
+            raise UserError(
+                f"{where}.depth.{kind} has {len(by_layer)} numbers; expected {layers}, one a base layer"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RecipeFile:
+    """The YAML form, before its hyperparameters are checked."""
+
+    schema: Literal[1]
+    kind: Literal["recipe"]
+    parameterization: str
+    base: Scale
+    model: ModelConfig
+    data: DataConfig
+    train: TrainConfig
+    hparams: dict[str, Any]
+    baseline: dict[str, Any]
+    provenance: dict[str, Any]

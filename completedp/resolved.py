@@ -1,0 +1,155 @@
+"""From hyperparameters and ratios to the values of every tensor, and folding them for fixed models."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from completedp.errors import UserError
+from completedp.hparams import HParams
+from completedp.modules import BRANCH_ENDS, BRANCHES, Inventory, TensorSpec
+from completedp.rules import RuleSet, rule_options
+from completedp.scale import Ratios
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorRow:
+    """One tensor's values. `init_std` None: starts at exactly `init_value` (gains 1, biases 0)."""
+
+    name: str
+    module_type: str
+    layer: int | None
+    lr: float
+    weight_decay: float
+    beta1: float
+    beta2: float
+    eps: float
+    init_std: float | None
+    init_value: float = 0.0
+
+    def folded_by(self, c: float) -> TensorRow:
+        """The same training with a forward multiplier c moved into the tensor (AdamW: W = c·W′)."""
+        return dataclasses.replace(
+            self,
+            lr=self.lr * c,
+            eps=self.eps / c,
+            weight_decay=self.weight_decay / c,
+            init_std=None if self.init_std is None else self.init_std * c,
+            init_value=self.init_value * c,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """Every tensor's values at one scale, the residual coefficients and the multiplier on the logits."""
+
+    tensors: tuple[TensorRow, ...]
+    residual: Mapping[str, tuple[float, ...]]
+    output_multiplier: float = 1.0
+
+    def folded(self) -> Resolved:
+        """The same with each residual coefficient moved into its branch's last linear map."""
+        ends = {module_type: branch for branch, module_type in BRANCH_ENDS.items()}
+
+        def fold(row: TensorRow) -> TensorRow:
+            branch = ends.get(row.module_type)
+            if branch is None or row.layer is None:
+                return row
+            return row.folded_by(self.residual[branch][row.layer])
+
+        return dataclasses.replace(
+            self,
+            tensors=tuple(fold(row) for row in self.tensors),
+            residual={branch: tuple(1.0 for _ in c) for branch, c in self.residual.items()},
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; the form in which a job carries it."""
+        return {
+            "tensors": [dataclasses.asdict(row) for row in self.tensors],
+            "residual": {branch: list(c) for branch, c in self.residual.items()},
+            "output_multiplier": self.output_multiplier,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Resolved:
+        """The inverse of `to_dict`."""
+        return cls(
+            tensors=tuple(TensorRow(**row) for row in data["tensors"]),
+            residual={branch: tuple(c) for branch, c in data["residual"].items()},
+            output_multiplier=data["output_multiplier"],
+        )
+
+
+def resolve(
+    hparams: HParams,
+    inventory: Inventory,
+    ratios: Ratios,
+    *,
+    parameterization: str = "completed-p",
+    **options: Any,
+) -> Resolved:
+    """Every tensor's lr, weight_decay, betas, eps and init at the target scale.
+
+    log ζ = log global + log type(m) + log depth((ℓ + ½) / L) + log rule(role). `options` are those of
+    `RuleOptions`. Raises `UserError` for a multiplier that drives β below 0, a β rule that leaves
+    (0, 1), and everything `RuleOptions` refuses.
+    """
+    rules = RuleSet(name=parameterization, ratios=ratios, options=rule_options(options))
+    rows = tuple(_row(hparams, spec, inventory, rules) for spec in inventory)
+    residual = {
+        branch: tuple(
+            getattr(hparams.global_, f"residual_{branch}")
+            * hparams.type_multiplier("residual", branch)
+            * hparams.depth_multiplier("residual", layer, inventory.layers, inventory.base_layers)
+            * rules.residual_multiplier
+            for layer in range(inventory.layers)
+        )
+        for branch in BRANCHES
+    }
+    return Resolved(tensors=rows, residual=residual, output_multiplier=rules.output_multiplier)
+
+
+def _row(hparams: HParams, spec: TensorSpec, inventory: Inventory, rules: RuleSet) -> TensorRow:
+    def multiplier(kind: str) -> float:
+        return hparams.type_multiplier(kind, spec.module_type) * hparams.depth_multiplier(
+            kind, spec.layer, inventory.layers, inventory.base_layers
+        )
+
+    base = hparams.global_
+    factor = rules.factors(spec.role, spec.fan_ratio)
+    base_lr = base.lr * multiplier("lr")
+    base_decay = base.weight_decay * multiplier("weight_decay") if spec.is_weight else 0.0
+    lr = base_lr * factor["lr"]
+    if rules.options.decay == "coupled":
+        weight_decay = base_decay * factor["weight_decay"]
+    else:
+        weight_decay = base_lr * base_decay * factor["weight_decay"] / lr
+    init_std = spec.base_init_std
+    if init_std is not None:
+        init_std *= base.init_scale * multiplier("init_scale") * factor["init_std"]
+    return TensorRow(
+        name=spec.name,
+        module_type=spec.module_type,
+        layer=spec.layer,
+        lr=lr,
+        weight_decay=weight_decay,
+        beta1=_beta(spec.name, "beta1", base.beta1, multiplier("beta1"), rules),
+        beta2=_beta(spec.name, "beta2", base.beta2, multiplier("beta2"), rules),
+        eps=base.eps * multiplier("eps") * factor["eps"],
+        init_std=init_std,
+        init_value=1.0 if spec.role.endswith("norm") else 0.0,
+    )
+
+
+def _beta(tensor: str, kind: str, base: float, multiplier: float, rules: RuleSet) -> float:
+    """First the multipliers on 1-β, then the rule."""
+    one_minus = (1.0 - base) * multiplier
+    if one_minus > 1.0:
+        raise UserError(
+            f"{tensor}: {kind} {base:g} with multiplier {multiplier:.4g} on 1 - {kind} gives "
+            f"{kind} = {1.0 - one_minus:.4g} < 0; the multiplier must be at most {1 / (1 - base):.4g}"
+        )
+    return rules.beta(1.0 - one_minus, tensor)

@@ -1,0 +1,328 @@
+"""The scaling rules, as one table of exponents.
+
+Every factor is a monomial in the ratios target / base.
+[T] = printed in a table, [D] = derived, [C] = our choice.
+
+.. [CompletedP]  Completed Hyperparameter Transfer across Modules, Width, Depth, Batch and Duration,
+                 arXiv 2512.22382, Table 1.
+.. [CompleteP]   Don't be lazy: CompleteP enables compute-efficient deep transformers,
+                 arXiv 2505.01618, Table 1.
+.. [Malladi2022] On the SDEs and Scaling Rules for Adaptive Gradient Algorithms, arXiv 2205.10287.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from completedp.errors import UserError, nearest
+from completedp.scale import Ratios
+
+
+@dataclass(frozen=True, kw_only=True)
+class Power:
+    """fan^`fan` · m_N^`width` · m_L^(`depth` + `depth_alpha`·α) · q^`q`.
+
+    `fan` is the tensor's own fan-in ratio, m_N unless a rounding made it differ; q = m_B / m_D^(2p).
+    """
+
+    fan: float = 0.0
+    width: float = 0.0
+    depth: float = 0.0
+    depth_alpha: float = 0.0
+    q: float = 0.0
+
+    def at(self, *, fan: float, ratios: Ratios, q: float, alpha: float) -> float:
+        """The factor's value."""
+        return (
+            math.pow(fan, self.fan)
+            * math.pow(ratios.width, self.width)
+            * math.pow(ratios.depth, self.depth + self.depth_alpha * alpha)
+            * math.pow(q, self.q)
+        )
+
+    def __mul__(self, other: Power) -> Power:
+        fields = (f.name for f in dataclasses.fields(self))
+        return Power(**{name: getattr(self, name) + getattr(other, name) for name in fields})
+
+
+ONE = Power()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One role's factors. `decay` is AdamW's coupled λ, `independent` Loshchilov–Hutter's s_t·λ."""
+
+    variance: Power = ONE
+    lr: Power = ONE
+    eps: Power = ONE
+    decay: Power = ONE
+    independent: Power = ONE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameterization:
+    """A row per role and the multipliers of the forward pass.
+
+    `axes` are the ratios it reacts to; the others count as 1 (but S = m_D / m_B always gives the steps).
+    `options` are the rule options it accepts beside `decay` and, where depth is an axis, α.
+    """
+
+    rows: Mapping[str, Row]
+    source: str
+    axes: frozenset[str] = frozenset()
+    residual: Power = ONE
+    output: Power = ONE
+    options: frozenset[str] = frozenset()
+
+
+_ROOT_Q = Power(q=0.5)
+_ROOT_Q_INVERSE = Power(q=-0.5)
+# A hidden gradient carries m_L^-α, so the lr keeps α = 1's product with it: m_L^(α-1).
+_HIDDEN_LR = Power(depth=-1, depth_alpha=1, q=0.5)
+_HIDDEN_EPS = Power(width=-1, depth_alpha=-1, q=-0.5)
+_HIDDEN_INDEPENDENT = Power(depth=-1, depth_alpha=1, q=1)
+_HIDDEN_VECTOR = Row(lr=_HIDDEN_LR, eps=_HIDDEN_EPS, decay=_ROOT_Q, independent=_HIDDEN_INDEPENDENT)
+_EMBEDDING = Row(lr=_ROOT_Q, eps=Power(width=-1, q=-0.5), decay=_ROOT_Q, independent=Power(q=1))
+_OUTPUT_VECTOR = Row(lr=_ROOT_Q, eps=_ROOT_Q_INVERSE, decay=_ROOT_Q, independent=Power(q=1))
+
+# [CompletedP], Table 1.
+COMPLETED_P: Mapping[str, Row] = {
+    "embedding": _EMBEDDING,
+    "position_embedding": _EMBEDDING,  # [D]
+    "hidden_weight": Row(
+        variance=Power(fan=-1),
+        lr=Power(fan=-1) * _HIDDEN_LR,
+        eps=_HIDDEN_EPS,
+        decay=Power(fan=1, q=0.5),
+        independent=_HIDDEN_INDEPENDENT,
+    ),
+    "hidden_bias": _HIDDEN_VECTOR,
+    "hidden_norm": _HIDDEN_VECTOR,
+    # A gain shared by the heads sums m_N times as many of them, so width cancels in its gradient.
+    "qk_norm": dataclasses.replace(_HIDDEN_VECTOR, eps=Power(depth_alpha=-1, q=-0.5)),  # lr [D]
+    "final_norm": _OUTPUT_VECTOR,
+    "unembedding": Row(
+        variance=Power(fan=-2),
+        lr=Power(fan=-1, q=0.5),
+        eps=_ROOT_Q_INVERSE,
+        decay=Power(fan=1, q=0.5),
+        independent=Power(q=1),
+    ),
+    "unembedding_bias": _OUTPUT_VECTOR,  # variance, lr [D]
+}
+ROLES: tuple[str, ...] = tuple(COMPLETED_P)
+
+# The measured gradient of the final norm falls as m_N^-1: it passes through the unembedding [D].
+FINAL_NORM_EPS: Mapping[str, Power] = {
+    "table": _ROOT_Q_INVERSE,
+    "gradient": Power(width=-1, q=-0.5),
+}
+
+
+def _coupled_product(rows: Mapping[str, Row]) -> dict[str, Row]:
+    """Independent decay where no table prints one: the product of the lr and λ factors [D]."""
+    return {role: dataclasses.replace(r, independent=r.lr * r.decay) for role, r in rows.items()}
+
+
+_PLAIN = {role: Row() for role in ROLES}
+
+PARAMETERIZATIONS: Mapping[str, Parameterization] = {
+    "sp": Parameterization(rows=_PLAIN, source="CompleteP Table 1, SP column"),
+    # Unlike `sp`, the variance follows 1 / fan_in, as people really initialise.
+    "sp-fan-in": Parameterization(
+        rows={**_PLAIN, "hidden_weight": Row(variance=Power(fan=-1))},
+        source="SP with hidden variance 1 / fan_in [C]",
+        axes=frozenset({"width"}),
+    ),
+    # QK-norm ε 1: the table prints NA [C].
+    "mup": Parameterization(
+        rows=_coupled_product(COMPLETED_P),
+        source="Complete(d)P Table 1 at m_L = m_B = m_D = 1",
+        axes=frozenset({"width"}),
+    ),
+    "completep": Parameterization(
+        rows=_coupled_product(
+            {
+                **COMPLETED_P,
+                "embedding": dataclasses.replace(_EMBEDDING, eps=ONE),
+                "position_embedding": dataclasses.replace(_EMBEDDING, eps=ONE),
+                "unembedding": Row(),
+            }
+        ),
+        source="CompleteP Table 1",
+        axes=frozenset({"width", "depth"}),
+        residual=Power(depth_alpha=-1),
+        output=Power(width=-1),
+    ),
+    "completed-p": Parameterization(
+        rows=COMPLETED_P,
+        source="Complete(d)P Table 1",
+        axes=frozenset({"width", "depth", "batch", "tokens"}),
+        residual=Power(depth_alpha=-1),
+        options=frozenset({"duration_exponent", "beta_rule", "final_norm_eps"}),
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleOptions:
+    """The settings of RULES beside the ratios; the defaults are the published table's.
+
+    `alpha` in [½, 1]: residual exponent [CompleteP]. `duration_exponent` p: lr ∝ m_D^-p at a fixed batch
+    (published ½; others fitted 0.22 to 0.7: arXiv 2409.19913, 2603.28743, 2602.21472).
+    `beta_rule`: `linear` 1-β' = q(1-β) or `power` β' = β^q. `final_norm_eps`: `table` or `gradient`.
+    `decay`: `coupled` (PyTorch's AdamW) or `independent` (Loshchilov–Hutter).
+    """
+
+    alpha: float = 1.0
+    duration_exponent: float = 0.5
+    beta_rule: str = "linear"
+    final_norm_eps: str = "table"
+    decay: str = "coupled"
+
+    _CHOICES: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "beta_rule": ("linear", "power"),
+        "final_norm_eps": ("table", "gradient"),
+        "decay": ("coupled", "independent"),
+    }
+
+    def __post_init__(self) -> None:
+        for name, choices in self._CHOICES.items():
+            if (value := getattr(self, name)) not in choices:
+                raise UserError(f"{name} is {value!r}; expected one of {', '.join(choices)}")
+        if not 0.5 <= self.alpha <= 1:
+            raise UserError(f"alpha is {self.alpha}; expected a number in [0.5, 1]")
+        if not (math.isfinite(self.duration_exponent) and self.duration_exponent >= 0):
+            raise UserError(
+                f"duration_exponent is {self.duration_exponent}; expected a finite number, 0 or more"
+            )
+
+    def check_for(self, name: str) -> Parameterization:
+        """The parameterisation `name`; refuses options it does not know."""
+        if name not in PARAMETERIZATIONS:
+            raise UserError(f"unknown parameterization {name!r}{nearest(name, PARAMETERIZATIONS)}")
+        chosen = PARAMETERIZATIONS[name]
+        for option in ("duration_exponent", "beta_rule", "final_norm_eps"):
+            default = getattr(RuleOptions, option)
+            if option not in chosen.options and getattr(self, option) != default:
+                raise UserError(
+                    f"{option}={getattr(self, option)} has no meaning under {name!r}; "
+                    f"leave it at {default}, or use 'completed-p'"
+                )
+        return chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleSet:
+    """A parameterisation at given ratios: asks the table for one tensor's factors."""
+
+    name: str
+    ratios: Ratios
+    options: RuleOptions
+
+    def __post_init__(self) -> None:
+        self.options.check_for(self.name)
+
+    @property
+    def parameterization(self) -> Parameterization:
+        return PARAMETERIZATIONS[self.name]
+
+    @property
+    def _active(self) -> Ratios:
+        axes = self.parameterization.axes
+        return Ratios(**{axis: getattr(self.ratios, axis) for axis in axes})
+
+    @property
+    def q(self) -> float:
+        """q = m_B / m_D^(2p), the factor of 1-β (linear) or the exponent of β (power)."""
+        active = self._active
+        return active.batch / math.pow(active.tokens, 2 * self.options.duration_exponent)
+
+    def value(self, power: Power, fan: float | None = None) -> float:
+        """The number a table entry stands for; `fan` defaults to m_N."""
+        active = self._active
+        if fan is None or "width" not in self.parameterization.axes:
+            fan = active.width
+        return power.at(fan=fan, ratios=active, q=self.q, alpha=self.options.alpha)
+
+    def row(self, role: str) -> Row:
+        """The role's row with the options applied to it."""
+        if role not in ROLES:
+            raise UserError(f"unknown role {role!r}{nearest(role, ROLES)}")
+        row = self.parameterization.rows[role]
+        if role == "final_norm" and "final_norm_eps" in self.parameterization.options:
+            row = dataclasses.replace(row, eps=FINAL_NORM_EPS[self.options.final_norm_eps])
+        return row
+
+    def factors(self, role: str, fan: float | None = None) -> dict[str, float]:
+        """lr, weight_decay, eps, init_std (√ of the variance's) and one_minus_beta, relative to base."""
+        row = self.row(role)
+        decay = row.decay if self.options.decay == "coupled" else row.independent
+        return {
+            "lr": self.value(row.lr, fan),
+            "weight_decay": self.value(decay, fan),
+            "eps": self.value(row.eps, fan),
+            "init_std": math.sqrt(self.value(row.variance, fan)),
+            "one_minus_beta": self.q,
+        }
+
+    @property
+    def residual_multiplier(self) -> float:
+        """m_L^-α where depth is an axis."""
+        return self.value(self.parameterization.residual)
+
+    @property
+    def output_multiplier(self) -> float:
+        """The multiplier on the logits (CompleteP: m_N^-1)."""
+        return self.value(self.parameterization.output)
+
+    def beta(self, base: float, tensor: str) -> float:
+        """β at the target. Raises `UserError` naming `tensor` where `linear` leaves (0, 1)."""
+        if self.options.beta_rule == "power":
+            return math.pow(base, self.q)
+        scaled = self.q * (1.0 - base)
+        if scaled >= 1.0:
+            raise UserError(
+                f"{tensor}: beta {base:g} under beta_rule 'linear' gives 1 - beta = {scaled:.4g} "
+                f"(q = {self.q:.4g}); it must stay below 1: use beta_rule 'power', valid for every ratio"
+            )
+        return 1.0 - scaled
+
+
+def factors(
+    parameterization: str,
+    *,
+    width: float = 1.0,
+    depth: float = 1.0,
+    batch: float = 1.0,
+    tokens: float = 1.0,
+    **options: Any,
+) -> dict[str, Any]:
+    """Every role's factors relative to base, at the ratios target / base.
+
+    `options` are those of `RuleOptions`. Returns `{"tensors": {role: {"lr", "weight_decay", "eps",
+    "init_std", "one_minus_beta"}}, "residual_multiplier", "output_multiplier", "steps"}`.
+    Raises `UserError` for an unknown name, an option without meaning there, or a ratio that is not
+    finite and positive.
+    """
+    ratios = Ratios(width=width, depth=depth, batch=batch, tokens=tokens)
+    rules = RuleSet(name=parameterization, ratios=ratios, options=rule_options(options))
+    return {
+        "tensors": {role: rules.factors(role) for role in ROLES},
+        "residual_multiplier": rules.residual_multiplier,
+        "output_multiplier": rules.output_multiplier,
+        "steps": ratios.steps,
+    }
+
+
+def rule_options(options: Mapping[str, Any]) -> RuleOptions:
+    """`RuleOptions` from keywords; an unknown one is refused by name."""
+    known = {f.name for f in dataclasses.fields(RuleOptions)}
+    for name in options:
+        if name not in known:
+            raise UserError(f"unknown rule option {name!r}{nearest(name, known)}")
+    return RuleOptions(**options)

@@ -1,0 +1,169 @@
+"""What crosses the border of a training run: a job goes in, an outcome comes out."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from completedp.resolved import Resolved
+
+Status = Literal["completed", "diverged", "stopped"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One training run, as plain data: it can be a JSON file and run on another machine.
+
+    `task` is `package.module:factory`; `factory(**arguments)` gives a `TrainFunction`, kept alive by a
+    worker for later jobs with the same task and arguments.
+    """
+
+    trial: int
+    task: str
+    arguments: Mapping[str, Any]
+    resolved: Resolved
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "trial": self.trial,
+            "task": self.task,
+            "arguments": dict(self.arguments),
+            "resolved": self.resolved.to_dict(),
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Job:
+        """The inverse of `to_dict`."""
+        return cls(**{**data, "resolved": Resolved.from_dict(data["resolved"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What the engine must know of a training function: its length in steps, and when it has diverged.
+
+    `uniform_loss` is the loss of a uniform guess (nats a token), inf where there is none.
+    """
+
+    steps: int
+    warmup_steps: int = 0
+    uniform_loss: float = math.inf
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a training function returns. `loss` in nats a token on its evaluation split."""
+
+    loss: float
+    tokens: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class Report(Protocol):
+    """Called by a training function after each step with its training loss, in nats a token.
+
+    Raises `Diverged` or `Stopped`, which the function lets through.
+    """
+
+    def __call__(self, step: int, loss: float) -> None: ...
+
+
+class TrainFunction(Protocol):
+    """Any training loop: it trains with the resolved rows and the seed, reports, and returns a result."""
+
+    @property
+    def limits(self) -> Limits: ...
+
+    def __call__(self, resolved: Resolved, seed: int, report: Report) -> Result: ...
+
+
+class Diverged(Exception):
+    """The hyperparameters made the run fail: says at which step and why."""
+
+    def __init__(self, step: int, reason: str) -> None:
+        super().__init__(f"diverged at step {step}: {reason}")
+        self.step = step
+        self.reason = reason
+
+
+class Stopped(Exception):
+    """Somebody asked for the run to end early."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a job ended. `loss` is None unless completed; `curve` holds (step, training loss) pairs, finite."""
+
+    trial: int
+    status: Status
+    loss: float | None
+    steps: int
+    tokens: int
+    seconds: float
+    seed: int
+    reason: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    curve: tuple[tuple[int, float], ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Outcome:
+        """The inverse of `to_dict`."""
+        curve = tuple((int(step), float(loss)) for step, loss in data["curve"])
+        return cls(**{**data, "curve": curve})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """A running job's latest reported step."""
+
+    trial: int
+    step: int
+    steps: int
+    loss: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A job's outcome has arrived."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class Died:
+    """A job ended without an outcome: out of memory, a killed worker, a bug. Not the hyperparameters'
+    fault, so it may be tried again. `reason` is what is known, the last line of a traceback for one."""
+
+    trial: int
+    reason: str
+
+
+Event = Progress | Finished | Died
+
+
+class Executor(Protocol):
+    """Where jobs run. The engine submits at most `capacity` at a time."""
+
+    @property
+    def capacity(self) -> int: ...
+
+    def submit(self, job: Job) -> None:
+        """Start a job; returns at once."""
+
+    def poll(self, timeout: float) -> list[Event]:
+        """What happened, waiting up to `timeout` seconds for the first event."""
+
+    def cancel(self, trial: int) -> None:
+        """Ask a running job to end; its outcome then has status `stopped`."""
+
+    def close(self) -> None:
+        """End every worker; running jobs are lost."""

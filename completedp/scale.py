@@ -1,0 +1,56 @@
+"""Ratios between two training scales, and the scale itself."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from completedp.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """One training scale: `width` (d_model), `depth` (layers), `batch` and `tokens` in tokens."""
+
+    width: int
+    depth: int
+    batch: int
+    tokens: int
+
+    def __post_init__(self) -> None:
+        for name in ("width", "depth", "batch", "tokens"):
+            value = getattr(self, name)
+            if value < 1:
+                raise UserError(f"scale.{name} is {value}; expected a positive whole number")
+
+    def ratios_to(self, base: Scale) -> Ratios:
+        """The ratios this scale / `base`."""
+        return Ratios(
+            width=self.width / base.width,
+            depth=self.depth / base.depth,
+            batch=self.batch / base.batch,
+            tokens=self.tokens / base.tokens,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratios:
+    """Target / base: m_N (width), m_L (depth), m_B (batch in tokens), m_D (training tokens)."""
+
+    width: float = 1.0
+    depth: float = 1.0
+    batch: float = 1.0
+    tokens: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("width", "depth", "batch", "tokens"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise UserError(
+                    f"the {name} ratio is {value}; expected a finite number above 0 (target / base)"
+                )
+
+    @property
+    def steps(self) -> float:
+        """S = m_D / m_B, the ratio of training steps, in every parameterisation."""
+        return self.tokens / self.batch

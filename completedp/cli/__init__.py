@@ -1,0 +1,50 @@
+"""The command line: a function a verb, one file a group of verbs, heavy imports inside the verbs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from completedp import __version__
+from completedp.cli.scaling import rules
+from completedp.errors import UserError
+
+app = typer.Typer(
+    name="completedp",
+    help="Per-module hyperparameters for transformers: found on a small proxy, carried to any scale.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+# In the order in which a newcomer meets them.
+for verb in (rules,):
+    app.command()(verb)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"completedp {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print it and end."),
+    ] = False,
+) -> None:
+    """Without a callback of its own a program of one verb would swallow the verb's name."""
+
+
+def main() -> None:
+    """The console script. A user's mistake is one line on stderr and exit status 2."""
+    try:
+        app(prog_name="completedp")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

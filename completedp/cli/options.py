@@ -1,0 +1,50 @@
+"""Options that several verbs share, each defined once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+DEFAULT_ROOT = Path("mlruns")
+
+# After every verb, also where nothing is written under the root, so that a wrapper may always give it.
+Root = Annotated[
+    Path,
+    typer.Option(
+        envvar="COMPLETEDP_ROOT",
+        help="Folder of studies, runs and the MLflow database.",
+    ),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random in the run.")]
+
+# The options of `completedp.rules.RuleOptions`; None is "not given".
+_PANEL = "Rule options"
+Alpha = Annotated[
+    float | None,
+    typer.Option(help="Residual exponent in [0.5, 1]; default 1.", rich_help_panel=_PANEL),
+]
+BetaRule = Annotated[
+    str | None,
+    typer.Option(help="linear: 1-b' = q(1-b); power: b' = b^q.", rich_help_panel=_PANEL),
+]
+DurationExponent = Annotated[
+    float | None,
+    typer.Option(help="lr falls as tokens^-p; default 0.5.", rich_help_panel=_PANEL),
+]
+FinalNormEps = Annotated[
+    str | None, typer.Option(help="table (default) or gradient.", rich_help_panel=_PANEL)
+]
+Decay = Annotated[
+    str | None,
+    typer.Option(help="coupled (PyTorch's AdamW, default) or independent.", rich_help_panel=_PANEL),
+]
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Only the options that were given."""
+    return {name: value for name, value in options.items() if value is not None}

@@ -1,0 +1,36 @@
+"""What the verbs print: one JSON document, or tables for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+
+# Piped output has no width; a table's row should stay one line there, as grep expects.
+_PIPED_WIDTH = 160
+
+
+def print_json(data: object) -> None:
+    """One JSON document on stdout; a non-finite number in it is a bug."""
+    print(json.dumps(data, indent=1, allow_nan=False))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table with its first column left-aligned and the others, numbers, right-aligned."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, box=SIMPLE, title_justify="left", pad_edge=False)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console = Console(markup=False, emoji=False, highlight=False)
+    if not console.is_terminal:
+        console.width = _PIPED_WIDTH
+    console.print(table)
+
+
+def number(value: float | None) -> str:
+    """Four significant digits, a dash for none."""
+    return "–" if value is None else f"{value:.4g}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -72,8 +73,8 @@ class Inventory:
     base_layers: int
 
     def __post_init__(self) -> None:
-        names = [t.name for t in self.tensors]
-        doubled = sorted({n for n in names if names.count(n) > 1})
+        counts = Counter(t.name for t in self.tensors)
+        doubled = sorted(name for name, times in counts.items() if times > 1)
         if doubled:
             raise UserError(f"tensors named twice in the inventory: {', '.join(doubled)}")
 

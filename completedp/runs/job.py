@@ -48,11 +48,13 @@ class Limits:
     """What the engine must know of a training function: its length in steps, and when it has diverged.
 
     `uniform_loss` is the loss of a uniform guess (nats a token), inf where there is none.
+    `tokens_per_step` prices a run that ends before its result: a diverged or stopped one.
     """
 
     steps: int
     warmup_steps: int = 0
     uniform_loss: float = math.inf
+    tokens_per_step: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +67,8 @@ class Result:
 
 
 class Report(Protocol):
-    """Called by a training function after each step with its training loss, in nats a token.
+    """Called by a training function after each step, counted from 1, with its training loss in nats a
+    token.
 
     Raises `Diverged` or `Stopped`, which the function lets through.
     """
@@ -141,10 +144,12 @@ class Finished:
 @dataclass(frozen=True, kw_only=True)
 class Died:
     """A job ended without an outcome: out of memory, a killed worker, a bug. Not the hyperparameters'
-    fault, so it may be tried again. `reason` is what is known, the last line of a traceback for one."""
+    fault, so it may be tried again. `reason` is what is known, the last line of a traceback for one.
+    `mistake`: the training function raised `UserError`, which another attempt would only repeat."""
 
     trial: int
     reason: str
+    mistake: bool = False
 
 
 Event = Progress | Finished | Died

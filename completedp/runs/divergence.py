@@ -1,0 +1,92 @@
+"""What diverged means, and the curve of a run: the `Report` every training function is given.
+
+Diverged is defined here and nowhere else: a loss that is not finite, or a smoothed training loss above
+that of a uniform guess after warm-up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from completedp.runs.job import Diverged, Limits, Stopped
+
+# The smoothing's horizon in steps: an exponential mean forgets a loss to 1/e over it. At 20 steps the
+# newest loss weighs at most 8 %, so no single spike can carry a healthy run over the threshold; 5 % of a
+# long run, because its spikes last longer and yet recover, and an explosion still ends within about 2 %.
+HORIZON_STEPS = 20
+HORIZON_FRACTION = 0.05
+# One loss counts for at most this many uniform guesses: the smoothed loss then says for how long the run
+# has been lost, not how high a spike was.
+CLIP_UNIFORM = 2.0
+# Points kept of a curve: enough for a figure, small beside a run in the journal's folder and in MLflow.
+CURVE_POINTS = 200
+
+
+class Monitor:
+    """A `Report`: collects the curve and judges each step.
+
+    `on_step(step, loss)` hears of every finite loss; `should_stop()` true ends the run with `Stopped`.
+    Raises `Diverged` with the step and the reason. A run with fewer steps after its warm-up than the
+    smoothing's horizon is judged by non-finite losses alone.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        on_step: Callable[[int, float], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> None:
+        self.step = 0
+        self._limits = limits
+        self._on_step = on_step
+        self._should_stop = should_stop
+        self._horizon = max(HORIZON_STEPS, math.ceil(HORIZON_FRACTION * limits.steps))
+        self._smoothed = 0.0
+        self._weight = 0.0
+        self._stride = max(1, math.ceil(limits.steps / CURVE_POINTS))
+        self._points: list[tuple[int, float]] = []
+        self._pending: list[float] = []
+
+    def __call__(self, step: int, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise Diverged(step, f"the training loss is {loss}")
+        self.step = step
+        self._pending.append(loss)
+        if step % self._stride == 0 or step == self._limits.steps:
+            self._keep_point()
+        self._judge(step, loss)
+        if self._on_step is not None:
+            self._on_step(step, loss)
+        if self._should_stop is not None and self._should_stop():
+            raise Stopped
+
+    @property
+    def curve(self) -> tuple[tuple[int, float], ...]:
+        """(step, mean training loss since the point before), about `CURVE_POINTS` of them, all finite;
+        the last reported step is always one."""
+        if self._pending:
+            self._keep_point()
+        return tuple(self._points)
+
+    def _keep_point(self) -> None:
+        n = len(self._pending)
+        # Divided before summing: finite losses near the largest float have a finite mean too.
+        self._points.append((self.step, sum(loss / n for loss in self._pending)))
+        self._pending.clear()
+
+    def _judge(self, step: int, loss: float) -> None:
+        after_warmup = step - self._limits.warmup_steps
+        if after_warmup <= 0:
+            return
+        uniform = self._limits.uniform_loss
+        gain = 1 / self._horizon
+        self._smoothed += gain * (min(loss, CLIP_UNIFORM * uniform) - self._smoothed)
+        self._weight += gain * (1 - self._weight)
+        mean = self._smoothed / self._weight
+        if after_warmup >= self._horizon and mean > uniform:
+            raise Diverged(
+                step,
+                f"the smoothed training loss is {mean:.4g}, above {uniform:.4g} of a uniform guess",
+            )

@@ -1,0 +1,152 @@
+"""The one loop that trains: takes jobs from a source, keeps the executor full, records what ends."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from completedp.errors import UserError
+from completedp.runs.curves import write_curve
+from completedp.runs.job import Died, Event, Executor, Finished, Job, Outcome
+from completedp.runs.journal import finished_record
+
+# A death may be the machine's passing trouble once or twice; the third time it is the job's own.
+ATTEMPTS = 3
+# So many jobs given up before any has finished: nothing can run here, and trying all would hide it.
+HOPELESS = 3
+# How soon a Ctrl-C is noticed while every worker trains.
+POLL_SECONDS = 0.5
+
+Recorder = Callable[[dict[str, Any]], None]
+
+
+class Source(Protocol):
+    """Where jobs come from. Every method is called from the engine's thread."""
+
+    def next(self) -> Job | None:
+        """The next job, its proposal already on record; None where there is none for now."""
+
+    def finished(self, outcome: Outcome) -> None:
+        """A job has ended, and its record is written."""
+
+    def set_aside(self, trial: int, reason: str) -> None:
+        """A job has been given up, and its record is written."""
+
+    @property
+    def done(self) -> bool:
+        """Whether no job is left to hand out or to wait for."""
+
+
+def run(
+    source: Source,
+    executor: Executor,
+    record: Recorder,
+    *,
+    curves: Path,
+    on_event: Callable[[Event], None] | None = None,
+    interrupted: Callable[[], bool] | None = None,
+) -> bool:
+    """Run the source's jobs until it is done; returns whether it is, or was interrupted first.
+
+    A job that ends: its curve is written to `curves`, then `record` gets its `finished` record, then
+    the source hears of it, then `on_event`. A job that died is tried again, `ATTEMPTS` times in all,
+    and then `set_aside`.
+    The first Ctrl-C (or `interrupted()` true) ends the handing out: what runs is finished, then this
+    returns. The second raises `KeyboardInterrupt`, with the executor closed.
+    Raises `UserError` where nothing can be run: a training function's own `UserError` before any job
+    has finished, or `HOPELESS` jobs given up by then.
+    """
+    with _interrupts() as pressed:
+        loop = _Loop(source, executor, record, curves)
+        try:
+            while True:
+                if not (pressed.is_set() or (interrupted is not None and interrupted())):
+                    loop.hand_out()
+                if not loop.running:
+                    return source.done
+                for event in executor.poll(POLL_SECONDS):
+                    loop.handle(event)
+                    if on_event is not None:
+                        on_event(event)
+        except KeyboardInterrupt:
+            executor.close()
+            raise
+
+
+class _Loop:
+    """The state of a `run`: what is at work, what waits for another attempt, what has been tried."""
+
+    def __init__(self, source: Source, executor: Executor, record: Recorder, curves: Path) -> None:
+        self.running: dict[int, Job] = {}
+        self._source = source
+        self._executor = executor
+        self._record = record
+        self._curves = curves
+        self._again: deque[Job] = deque()
+        self._deaths: Counter[int] = Counter()
+        self._finished = 0
+        self._given_up = 0
+
+    def hand_out(self) -> None:
+        """Fill the executor."""
+        while len(self.running) < self._executor.capacity:
+            job = self._again.popleft() if self._again else self._source.next()
+            if job is None:
+                assert self.running or self._source.done, "the source waits for nothing"
+                return
+            self._executor.submit(job)
+            self.running[job.trial] = job
+
+    def handle(self, event: Event) -> None:
+        """Record an end; progress is only for those who watch."""
+        if isinstance(event, Finished):
+            outcome = event.outcome
+            write_curve(self._curves, outcome)
+            self._record(finished_record(outcome))
+            del self.running[outcome.trial]
+            self._finished += 1
+            self._source.finished(outcome)
+        elif isinstance(event, Died):
+            self._died(event)
+
+    def _died(self, event: Died) -> None:
+        job = self.running.pop(event.trial)
+        self._deaths[event.trial] += 1
+        if event.mistake and not self._finished:
+            raise UserError(event.reason)
+        if self._deaths[event.trial] < ATTEMPTS and not event.mistake:
+            self._again.append(job)
+            return
+        self._given_up += 1
+        if self._given_up == HOPELESS and not self._finished:
+            raise UserError(
+                f"none of the first {HOPELESS} runs could be trained; the last one ended with: "
+                f"{event.reason}"
+            )
+        self._record({"event": "set_aside", "trial": event.trial, "reason": event.reason})
+        self._source.set_aside(event.trial, event.reason)
+
+
+@contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets; the second raises `KeyboardInterrupt`."""
+    pressed = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed  # Python handles signals in its main thread only
+        return
+
+    def handle(_signal: int, _frame: object) -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+        pressed.set()
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)

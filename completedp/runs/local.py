@@ -1,0 +1,316 @@
+"""Executors on this machine: persistent worker processes, and this very process."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import selectors
+import signal
+import site
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import completedp
+from completedp.errors import UserError
+from completedp.runs.job import Died, Event, Executor, Finished, Job, Outcome, Progress
+from completedp.runs.runner import run_job
+from completedp.runs.worker import describe
+
+# How long a worker whose socket has closed may take to be gone, before it is killed.
+EXIT_SECONDS = 2.0
+# A worker's last words are looked for in this much of its log.
+LOG_TAIL_BYTES = 4096
+READ_BYTES = 1 << 16
+
+
+def default_workers(device: str) -> int:
+    """One worker a core on the CPU (those this process may use), one a GPU.
+
+    Measured: models below about 10M parameters keep a core near its peak from a single thread, so one
+    single-threaded process a core beats sharing cores.
+    """
+    if device.startswith("cuda"):
+        import torch
+
+        return max(1, torch.cuda.device_count()) if device == "cuda" else 1
+    if device == "cpu":
+        if hasattr(os, "sched_getaffinity"):
+            return len(os.sched_getaffinity(0))
+        return os.cpu_count() or 1
+    return 1
+
+
+class LocalExecutor(Executor):
+    """Jobs in persistent worker processes on this machine.
+
+    Workers are spawned when first needed, single-threaded on the CPU, and given `devices` round-robin:
+    `cpu`, or `cuda:<index>`, which is then the only GPU that worker sees. They keep what a task's
+    factory made for the next job. `logs` receives what each prints (`worker-<i>.log`); `paths` are
+    folders where tasks may live besides the installed packages. A worker that dies is replaced.
+    """
+
+    def __init__(
+        self,
+        workers: int,
+        *,
+        logs: Path,
+        devices: Sequence[str] = ("cpu",),
+        paths: Sequence[Path] = (),
+    ) -> None:
+        if workers < 1:
+            raise UserError(f"workers is {workers}; expected 1 or more")
+        logs.mkdir(parents=True, exist_ok=True)
+        self._selector = selectors.DefaultSelector()
+        self._slots = [
+            _Slot(
+                log=logs / f"worker-{i}.log",
+                device=devices[i % len(devices)],
+                paths=tuple(paths),
+            )
+            for i in range(workers)
+        ]
+
+    @property
+    def capacity(self) -> int:
+        return len(self._slots)
+
+    def submit(self, job: Job) -> None:
+        slot = next((slot for slot in self._slots if slot.trial is None), None)
+        assert slot is not None, "submitted more jobs than there are workers"
+        message = {"job": job.to_dict()}
+        if slot.worker is None or not slot.worker.send(message):
+            self._retire(slot)  # it died while it was idle
+            worker = slot.spawn()
+            self._selector.register(worker.connection, selectors.EVENT_READ, slot)
+            worker.send(message)  # should this one be dead already, `poll` tells
+        slot.trial = job.trial
+
+    def poll(self, timeout: float) -> list[Event]:
+        deadline = time.monotonic() + timeout
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            events: list[Event] = []
+            for key, _ in self._selector.select(left):
+                events += self._read(key.data)
+            if events or left == 0.0:
+                return events
+
+    def cancel(self, trial: int) -> None:
+        for slot in self._slots:
+            if slot.trial == trial and slot.worker is not None:
+                slot.worker.send({"cancel": trial})
+
+    def close(self) -> None:
+        for slot in self._slots:
+            self._retire(slot)
+            slot.trial = None
+        self._selector.close()
+
+    def __enter__(self) -> LocalExecutor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _read(self, slot: _Slot) -> list[Event]:
+        """What has arrived from one worker; the end of its stream is its death."""
+        assert slot.worker is not None
+        lines = slot.worker.receive()
+        if lines is None:
+            return self._bury(slot)
+        return [self._event(slot, json.loads(line)) for line in lines]
+
+    def _event(self, slot: _Slot, message: dict[str, Any]) -> Event:
+        if "progress" in message:
+            return Progress(**message["progress"])
+        slot.trial = None
+        if "finished" in message:
+            return Finished(outcome=Outcome.from_dict(message["finished"]))
+        if slot.device != "cpu":
+            self._retire(slot)  # a CUDA error stays with its process; memory may not be given back
+        return Died(**message["died"])
+
+    def _bury(self, slot: _Slot) -> list[Event]:
+        """Drop a worker whose socket has closed; a death only if it was at work."""
+        assert slot.worker is not None
+        reason = slot.worker.cause_of_death()
+        trial, slot.trial = slot.trial, None
+        self._retire(slot)
+        return [] if trial is None else [Died(trial=trial, reason=reason)]
+
+    def _retire(self, slot: _Slot) -> None:
+        if slot.worker is not None:
+            self._selector.unregister(slot.worker.connection)
+            slot.worker.end()
+            slot.worker = None
+
+
+@dataclasses.dataclass
+class _Slot:
+    """A place for a worker: where it logs and computes, who is there, and at what."""
+
+    log: Path
+    device: str
+    paths: tuple[Path, ...]
+    worker: _Worker | None = None
+    trial: int | None = None
+
+    def spawn(self) -> _Worker:
+        self.worker = _Worker(self.log, _environment(self.device, self.paths))
+        return self.worker
+
+
+class _Worker:
+    """A spawned process and this end of its socket."""
+
+    def __init__(self, log: Path, environment: dict[str, str]) -> None:
+        self.connection, theirs = socket.socketpair()
+        self._buffer = b""
+        self._log = log
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "completedp.runs.worker",
+            str(theirs.fileno()),
+            str(_package_folder()),
+        ]
+        with theirs, log.open("ab") as output:
+            self._log_start = output.tell()
+            # Blocked across the start, so that a Ctrl-C cannot end a worker that does not ignore it yet.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                self._process = subprocess.Popen(
+                    command,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=(theirs.fileno(),),
+                )
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def send(self, message: dict[str, Any]) -> bool:
+        """Whether the worker was there to receive it."""
+        try:
+            self.connection.sendall(json.dumps(message, allow_nan=False).encode() + b"\n")
+        except (BrokenPipeError, ConnectionResetError):
+            return False
+        return True
+
+    def receive(self) -> list[bytes] | None:
+        """The complete lines of one read; None at the end of the stream."""
+        try:
+            data = self.connection.recv(READ_BYTES)
+        except ConnectionResetError:
+            return None
+        if not data:
+            return None
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        return lines
+
+    def cause_of_death(self) -> str:
+        """Signal or exit status, with the last line the worker printed."""
+        try:
+            code = self._process.wait(EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            return f"the worker closed its socket (log: {self._log})"
+        if code == -signal.SIGKILL:
+            return "the worker was killed by SIGKILL: out of memory, or from outside"
+        if code < 0:
+            return f"the worker was ended by {signal.Signals(-code).name} (log: {self._log})"
+        last = self._last_line()
+        return f"the worker exited with status {code}" + (f": {last}" if last else "")
+
+    def end(self) -> None:
+        """Kill the process, whatever it does: it holds nothing that must be saved."""
+        self.connection.close()
+        self._process.kill()
+        self._process.wait()
+
+    def _last_line(self) -> str:
+        with self._log.open("rb") as log:
+            log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
+            lines = log.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else ""
+
+
+@functools.cache
+def _package_folder() -> Path:
+    """The folder that holds this very package."""
+    return Path(completedp.__file__).resolve().parent.parent
+
+
+def _environment(device: str, paths: Sequence[Path]) -> dict[str, str]:
+    environment = dict(os.environ)
+    installed = {sysconfig.get_path("purelib"), site.getusersitepackages()}
+    folder = _package_folder()
+    # PYTHONPATH comes before the standard library: a whole site-packages must not go there.
+    own = [] if str(folder) in installed else [str(folder)]
+    inherited = [p for p in environment.get("PYTHONPATH", "").split(os.pathsep) if p]
+    environment |= {
+        "PYTHONPATH": os.pathsep.join([*own, *inherited, *map(str, paths)]),
+        "PYTHONSAFEPATH": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONFAULTHANDLER": "1",
+    }
+    if device == "cpu":
+        threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        environment |= dict.fromkeys(threads, "1")
+    elif device.startswith("cuda:"):
+        environment["CUDA_VISIBLE_DEVICES"] = _visible(device)
+    return environment
+
+
+def _visible(device: str) -> str:
+    """The driver's name of `cuda:<index>` as this process counts its GPUs."""
+    index = device.removeprefix("cuda:")
+    ours = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return index if ours is None else ours.split(",")[int(index)]
+
+
+class InProcessExecutor(Executor):
+    """One job at a time in this process, run inside `poll`: for a single training, and for tests.
+
+    `on_progress` hears of every step as it happens, since `poll` returns only with the outcome.
+    """
+
+    capacity = 1
+
+    def __init__(self, on_progress: Callable[[Progress], None] | None = None) -> None:
+        self._on_progress = on_progress
+        self._job: Job | None = None
+        self._cancelled = False
+
+    def submit(self, job: Job) -> None:
+        assert self._job is None, "one job at a time"
+        self._job, self._cancelled = job, False
+
+    def poll(self, timeout: float) -> list[Event]:
+        if self._job is None:
+            return []
+        job = self._job
+        try:
+            outcome = run_job(job, self._on_progress, lambda: self._cancelled)
+        except UserError as error:
+            return [Died(trial=job.trial, reason=str(error), mistake=True)]
+        except Exception as error:
+            return [Died(trial=job.trial, reason=describe(error))]
+        finally:
+            self._job = None
+        return [Finished(outcome=outcome)]
+
+    def cancel(self, trial: int) -> None:
+        self._cancelled = self._cancelled or (self._job is not None and self._job.trial == trial)
+
+    def close(self) -> None:
+        self._job = None

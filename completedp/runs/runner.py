@@ -1,0 +1,114 @@
+"""One job, run in this process: from `Job` to `Outcome`."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import math
+import time
+from collections.abc import Callable
+
+from completedp.errors import UserError
+from completedp.runs.divergence import Monitor
+from completedp.runs.job import (
+    Diverged,
+    Job,
+    Outcome,
+    Progress,
+    Result,
+    Status,
+    Stopped,
+    TrainFunction,
+)
+
+# Training functions kept alive in a process. A study uses two (its select and its report split); a sweep
+# over widths uses many, whose models and data must not pile up in memory.
+KEPT_FUNCTIONS = 4
+
+
+def run_job(
+    job: Job,
+    on_progress: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Outcome:
+    """Train as the job says. Diverged and stopped runs are outcomes; every other exception is raised.
+
+    `on_progress` is called at every reported step, `should_stop` asked there. `seconds` is the time of
+    the training function's call, without its making.
+    """
+    train = train_function(job)
+    limits = train.limits
+    monitor = Monitor(
+        limits, on_step=_progress_of(job, limits.steps, on_progress), should_stop=should_stop
+    )
+    result: Result | None = None
+    status: Status = "completed"
+    reason: str | None = None
+    start = time.perf_counter()
+    try:
+        result = train(job.resolved, job.seed, monitor)
+        steps = monitor.step or limits.steps
+        if not math.isfinite(result.loss):
+            raise Diverged(steps, f"the evaluation loss is {result.loss}")
+    except Diverged as error:
+        status, steps, reason = "diverged", error.step, error.reason
+    except Stopped:
+        status, steps = "stopped", monitor.step
+    seconds = time.perf_counter() - start
+    metrics = {} if result is None else result.metrics
+    return Outcome(
+        trial=job.trial,
+        status=status,
+        loss=float(result.loss) if result is not None and status == "completed" else None,
+        steps=steps,
+        tokens=steps * limits.tokens_per_step if result is None else result.tokens,
+        seconds=seconds,
+        seed=job.seed,
+        reason=reason,
+        metrics={name: float(value) for name, value in metrics.items() if math.isfinite(value)},
+        curve=monitor.curve,
+    )
+
+
+def train_function(job: Job) -> TrainFunction:
+    """The job's training function, made once a process for the same task and arguments.
+
+    Raises `UserError` for a task that names nothing.
+    """
+    return _made(job.task, json.dumps(dict(job.arguments), sort_keys=True, allow_nan=False))
+
+
+@functools.lru_cache(maxsize=KEPT_FUNCTIONS)
+def _made(task: str, arguments: str) -> TrainFunction:
+    train: TrainFunction = _factory(task)(**json.loads(arguments))
+    return train
+
+
+def _factory(task: str) -> Callable[..., TrainFunction]:
+    module_name, colon, name = task.partition(":")
+    if not (module_name and colon and name):
+        raise UserError(f"task is {task!r}; expected package.module:factory")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise UserError(
+            f"task {task!r}: there is no module {error.name!r}; check the name, and that its folder "
+            "is on PYTHONPATH"
+        ) from None
+    if not hasattr(module, name):
+        raise UserError(f"task {task!r}: module {module_name!r} has no {name!r}")
+    factory: Callable[..., TrainFunction] = getattr(module, name)
+    return factory
+
+
+def _progress_of(
+    job: Job, steps: int, on_progress: Callable[[Progress], None] | None
+) -> Callable[[int, float], None] | None:
+    if on_progress is None:
+        return None
+    return lambda step, loss: on_progress(
+        Progress(trial=job.trial, step=step, steps=steps, loss=loss)
+    )

@@ -1,0 +1,128 @@
+"""A worker process: runs the jobs its coordinator sends, one after another, until the socket closes.
+
+`python -P -m completedp.runs.worker FD FOLDER`: FD is the inherited end of a socket pair, FOLDER the one
+that must hold this package. Lines of JSON both ways:
+
+    to the worker      {"job": {…}}   {"cancel": trial}
+    to the coordinator {"progress": {…}}   {"finished": {…}}   {"died": {"trial", "reason", "mistake"}}
+
+Nothing here imports more than the standard library; the task brings what it needs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import queue
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import completedp
+from completedp.errors import UserError
+from completedp.runs.job import Job, Outcome, Progress
+from completedp.runs.runner import run_job
+
+# A display is read by a person: more than two messages a second would only cost the coordinator.
+PROGRESS_SECONDS = 0.5
+
+
+class Link:
+    """The worker's end of the socket.
+
+    A thread of its own reads it, so that the end of the coordinator is noticed at once even inside a
+    long step, a compilation or an evaluation: an orphan must not train on.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._cancelled: int | None = None
+        self._next_progress = 0.0
+        threading.Thread(target=self._read, name="coordinator", daemon=True).start()
+
+    def next_job(self) -> Job:
+        """Wait for a job."""
+        job = self._jobs.get()
+        self._next_progress = 0.0
+        return job
+
+    def cancelled(self, trial: int) -> bool:
+        """Whether the coordinator asked this trial to end."""
+        return self._cancelled == trial
+
+    def progress(self, progress: Progress) -> None:
+        """Pass on a step, at most one every `PROGRESS_SECONDS`; dropped while the coordinator is too
+        busy to read, rather than making training wait."""
+        now = time.monotonic()
+        if now >= self._next_progress and select.select([], [self._connection], [], 0)[1]:
+            self._next_progress = now + PROGRESS_SECONDS
+            self._send({"progress": dataclasses.asdict(progress)})
+
+    def finished(self, outcome: Outcome) -> None:
+        """Send the outcome."""
+        self._send({"finished": outcome.to_dict()})
+
+    def died(self, trial: int, reason: str, mistake: bool) -> None:
+        """Say that the job ended without an outcome."""
+        self._send({"died": {"trial": trial, "reason": reason, "mistake": mistake}})
+
+    def _send(self, message: dict[str, Any]) -> None:
+        self._connection.sendall(json.dumps(message, allow_nan=False).encode() + b"\n")
+
+    def _read(self) -> None:
+        try:
+            with self._connection.makefile("rb") as lines:
+                for line in lines:
+                    message = json.loads(line)
+                    if "job" in message:
+                        self._jobs.put(Job.from_dict(message["job"]))
+                    else:
+                        self._cancelled = message["cancel"]
+        finally:
+            os._exit(0)  # the main thread may be anywhere, and nobody is left to hear of it
+
+
+def serve(link: Link) -> None:
+    """Run jobs for ever; the link ends the process."""
+    while True:
+        job = link.next_job()
+        try:
+            outcome = run_job(job, link.progress, functools.partial(link.cancelled, job.trial))
+        except UserError as error:
+            link.died(job.trial, str(error), mistake=True)
+        except Exception as error:
+            traceback.print_exc()
+            link.died(job.trial, describe(error), mistake=False)
+        else:
+            link.finished(outcome)
+
+
+def describe(error: Exception) -> str:
+    """An exception in one line: its type and the first line of what it says."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+
+
+def main(fd: int, folder: str) -> None:
+    """Entry point of the process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator decides what Ctrl-C means
+    os.set_inheritable(fd, False)  # a helper process of the task must not keep the socket open
+    found = Path(completedp.__file__).resolve().parent.parent
+    if found != Path(folder):
+        sys.exit(
+            f"completedp was found in {found}, expected it in {folder}; remove or rename the other one"
+        )
+    serve(Link(socket.socket(fileno=fd)))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])

@@ -193,6 +193,20 @@ def _known_kind(path: str, kind: str) -> None:
         raise UserError(f"{path}: unknown kind {kind!r}{nearest(kind, KINDS)}")
 
 
+def check_together(model: ModelConfig, data: DataConfig, train: TrainConfig) -> None:
+    """What must hold between the three, in any file. Raises `UserError` naming the key."""
+    for name in ("batch", "microbatch", "eval_tokens"):
+        if getattr(train, name) % model.context:
+            raise UserError(
+                f"train.{name} is {getattr(train, name)}; expected a multiple of "
+                f"model.context = {model.context}"
+            )
+    if data.tokenizer == "bytes" and model.vocab_size != 256:
+        raise UserError(
+            f"model.vocab_size is {model.vocab_size}; the bytes tokenizer has exactly 256"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:
     """A preset file is one of these, and so is a study's own `study.yaml`."""
@@ -205,17 +219,7 @@ class StudyConfig:
     schema: Literal[1] = SCHEMA
 
     def __post_init__(self) -> None:
-        model, train = self.model, self.train
-        for name in ("batch", "microbatch", "eval_tokens"):
-            if getattr(train, name) % model.context:
-                raise UserError(
-                    f"train.{name} is {getattr(train, name)}; expected a multiple of "
-                    f"model.context = {model.context}"
-                )
-        if self.data.tokenizer == "bytes" and model.vocab_size != 256:
-            raise UserError(
-                f"model.vocab_size is {model.vocab_size}; the bytes tokenizer has exactly 256"
-            )
+        check_together(self.model, self.data, self.train)
 
     @property
     def scale(self) -> Scale:

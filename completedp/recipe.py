@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from completedp import files
-from completedp.config import SCHEMA, DataConfig, ModelConfig, TrainConfig
+from completedp.config import SCHEMA, DataConfig, ModelConfig, TrainConfig, check_together
 from completedp.errors import UserError
 from completedp.hparams import HParams
 from completedp.rules import PARAMETERIZATIONS
@@ -86,6 +86,7 @@ class Recipe:
                 baseline=HParams.from_dict(content.baseline),
                 provenance=content.provenance,
             )
+            check_together(recipe.model, recipe.data, recipe.train)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
         if content.base != recipe.base:

@@ -1,0 +1,137 @@
+"""From a recipe and a target scale to a plan: every tensor's values there."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from completedp import files
+from completedp.config import ModelConfig, TrainConfig
+from completedp.errors import UserError
+from completedp.flops import parameter_count, training_flops
+from completedp.plan import Plan
+from completedp.recipe import Recipe
+from completedp.resolved import TensorRow, resolve
+from completedp.rules import PARAMETERIZATIONS, rule_options
+from completedp.scale import Scale
+from transfer.budget import Choice
+
+# Beyond them an average over steps is hardly one any more, or never forgets within a run.
+COMFORTABLE_ONE_MINUS_BETA = (1e-5, 0.5)
+
+
+def make_plan(
+    recipe: Recipe,
+    scale: Scale,
+    model: ModelConfig,
+    *,
+    parameterization: str | None = None,
+    which: Literal["tuned", "baseline"] = "tuned",
+    **options: Any,
+) -> Plan:
+    """The recipe's tuned values (or its global baseline's) at `scale`, for `model`.
+
+    `parameterization` defaults to the recipe's. `options` are those of `completedp.rules.RuleOptions`;
+    the β rule defaults to `power` where the parameterisation has one. Raises `UserError` as
+    `completedp.resolve` does.
+    """
+    name = parameterization or recipe.parameterization
+    chosen = rule_options({**default_options(name), **options})
+    ratios = scale.ratios_to(recipe.base)
+    hparams = recipe.hparams if which == "tuned" else recipe.baseline
+    resolved = resolve(
+        hparams,
+        model.inventory(recipe.model),
+        ratios,
+        parameterization=name,
+        **dataclasses.asdict(chosen),
+    )
+    return Plan(
+        parameterization=name,
+        options=chosen,
+        scale=scale,
+        ratios=ratios,
+        parameters=parameter_count(model),
+        flops=training_flops(model, scale.tokens),
+        recipe_digest=recipe.digest,
+        model=model,
+        data=recipe.data,
+        train=_train(recipe, model, scale),
+        tensors=resolved.tensors,
+        residual=resolved.residual,
+        output_multiplier=resolved.output_multiplier,
+    )
+
+
+def base_plan(recipe: Recipe) -> Plan:
+    """The recipe at its own scale: every factor is 1."""
+    return make_plan(recipe, recipe.base, recipe.model)
+
+
+def read_plan(path: Path) -> Plan:
+    """A plan file, or a recipe file at its own scale. Any other file is refused by its `kind`."""
+    data = files.read_yaml(path)
+    match data.get("kind"):
+        case "plan":
+            return Plan.from_dict(data, where=str(path))
+        case "recipe":
+            return base_plan(Recipe.from_dict(data, where=str(path)))
+        case other:
+            raise UserError(
+                f"{path}: kind is {other!r}; expected a 'recipe' (of `completedp search`) or a 'plan' "
+                "(of `completedp transfer`)"
+            )
+
+
+def default_options(parameterization: str) -> dict[str, Any]:
+    """The rule options that transfer sets where nobody does."""
+    known = PARAMETERIZATIONS.get(parameterization)
+    return {"beta_rule": "power"} if known and "beta_rule" in known.options else {}
+
+
+def rule_choices(plan: Plan, given: Iterable[str]) -> tuple[Choice, ...]:
+    """The rule options in force that are not the published table's, with their reason."""
+    published = rule_options({})
+    choices = []
+    for field in dataclasses.fields(plan.options):
+        value = getattr(plan.options, field.name)
+        if field.name in given:
+            choices.append(Choice(name=field.name, value=str(value), reason="given"))
+        elif value != getattr(published, field.name):
+            reason = "valid for every ratio; agrees with the table's 'linear' for beta near 1"
+            choices.append(Choice(name=field.name, value=str(value), reason=reason))
+    return tuple(choices)
+
+
+def beta_warnings(plan: Plan) -> tuple[str, ...]:
+    """Betas that a rule or a multiplier has driven out of comfortable bounds, by their tensors."""
+    lowest, highest = COMFORTABLE_ONE_MINUS_BETA
+    found = []
+    for kind in ("beta1", "beta2"):
+        outside = [row for row in plan.tensors if not lowest <= 1 - getattr(row, kind) <= highest]
+        if outside:
+            found.append(
+                f"{kind} of {len(outside)} tensors leaves 1 - {kind} in [{lowest:g}, {highest:g}]: "
+                f"{_worst(outside, kind)}"
+            )
+    return tuple(found)
+
+
+def _worst(rows: list[TensorRow], kind: str) -> str:
+    row = max(rows, key=lambda r: abs(math.log(max(1 - getattr(r, kind), 1e-300))))
+    return f"{row.name} has {kind} = {getattr(row, kind):.6g}"
+
+
+def _train(recipe: Recipe, model: ModelConfig, scale: Scale) -> TrainConfig:
+    """The recipe's training at the target's length; a microbatch stays as large as it divides the batch."""
+    microbatch = 0
+    if recipe.train.microbatch:
+        sequences = scale.batch // model.context
+        most = max(1, min(recipe.train.microbatch // model.context, sequences))
+        microbatch = model.context * next(n for n in range(most, 0, -1) if sequences % n == 0)
+    return dataclasses.replace(
+        recipe.train, tokens=scale.tokens, batch=scale.batch, microbatch=microbatch
+    )

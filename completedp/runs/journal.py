@@ -47,6 +47,7 @@ class Journal:
 
         Raises `UserError` where one exists already.
         """
+        assert study.get("schema", JOURNAL_SCHEMA) == JOURNAL_SCHEMA
         if exists(path):
             raise UserError(f"{path}: there is a study already; resume it, or give another name")
         try:
@@ -62,8 +63,9 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path) -> Journal:
-        """Go on with a study. Raises `UserError` for everything `read_records` refuses."""
-        read_records(path)
+        """Go on with a study. Raises `UserError` for none, and for what `read_records` refuses."""
+        if not read_records(path):
+            raise UserError(f"{path}: there is no study to go on with")
         return cls(path)
 
     def append(self, record: Record) -> None:
@@ -108,10 +110,10 @@ def exists(path: Path) -> bool:
 def read_records(path: Path) -> list[dict[str, Any]]:
     """Every complete record, the study's first; a torn last line is ignored. Never writes.
 
-    Raises `UserError` where there is no study, for another schema, and for a line that is no record.
+    Empty where there is no study. Raises `UserError` for another schema, and for a line that is no record.
     """
     if not exists(path):
-        raise UserError(f"{path}: there is no study")
+        return []
     lines = path.read_bytes().split(b"\n")[:-1]
     records = [_record(line, f"{path}, line {i}") for i, line in enumerate(lines, 1)]
     first = records[0]

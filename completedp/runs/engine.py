@@ -1,4 +1,4 @@
-"""The one loop that trains: takes jobs from a source, keeps the executor full, records what ends."""
+"""The one loop that trains: takes jobs from a source, keeps the executor full, tells it what ended."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from completedp.errors import UserError
 from completedp.runs.curves import write_curve
 from completedp.runs.job import Died, Event, Executor, Finished, Job, Outcome
-from completedp.runs.journal import finished_record
 
 # A death may be the machine's passing trouble once or twice; the third time it is the job's own.
 ATTEMPTS = 3
@@ -22,20 +21,18 @@ HOPELESS = 3
 # How soon a Ctrl-C is noticed while every worker trains.
 POLL_SECONDS = 0.5
 
-Recorder = Callable[[dict[str, Any]], None]
-
 
 class Source(Protocol):
-    """Where jobs come from. Every method is called from the engine's thread."""
+    """Where jobs come from, and who keeps the journal. Called from the engine's thread only."""
 
     def next(self) -> Job | None:
-        """The next job, its proposal already on record; None where there is none for now."""
+        """The next job, on record before it is handed out; None where there is none for now."""
 
     def finished(self, outcome: Outcome) -> None:
-        """A job has ended, and its record is written."""
+        """Record that a job has ended. Its curve is already on the disk."""
 
     def set_aside(self, trial: int, reason: str) -> None:
-        """A job has been given up, and its record is written."""
+        """Record that a job has been given up."""
 
     @property
     def done(self) -> bool:
@@ -45,7 +42,6 @@ class Source(Protocol):
 def run(
     source: Source,
     executor: Executor,
-    record: Recorder,
     *,
     curves: Path,
     on_event: Callable[[Event], None] | None = None,
@@ -53,16 +49,16 @@ def run(
 ) -> bool:
     """Run the source's jobs until it is done; returns whether it is, or was interrupted first.
 
-    A job that ends: its curve is written to `curves`, then `record` gets its `finished` record, then
-    the source hears of it, then `on_event`. A job that died is tried again, `ATTEMPTS` times in all,
-    and then `set_aside`.
+    When a job ends, its curve is written to the folder `curves`, then the source hears of it, then
+    `on_event`. A job that died is tried again, `ATTEMPTS` times in all, and then set aside; attempts are
+    counted in this process only: the coordinator's own death is none.
     The first Ctrl-C (or `interrupted()` true) ends the handing out: what runs is finished, then this
     returns. The second raises `KeyboardInterrupt`, with the executor closed.
     Raises `UserError` where nothing can be run: a training function's own `UserError` before any job
     has finished, or `HOPELESS` jobs given up by then.
     """
     with _interrupts() as pressed:
-        loop = _Loop(source, executor, record, curves)
+        loop = _Loop(source, executor, curves)
         try:
             while True:
                 if not (pressed.is_set() or (interrupted is not None and interrupted())):
@@ -81,11 +77,10 @@ def run(
 class _Loop:
     """The state of a `run`: what is at work, what waits for another attempt, what has been tried."""
 
-    def __init__(self, source: Source, executor: Executor, record: Recorder, curves: Path) -> None:
+    def __init__(self, source: Source, executor: Executor, curves: Path) -> None:
         self.running: dict[int, Job] = {}
         self._source = source
         self._executor = executor
-        self._record = record
         self._curves = curves
         self._again: deque[Job] = deque()
         self._deaths: Counter[int] = Counter()
@@ -103,11 +98,10 @@ class _Loop:
             self.running[job.trial] = job
 
     def handle(self, event: Event) -> None:
-        """Record an end; progress is only for those who watch."""
+        """Pass on an end; progress is only for those who watch."""
         if isinstance(event, Finished):
             outcome = event.outcome
             write_curve(self._curves, outcome)
-            self._record(finished_record(outcome))
             del self.running[outcome.trial]
             self._finished += 1
             self._source.finished(outcome)
@@ -128,7 +122,6 @@ class _Loop:
                 f"none of the first {HOPELESS} runs could be trained; the last one ended with: "
                 f"{event.reason}"
             )
-        self._record({"event": "set_aside", "trial": event.trial, "reason": event.reason})
         self._source.set_aside(event.trial, event.reason)
 
 

@@ -6,46 +6,57 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from completedp.errors import UserError
 
 
-@contextmanager
-def locked(path: Path, name: str) -> Iterator[None]:
-    """Hold the lock file `path` of the study `name`, in a folder that exists.
+class Lock:
+    """`with Lock(folder / "lock"):` the study in that folder, which exists, has one writer.
 
-    The file stays: removing it would let two processes lock two files of one name. Workers do not
-    inherit it (descriptors close on exec). Raises `UserError` naming the holder where it is taken.
+    The file stays: removing it would let two processes hold two files of one name. Workers do not
+    inherit the lock (descriptors close on exec). Entering raises `UserError` naming the holder where it
+    is taken.
     """
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
-    try:
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = -1
+
+    def __enter__(self) -> Lock:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UserError(f"{self._path}: cannot be written ({error.strerror})") from None
+        try:
+            self._take()
+        except BaseException:
+            os.close(self._fd)
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+    def _take(self) -> None:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"study {name} is being written by {_holder(fd)}; wait for it, or end it"
+                f"study {self._path.parent.name} is being written by {self._holder()}; "
+                "wait for it, or end it"
             ) from None
         except OSError as error:
             raise UserError(
-                f"{path}: cannot be locked ({error.strerror}); put the root on a file system with locks"
+                f"{self._path}: cannot be locked ({error.strerror}); use a file system that has locks"
             ) from None
         holder = {"pid": os.getpid(), "host": socket.gethostname()}
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, json.dumps(holder).encode(), 0)
-        yield
-    finally:
-        os.close(fd)
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, json.dumps(holder).encode(), 0)
 
-
-def _holder(fd: int) -> str:
-    try:
-        holder = json.loads(os.pread(fd, 4096, 0))
-        return f"process {holder['pid']} on host {holder['host']}"
-    except (ValueError, KeyError, TypeError):
-        return "another process"  # which has not yet written its name
+    def _holder(self) -> str:
+        try:
+            holder = json.loads(os.pread(self._fd, 4096, 0))
+            return f"process {holder['pid']} on host {holder['host']}"
+        except (ValueError, KeyError, TypeError):
+            return "another process"  # which has not yet written its name

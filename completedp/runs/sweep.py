@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
 from pathlib import Path
 
 from completedp import files
@@ -11,14 +10,16 @@ from completedp.errors import UserError
 from completedp.runs.curves import read_curve
 from completedp.runs.engine import run
 from completedp.runs.job import Event, Executor, Job, Outcome
-from completedp.runs.journal import Journal, Record, exists, read_records
-from completedp.runs.lock import locked
+from completedp.runs.journal import Journal, Record, exists, finished_record, read_records
+from completedp.runs.lock import Lock
 
 
 class ListSource:
-    """A `Source` of given jobs, in their order. `outcomes` fills as they finish."""
+    """A `Source` of given jobs, in their order. `outcomes` fills as they finish; `append` is the journal's,
+    where there is one."""
 
-    def __init__(self, jobs: Iterable[Job]) -> None:
+    def __init__(self, jobs: Iterable[Job], append: Callable[[Record], None] | None = None) -> None:
+        self._append = append or (lambda _: None)
         self._left = list(jobs)[::-1]
         self._open: set[int] = {job.trial for job in self._left}
         self.outcomes: dict[int, Outcome] = {}
@@ -27,10 +28,12 @@ class ListSource:
         return self._left.pop() if self._left else None
 
     def finished(self, outcome: Outcome) -> None:
+        self._append(finished_record(outcome))
         self._open.discard(outcome.trial)
         self.outcomes[outcome.trial] = outcome
 
     def set_aside(self, trial: int, reason: str) -> None:
+        self._append({"event": "set_aside", "trial": trial, "reason": reason})
         self._open.discard(trial)
 
     @property
@@ -54,12 +57,13 @@ def run_all(
     directory.mkdir(parents=True, exist_ok=True)
     path, curves = directory / "journal.jsonl", directory / "curves"
     digest = files.digest([job.to_dict() for job in jobs])
-    with locked(directory / "lock", directory.name):
+    with Lock(directory / "lock"):
         before = _finished_before(path, curves, digest) if exists(path) else {}
-        source = ListSource(job for job in jobs if job.trial not in before)
         opened = Journal.open(path) if exists(path) else Journal.create(path, {"digest": digest})
-        with closing(opened) as journal:
-            run(source, executor, journal.append, curves=curves, on_event=on_event)
+        with opened as journal:
+            left = [job for job in jobs if job.trial not in before]
+            source = ListSource(left, journal.append)
+            run(source, executor, curves=curves, on_event=on_event)
     outcomes = before | source.outcomes
     return {job.trial: outcomes[job.trial] for job in jobs if job.trial in outcomes}
 

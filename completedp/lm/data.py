@@ -1,0 +1,270 @@
+"""Corpora: prepared once into token files of three splits, then read as windows.
+
+Documents are assigned to splits by a hash of their content, so equal documents fall in one split. A
+prepared corpus is a folder `<cache>/<key>/` of `train.bin`, `select.bin`, `report.bin`, `meta.json` and,
+for BPE, `tokenizer.json`; it appears whole or not at all, whoever else prepares it at the time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from completedp.config import DataConfig
+from completedp.errors import UserError
+from completedp.lm.sources import Source, open_source
+from completedp.lm.tokenizer import BytePairs, Bytes, Tokenizer
+
+Split = Literal["train", "select", "report"]
+SPLITS: tuple[Split, ...] = ("train", "select", "report")
+
+# Of the text's bytes; more where the evaluation needs more.
+HELD_OUT_SHARE = 0.05
+# A BPE token of a 32k vocabulary holds about 4 bytes of English and at most 8 of any usual text.
+BYTES_PER_TOKEN_BOUND = {"bytes": 1, "bpe": 8, "none": 2}
+# Part of the cache's key: raise it when the same text would be prepared to other tokens.
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A prepared corpus. Token counts include one end-of-document token a document."""
+
+    folder: Path
+
+    @cached_property
+    def _meta(self) -> dict[str, Any]:
+        meta: dict[str, Any] = json.loads((self.folder / "meta.json").read_text())
+        return meta
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the documents' own sha256, in the source's order."""
+        return str(self._meta["digest"])
+
+    def split(self, name: Split) -> npt.NDArray[Any]:
+        """The split's tokens, memory-mapped, uint16 (uint32 where the vocabulary needs it)."""
+        return np.memmap(self.folder / f"{name}.bin", dtype=self._meta["dtype"], mode="r")
+
+    def tokens(self, name: Split) -> int:
+        """Tokens of a split."""
+        return int(self._meta["splits"][name]["tokens"])
+
+    def bytes_per_token(self, name: Split) -> float | None:
+        """Bytes of text a token of the split stands for; None where the source had tokens, not text."""
+        split = self._meta["splits"][name]
+        return None if split["bytes"] is None else split["bytes"] / split["tokens"]
+
+    def epochs(self, tokens: int) -> float:
+        """Passes over the train split that `tokens` of training make."""
+        return tokens / self.tokens("train")
+
+
+def prepare(data: DataConfig, vocab_size: int, eval_tokens: int, cache: Path) -> Corpus:
+    """The corpus of `data` in `cache`, prepared on the first call.
+
+    `eval_tokens` is what each of select and report must hold. Raises `UserError` when the source is
+    missing, empty, not text, or too short for its evaluation.
+    """
+    source = open_source(data.source)
+    kind = "none" if source.is_tokens else data.tokenizer
+    key = [FORMAT, source.identity, kind, vocab_size, eval_tokens]
+    folder = cache / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
+    if folder.exists():
+        return Corpus(folder)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(dir=cache, prefix=".preparing-"))
+    except OSError as error:
+        raise UserError(
+            f"{cache}: cannot be written ({error.strerror}); give another place"
+        ) from None
+    try:
+        _build(building, source, kind, vocab_size, eval_tokens)
+        _move_in(building, folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return Corpus(folder)
+
+
+def _move_in(building: Path, folder: Path) -> None:
+    try:
+        os.rename(building, folder)
+    except OSError:
+        # Another process prepared the same corpus first; its files are the same as ours.
+        if not folder.exists():
+            raise
+
+
+@dataclass
+class _Count:
+    tokens: int = 0
+    bytes: int | None = 0
+
+
+def _build(building: Path, source: Source, kind: str, vocab_size: int, eval_tokens: int) -> None:
+    split_of, digest = _assign(source, eval_tokens * BYTES_PER_TOKEN_BOUND[kind])
+    tokenizer = _tokenizer(kind, source, split_of, vocab_size, building)
+    dtype = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+    counts: dict[str, _Count] = {}
+    for name in SPLITS:
+        count = counts[name] = _Count()
+        with (building / f"{name}.bin").open("wb") as file:
+            documents = _documents(source, split_of, name, count)
+            if tokenizer is None:
+                _copy_tokens(documents, file, count, vocab_size, source.name)
+            else:
+                for tokens in tokenizer.encode(documents):
+                    file.write(tokens.astype(dtype).tobytes())
+                    count.tokens += len(tokens)
+            file.flush()
+            os.fsync(file.fileno())
+    _check_lengths(counts, eval_tokens, source.name)
+    meta = {
+        "source": source.name,
+        "digest": f"sha256:{digest}",
+        "tokenizer": kind,
+        "vocab_size": vocab_size,
+        "dtype": dtype.str,
+        "splits": {name: asdict(count) for name, count in counts.items()},
+    }
+    (building / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+
+
+def _assign(source: Source, need_bytes: int) -> tuple[dict[bytes, Split], str]:
+    """The split of every document's hash, and the digest of the whole.
+
+    In the order of their hashes, documents go to report until it holds its share, then to select, then
+    to train.
+    """
+    size: dict[bytes, int] = {}
+    whole = hashlib.sha256()
+    for document in source.documents():
+        key = hashlib.sha256(document).digest()
+        whole.update(key)
+        size[key[:16]] = size.get(key[:16], 0) + len(document)
+    total = sum(size.values())
+    held_out = max(HELD_OUT_SHARE * total, need_bytes + 1)
+    split_of: dict[bytes, Split] = {}
+    filled: dict[Split, int] = {"report": 0, "select": 0}
+    for key in sorted(size):
+        split: Split = next((name for name in filled if filled[name] < held_out), "train")
+        split_of[key] = split
+        if split in filled:
+            filled[split] += size[key]
+    return split_of, whole.hexdigest()
+
+
+def _documents(
+    source: Source, split_of: dict[bytes, Split], name: Split, count: _Count
+) -> Iterator[bytes]:
+    for document in source.documents():
+        if split_of[hashlib.sha256(document).digest()[:16]] == name:
+            assert count.bytes is not None, "counted while it is read"
+            count.bytes += len(document)
+            yield document
+
+
+def _tokenizer(
+    kind: str, source: Source, split_of: dict[bytes, Split], vocab_size: int, building: Path
+) -> Tokenizer | None:
+    if kind == "none":
+        return None
+    if kind == "bytes":
+        return Bytes()
+    pairs = BytePairs.train(_documents(source, split_of, "train", _Count()), vocab_size)
+    pairs.save(building / "tokenizer.json")
+    return pairs
+
+
+def _copy_tokens(
+    documents: Iterator[bytes], file: BinaryIO, count: _Count, vocab_size: int, name: str
+) -> None:
+    dtype = "<u2" if vocab_size <= 1 << 16 else "<u4"
+    for piece in documents:
+        tokens = np.frombuffer(piece, dtype="<u2")
+        if (top := int(tokens.max())) >= vocab_size:
+            raise UserError(
+                f"{name}: holds the token {top}; model.vocab_size is {vocab_size}: set it to the "
+                "vocabulary the file was made with"
+            )
+        file.write(tokens.astype(dtype).tobytes())
+        count.tokens += len(tokens)
+    count.bytes = None
+
+
+def _check_lengths(counts: dict[str, _Count], eval_tokens: int, name: str) -> None:
+    if all(count.tokens > eval_tokens for count in counts.values()):
+        return
+    found = sum(count.tokens for count in counts.values())
+    parts = ", ".join(f"{split} {count.tokens}" for split, count in counts.items())
+    raise UserError(
+        f"data source {name!r}: too short: {found} tokens found ({parts}); train.eval_tokens = "
+        f"{eval_tokens} needs more than {eval_tokens} in each of the three splits: give more text, or "
+        "lower train.eval_tokens"
+    )
+
+
+@dataclass(frozen=True)
+class TrainBatches:
+    """Windows that do not overlap, in an order of their own for each epoch; a function of step and seed.
+
+    `sequences` windows a batch, each of `context` + 1 tokens: the last is only predicted, and is the
+    first input of the window after it.
+    """
+
+    tokens: npt.NDArray[Any]
+    context: int
+    sequences: int
+    seed: int
+
+    @property
+    def windows(self) -> int:
+        """Windows of an epoch."""
+        return (len(self.tokens) - 1) // self.context
+
+    @cached_property
+    def _orders(self) -> dict[int, npt.NDArray[np.int64]]:
+        return {}
+
+    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
+        if epoch not in self._orders:
+            self._orders.clear()
+            random = np.random.default_rng((self.seed, epoch))
+            self._orders[epoch] = random.permutation(self.windows)
+        return self._orders[epoch]
+
+    def at(self, step: int) -> npt.NDArray[np.int64]:
+        """The batch of a step, `sequences x (context + 1)`."""
+        first = step * self.sequences
+        picked: list[npt.NDArray[np.int64]] = []
+        while (left := self.sequences - sum(map(len, picked))) > 0:
+            epoch, place = divmod(first + self.sequences - left, self.windows)
+            picked.append(self._order(epoch)[place : place + left])
+        return windows_at(self.tokens, np.concatenate(picked) * self.context, self.context)
+
+
+def eval_windows(tokens: npt.NDArray[Any], context: int, eval_tokens: int) -> npt.NDArray[np.int64]:
+    """`eval_tokens` // `context` windows spread evenly over a split, always the same ones."""
+    count = eval_tokens // context
+    starts = np.linspace(0, len(tokens) - context - 1, count).astype(np.int64)
+    return windows_at(tokens, starts, context)
+
+
+def windows_at(
+    tokens: npt.NDArray[Any], starts: npt.NDArray[np.int64], context: int
+) -> npt.NDArray[np.int64]:
+    """`context` + 1 tokens from each start, `len(starts) x (context + 1)`."""
+    window = starts[:, None] + np.arange(context + 1)
+    return np.asarray(tokens[window], dtype=np.int64)

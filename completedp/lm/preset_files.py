@@ -1,0 +1,39 @@
+"""The presets: study configurations that ship with the package, as YAML files a user can copy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from completedp import files
+from completedp.config import StudyConfig
+from completedp.errors import UserError, nearest
+
+_FOLDER = Path(__file__).parent / "presets"
+
+
+def preset_names() -> tuple[str, ...]:
+    """The names that ship with the package, sorted."""
+    return tuple(sorted(path.stem for path in _FOLDER.glob("*.yaml")))
+
+
+def preset_path(name_or_path: str) -> Path:
+    """The file of a preset's name, or of a path to a YAML file. Raises `UserError` for an unknown name."""
+    names = preset_names()
+    if name_or_path in names:
+        return _FOLDER / f"{name_or_path}.yaml"
+    path = Path(name_or_path).expanduser()
+    if path.suffix in (".yaml", ".yml") or path.exists():
+        return path
+    raise UserError(
+        f"unknown preset {name_or_path!r}{nearest(name_or_path, names)} (or give a .yaml file)"
+    )
+
+
+def load_preset(name_or_path: str) -> StudyConfig:
+    """The study configuration of a preset's name or of a YAML file, a study's own `study.yaml` for one.
+
+    Raises `UserError` for an unknown name, a file that cannot be read, and, with their path, offending
+    keys.
+    """
+    path = preset_path(name_or_path)
+    return files.validate(StudyConfig, files.read_yaml(path), str(path))

@@ -1,0 +1,32 @@
+"""Learning-rate schedules: the multiplier of every group's own initial learning rate."""
+
+from __future__ import annotations
+
+import math
+
+from completedp.config import TrainConfig
+
+
+def warmup_steps(train: TrainConfig) -> int:
+    """Steps before the peak."""
+    return round(train.warmup * train.steps)
+
+
+def multiplier(train: TrainConfig, step: int) -> float:
+    """The schedule at `step` in 0 … S−1, in (0, 1].
+
+    Warm-up is linear and never 0: step t of W has (t + 1) / (W + 1), so that step W is the first at the
+    peak. `final_lr` is reached at t = S, one step after the last, so that no step is trained at 0: the
+    last one has the multiplier 1/(S−W) of the way before the end. `wsd` stays at the peak until the
+    last `decay` of the steps, then falls linearly (arXiv 2404.06395).
+    """
+    steps, warmup = train.steps, warmup_steps(train)
+    assert 0 <= step < steps, "a step of the run"
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    tail = round(train.decay * steps) if train.schedule == "wsd" else steps
+    tail = min(tail, steps - warmup)
+    left = min(1.0, (steps - step) / tail) if tail else 1.0
+    if train.schedule == "cosine":
+        left = 0.5 - 0.5 * math.cos(math.pi * left)
+    return train.final_lr + (1 - train.final_lr) * left

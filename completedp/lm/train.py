@@ -1,0 +1,264 @@
+"""The training loop of the reference language model, as a `TrainFunction` of the run engine.
+
+Needs torch and numpy only: `python -m completedp.lm.train job.json [outcome.json]` trains a job from a
+checkout that is not installed.
+
+Shapes: B sequences, T positions, S sequences of an optimiser's batch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from completedp.config import DataConfig, ModelConfig, TrainConfig
+from completedp.errors import UserError
+from completedp.lm import schedule
+from completedp.lm.data import Corpus, TrainBatches, eval_windows, prepare
+from completedp.lm.model import LanguageModel
+from completedp.parametrize import adamw, initialize
+from completedp.resolved import Resolved
+from completedp.runs.job import Job, Limits, Report, Result
+from completedp.runs.runner import run_job
+
+if TYPE_CHECKING:
+    from completedp.lm.checkpoint import Checkpoints
+
+# Reading a loss off a GPU waits for it: ten are read at once, which costs nothing and still ends a
+# diverged run soon.
+GPU_REPORT_STEPS = 10
+
+
+def language_model(
+    model: Mapping[str, Any],
+    data: Mapping[str, Any],
+    train: Mapping[str, Any],
+    split: Literal["select", "report"],
+    cache: str,
+    device: str = "auto",
+    checkpoints: str | None = None,
+    checkpoint_steps: int = 0,
+) -> LanguageModelTask:
+    """The factory a `Job` names: its arguments as plain JSON types.
+
+    `cache` is the folder of prepared corpora. With a folder `checkpoints` (this needs safetensors) a run
+    is saved there every `checkpoint_steps` (0: at its end only) and goes on from what it finds there.
+    """
+    return LanguageModelTask(
+        model=ModelConfig(**model),
+        data=DataConfig(**data),
+        train=TrainConfig(**train),
+        split=split,
+        cache=Path(cache),
+        device=pick_device(device),
+        checkpoints=_checkpoints(checkpoints, checkpoint_steps),
+    )
+
+
+def _checkpoints(folder: str | None, steps: int) -> Checkpoints | None:
+    if folder is None:
+        return None
+    from completedp.lm.checkpoint import Checkpoints
+
+    return Checkpoints(folder=Path(folder), every=steps)
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is a GPU where there is one. Raises `UserError` for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdecimal()):
+        raise UserError(f"device is {name!r}; expected auto, cpu, cuda or cuda:<number>")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"device is {name!r}; this machine has {torch.cuda.device_count()} CUDA devices: use cpu"
+        )
+    return torch.device(name)
+
+
+class LanguageModelTask:
+    """Trains the reference model on a corpus and evaluates it on `split`, once a call.
+
+    The model is built on the first call and initialised anew on each, so that compiled code is kept.
+    On a CPU with one thread a call is a function of `resolved` and `seed` to the last bit.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: ModelConfig,
+        data: DataConfig,
+        train: TrainConfig,
+        split: Literal["select", "report"],
+        cache: Path,
+        device: torch.device,
+        checkpoints: Checkpoints | None = None,
+    ) -> None:
+        self.model_config, self.train_config = model, train
+        self.split: Literal["select", "report"] = split
+        self.device = device
+        self.corpus: Corpus = prepare(data, model.vocab_size, train.eval_tokens, cache)
+        self._checkpoints = checkpoints
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(
+            steps=self.train_config.steps,
+            warmup_steps=schedule.warmup_steps(self.train_config),
+            uniform_loss=math.log(self.model_config.vocab_size),
+            tokens_per_step=self.train_config.batch,
+        )
+
+    @cached_property
+    def model(self) -> LanguageModel:
+        """The model, on its device; between calls it holds the last run's weights."""
+        return LanguageModel(self.model_config).to(self.device)
+
+    def __call__(self, resolved: Resolved, seed: int, report: Report) -> Result:
+        train = self.train_config
+        initialize(self.model, resolved, seed)
+        self.model.set_multipliers(resolved)
+        optimizer = adamw(self.model, resolved)
+        done, clipped = 0, torch.zeros((), device=self.device)
+        if self._checkpoints is not None:
+            self._checkpoints.open_for(self._run_content(resolved, seed))
+            done, clipped_before = self._checkpoints.load(self.model, optimizer)
+            clipped.fill_(clipped_before)
+        first, started = done, time.perf_counter()
+        for done in self._train(optimizer, first, seed, clipped, report):
+            if self._checkpoints is not None and self._checkpoints.is_due(done, train.steps):
+                self._checkpoints.save(self.model, optimizer, done, int(clipped.item()))
+        seconds = time.perf_counter() - started
+        loss = self.evaluate()
+        metrics = {"clipped_fraction": clipped.item() / train.steps}
+        if done > first:
+            metrics["tokens_per_second"] = (done - first) * train.batch / seconds
+        if (bytes_per_token := self.corpus.bytes_per_token(self.split)) is not None:
+            metrics["bits_per_byte"] = loss / math.log(2) / bytes_per_token
+        return Result(loss=loss, tokens=train.steps * train.batch, metrics=metrics)
+
+    @torch.no_grad()
+    def evaluate(self) -> float:
+        """Mean cross-entropy of the model as it stands, over the split's `eval_tokens`, in nats a token."""
+        context = self.model_config.context
+        windows = eval_windows(
+            self.corpus.split(self.split), context, self.train_config.eval_tokens
+        )
+        total = 0.0
+        for part in torch.split(torch.from_numpy(windows), self._sequences_at_once):
+            total += self._forward(part)[1].item() * len(part)
+        return total / len(windows)
+
+    def _train(
+        self,
+        optimizer: torch.optim.Optimizer,
+        first: int,
+        seed: int,
+        clipped: Tensor,
+        report: Report,
+    ) -> Iterator[int]:
+        """Train after `first` steps to the end, yielding the steps done after each; `clipped` counts
+        those whose gradient norm was above the threshold."""
+        train, context = self.train_config, self.model_config.context
+        batches = TrainBatches(
+            tokens=self.corpus.split("train"),
+            context=context,
+            sequences=train.batch // context,
+            seed=seed,
+        )
+        peaks = [float(group["lr"]) for group in optimizer.param_groups]
+        unread: list[Tensor] = []
+        read_together = 1 if self.device.type == "cpu" else GPU_REPORT_STEPS
+        for step in range(first, train.steps):
+            factor = schedule.multiplier(train, step)
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
+            unread.append(self._backward(torch.from_numpy(batches.at(step))))
+            if train.clip:
+                norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip)
+                clipped += norm > train.clip
+            optimizer.step()
+            optimizer.zero_grad()
+            if len(unread) == read_together or step + 1 == train.steps:
+                for i, loss in enumerate(torch.stack(unread).tolist(), step + 2 - len(unread)):
+                    report(i, loss)
+                unread.clear()
+            yield step + 1
+
+    @property
+    def _sequences_at_once(self) -> int:
+        train = self.train_config
+        return (train.microbatch or train.batch) // self.model_config.context
+
+    def _backward(self, windows_ST: Tensor) -> Tensor:
+        """The gradient of the mean over the optimiser's whole batch; its mean cross-entropy, unread."""
+        parts = torch.split(windows_ST, self._sequences_at_once)
+        total = torch.zeros((), device=self.device)
+        for part_BT in parts:
+            loss, ce = self._forward(part_BT)
+            torch.autograd.backward(loss / len(parts))
+            total += ce / len(parts)
+        return total
+
+    def _forward(self, windows_BT: Tensor) -> tuple[Tensor, Tensor]:
+        windows_BT = windows_BT.to(self.device)
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.train_config.precision == "bfloat16"
+        ):
+            return self._loss(windows_BT[:, :-1], windows_BT[:, 1:], self.train_config.z_loss)
+
+    @cached_property
+    def _loss(self) -> Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]:
+        loss = self.model.loss
+        return torch.compile(loss) if self.train_config.compile else loss
+
+    def _run_content(self, resolved: Resolved, seed: int) -> dict[str, Any]:
+        """All that a run's numbers depend on."""
+        return {
+            "model": vars(self.model_config),
+            "train": vars(self.train_config),
+            "corpus": self.corpus.digest,
+            "resolved": resolved.to_dict(),
+            "seed": seed,
+        }
+
+
+def main(arguments: list[str]) -> int:
+    """Train the job in a file; print its outcome, or write it to the second file. The exit status."""
+    if len(arguments) not in (1, 2):
+        print("usage: python -m completedp.lm.train job.json [outcome.json]", file=sys.stderr)
+        return 2
+    try:
+        outcome = run_job(_read_job(Path(arguments[0])))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    text = json.dumps(outcome.to_dict(), allow_nan=False)
+    if len(arguments) == 2:
+        Path(arguments[1]).write_text(text + "\n", encoding="utf-8")
+    else:
+        print(text)
+    return 0
+
+
+def _read_job(path: Path) -> Job:
+    try:
+        return Job.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a job in JSON ({error})") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

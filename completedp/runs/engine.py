@@ -46,22 +46,28 @@ def run(
     curves: Path,
     on_event: Callable[[Event], None] | None = None,
     interrupted: Callable[[], bool] | None = None,
+    on_interrupt: Callable[[], None] | None = None,
 ) -> bool:
     """Run the source's jobs until it is done; returns whether it is, or was interrupted first.
 
     When a job ends, its curve is written to the folder `curves`, then the source hears of it, then
     `on_event`. A job that died is tried again, `ATTEMPTS` times in all, and then set aside; attempts are
     counted in this process only: the coordinator's own death is none.
-    The first Ctrl-C (or `interrupted()` true) ends the handing out: what runs is finished, then this
-    returns. The second raises `KeyboardInterrupt`, with the executor closed.
+    The first Ctrl-C (or `interrupted()` true) ends the handing out: `on_interrupt` is called once, what
+    runs is finished, then this returns. The second raises `KeyboardInterrupt`, with the executor closed.
     Raises `UserError` where nothing can be run: a training function's own `UserError` before any job
     has finished, or `HOPELESS` jobs given up by then.
     """
     with _interrupts() as pressed:
         loop = _Loop(source, executor, curves)
         try:
+            stopping = False
             while True:
-                if not (pressed.is_set() or (interrupted is not None and interrupted())):
+                if not stopping:
+                    stopping = pressed.is_set() or (interrupted is not None and interrupted())
+                    if stopping and on_interrupt is not None:
+                        on_interrupt()
+                if not stopping:
                     loop.hand_out()
                 if not loop.running:
                     return source.done

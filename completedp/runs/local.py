@@ -48,6 +48,15 @@ def default_workers(device: str) -> int:
     return 1
 
 
+def devices_of(device: str) -> list[str]:
+    """The devices that workers take turns on: every GPU for `cuda`, else the one named."""
+    if device != "cuda":
+        return [device]
+    import torch
+
+    return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+
+
 class LocalExecutor(Executor):
     """Jobs in persistent worker processes on this machine.
 

@@ -40,14 +40,14 @@ class Toy:
         return Result(loss=loss, tokens=10 * self.limits.steps, metrics=metrics)
 
 
-def steps(n: int = 3, pause: float = 0.0, final: float = 1.0, first: float = 2.0) -> Toy:
-    """n steps with losses going down from `first`; `pause` seconds each."""
+def steps(n: int = 3, pause: float = 0.0, final: str = "1", first: float = 2.0) -> Toy:
+    """n steps of `pause` seconds with losses down from `first`; `final` is text, as JSON has no nan."""
 
     def body(seed: int, report: Report) -> float:
         for step in range(1, n + 1):
             time.sleep(pause)
             report(step, first / step + seed)
-        return final
+        return float(final)
 
     return Toy(body, Limits(steps=n, tokens_per_step=10))
 

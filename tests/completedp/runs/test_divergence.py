@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from completedp.runs.divergence import CURVE_POINTS, Monitor
+from completedp.runs.job import Diverged, Limits, Stopped
+
+UNIFORM = math.log(256)
+HEALTHY = 0.75 * UNIFORM
+
+
+def train(monitor: Monitor, losses: list[float]) -> None:
+    for step, loss in enumerate(losses, 1):
+        monitor(step, loss)
+
+
+def limits(steps: int, warmup: int = 10) -> Limits:
+    return Limits(steps=steps, warmup_steps=warmup, uniform_loss=UNIFORM)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_is_divergence_at_its_step(bad: float) -> None:
+    monitor = Monitor(limits(100))
+    with pytest.raises(Diverged, match=r"step 4.*training loss") as caught:
+        train(monitor, [2.0, 2.0, 2.0, bad])
+    assert caught.value.step == 4
+    assert monitor.curve[-1] == (3, 2.0)
+
+
+def test_a_run_lost_above_a_uniform_guess_ends_soon_after_warm_up() -> None:
+    monitor = Monitor(limits(1000))
+    with pytest.raises(Diverged, match=r"smoothed training loss is 6.* above 5.545") as caught:
+        train(monitor, [6.0] * 1000)
+    assert 10 < caught.value.step <= 100
+
+
+def test_an_explosion_in_mid_run_ends_within_a_few_percent() -> None:
+    monitor = Monitor(limits(1000))
+    with pytest.raises(Diverged) as caught:
+        train(monitor, [2.0] * 500 + [1e9] * 500)
+    assert 500 < caught.value.step <= 550
+
+
+def test_warm_up_itself_is_not_judged() -> None:
+    train(Monitor(limits(200, warmup=100)), [50.0] * 100 + [2.0] * 100)
+
+
+def test_a_loss_without_a_uniform_guess_may_be_anything_finite() -> None:
+    train(Monitor(Limits(steps=50)), [1e300] * 50)
+
+
+@given(
+    steps=st.integers(1, 600),
+    spike=st.integers(0, 599),
+    height=st.floats(0, 1e300),
+    warmup=st.integers(0, 60),
+)
+def test_one_spike_never_ends_a_healthy_run(
+    steps: int, spike: int, height: float, warmup: int
+) -> None:
+    losses = [HEALTHY] * steps
+    losses[spike % steps] = height
+    monitor = Monitor(limits(steps, warmup))
+    train(monitor, losses)
+    assert monitor.step == steps
+
+
+@given(st.lists(st.floats(-1e300, 1e300), min_size=1, max_size=900), st.integers(1, 900))
+def test_the_curve_is_short_finite_in_order_and_ends_at_the_last_step(
+    losses: list[float], announced: int
+) -> None:
+    monitor = Monitor(Limits(steps=max(announced, len(losses))))
+    train(monitor, losses)
+    steps = [step for step, _ in monitor.curve]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == len(losses)
+    assert len(steps) <= CURVE_POINTS + 1
+    assert all(math.isfinite(loss) for _, loss in monitor.curve)
+
+
+def test_a_point_is_the_mean_since_the_one_before() -> None:
+    monitor = Monitor(Limits(steps=2 * CURVE_POINTS))
+    train(monitor, [1.0, 3.0] * CURVE_POINTS)
+    assert monitor.curve[0] == (2, 2.0)
+    assert len(monitor.curve) == CURVE_POINTS
+
+
+def test_stopped_once_asked() -> None:
+    seen: list[int] = []
+    monitor = Monitor(
+        limits(9), on_step=lambda step, _: seen.append(step), should_stop=lambda: len(seen) == 3
+    )
+    with pytest.raises(Stopped):
+        train(monitor, [1.0] * 9)
+    assert seen == [1, 2, 3]

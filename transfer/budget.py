@@ -83,7 +83,7 @@ def for_flops(recipe: Recipe, flops: float, *, batch: int | None = None) -> Targ
     wanted = max(1, round(flops / per_token))
     size = _batch(recipe, wanted, batch)
     assert isinstance(size.value, int)
-    if flops < 0.5 * per_token * size.value:
+    if round(wanted / size.value) == 0:
         raise UserError(
             f"flops is {flops:.4g}; one batch of {size.value:,} tokens through the nearest model "
             f"(width {model.width}, depth {model.depth}) takes {per_token * size.value:.4g}: give more"
@@ -113,7 +113,12 @@ def _target(
         base.batch,
         base.tokens,
     ):  # the base stays itself, whatever its last step
-        whole = max(1, round(tokens / batch)) * batch
+        whole = round(tokens / batch) * batch
+        if whole == 0:
+            raise UserError(
+                f"tokens is {tokens}; expected at least one batch of {batch} tokens: "
+                "give more tokens or a smaller batch"
+            )
         reason += "" if whole == tokens else "; rounded to whole batches"
         tokens = whole
     scale = Scale(width=model.width, depth=model.depth, batch=batch, tokens=tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,27 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random in the run.")]
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+
+
+def _whole_number(text: str) -> int:
+    """`4096`, `1_000_000` or `2e9`: nobody should have to count zeros."""
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        raise typer.BadParameter(
+            f"{text!r} is no number; expected 2000000000 or 2e9, say"
+        ) from None
+    if not value.is_finite() or value != value.to_integral_value():
+        raise typer.BadParameter(f"{text!r} is not a whole number")
+    return int(value)
+
+
+def count(help_text: str) -> Any:
+    """An option that counts things; `2e9` is accepted."""
+    return typer.Option(parser=_whole_number, metavar="N", help=help_text)
+
 
 # The options of `completedp.rules.RuleOptions`; None is "not given".
 _PANEL = "Rule options"

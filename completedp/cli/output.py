@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 
 # Piped output has no width; a table's row should stay one line there, as grep expects.
@@ -34,3 +35,9 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
 def number(value: float | None) -> str:
     """Four significant digits, a dash for none."""
     return "–" if value is None else f"{value:.4g}"
+
+
+def print_warnings(warnings: Iterable[str]) -> None:
+    """One line each on stderr, so that --json stays one document."""
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)

@@ -1,1 +1,40 @@
+"""A plan in the forms that other trainers read: one small table of formats, one thin file a format."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from completedp.errors import UserError, nearest
+from completedp.plan import Plan
+from transfer.export import canonical, torch_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """A form of export: the text of its file, and the name the file gets where none is given."""
+
+    render: Callable[[Plan], str]
+    file_name: str
+    summary: str
+
+
+FORMATS: Mapping[str, Format] = {
+    "json": Format(
+        render=canonical.render,
+        file_name="completedp.json",
+        summary="the canonical table: scale, training settings, every tensor's values",
+    ),
+    "torch": Format(
+        render=torch_file.render,
+        file_name="completedp_values.py",
+        summary="a Python file (torch only) that initialises a model and makes its AdamW groups",
+    ),
+}
+
+
+def format_named(name: str) -> Format:
+    """Raises `UserError` for a format that does not exist."""
+    if name not in FORMATS:
+        raise UserError(f"unknown format {name!r}{nearest(name, FORMATS)}")
+    return FORMATS[name]

@@ -1,0 +1,36 @@
+"""A recipe at the smallest useful shape, for tests of what happens after a search."""
+
+import pytest
+
+from completedp.config import DataConfig, ModelConfig, TrainConfig
+from completedp.hparams import HParams
+from completedp.recipe import Recipe
+
+
+@pytest.fixture(scope="session")
+def recipe() -> Recipe:
+    """Every kind is off its default somewhere, so that a value taken from the wrong place shows."""
+    base = {"lr": 4e-3, "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8}
+    return Recipe(
+        parameterization="completed-p",
+        model=ModelConfig(width=32, depth=2, head_dim=16, ffn=88, vocab_size=256, context=64),
+        data=DataConfig(),
+        train=TrainConfig(tokens=256 * 24, batch=256, eval_tokens=1024),
+        hparams=HParams.from_dict(
+            {
+                "global": {**base, "residual_ffn": 0.7},
+                "types": {
+                    "lr": {"unembedding": 6.0, "q": 0.3, "ffn_norm": 2.0},
+                    "weight_decay": {"embedding": 4.0},
+                    "beta1": {"v": 0.5},
+                    "beta2": {"unembedding": 3.0},
+                    "eps": {"k": 10.0},
+                    "init_scale": {"attention_out": 0.5},
+                    "residual": {"attention": 1.5},
+                },
+                "depth": {"lr": [1.5, 0.75], "residual": [0.8, 1.2]},
+            }
+        ),
+        baseline=HParams.from_dict({"global": base}),
+        provenance={"seeds": [0, 1], "data_digest": "sha256:00"},
+    )

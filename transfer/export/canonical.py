@@ -1,0 +1,46 @@
+"""The canonical table: all that a trainer of any kind needs, as one JSON document."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from completedp.plan import Plan
+
+SCHEMA = 1
+
+
+def table(plan: Plan) -> dict[str, Any]:
+    """Plain JSON types. `tensors` and `residual` go together; `folded` replaces both in a model without
+    a residual hook: its coefficients are moved into each branch's last matrix.
+
+    Every number is at the plan's scale: nothing is left to be scaled. `lr` is the peak, `weight_decay`
+    PyTorch's (θ −= lr · weight_decay · θ), `init_std` null for a tensor that starts at `init_value`.
+    """
+    resolved = plan.resolved
+    return {
+        "schema": SCHEMA,
+        "kind": "table",
+        "parameterization": plan.parameterization,
+        "options": dataclasses.asdict(plan.options),
+        "scale": dataclasses.asdict(plan.scale),
+        "parameters": plan.parameters,
+        "flops": plan.flops,
+        "recipe_digest": plan.recipe_digest,
+        "model": dataclasses.asdict(plan.model),
+        "data": dataclasses.asdict(plan.data),
+        "train": train_settings(plan),
+        **resolved.to_dict(),
+        "folded": resolved.folded().to_dict()["tensors"],
+    }
+
+
+def train_settings(plan: Plan) -> dict[str, Any]:
+    """The training loop's settings, with the number of steps."""
+    return {"steps": plan.train.steps, **dataclasses.asdict(plan.train)}
+
+
+def render(plan: Plan) -> str:
+    """The file's text."""
+    return json.dumps(table(plan), indent=1, allow_nan=False) + "\n"

@@ -1,0 +1,63 @@
+"""MLflow's own pages on the root's database, served by this very process.
+
+`mlflow server` starts children that outlive a kill -9 of their parent. One process is enough for one person,
+and nothing is left behind however it ends.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from completedp.errors import UserError
+from completedp.tracking.store import Store, import_mlflow
+from completedp.tracking.tracker import track
+
+
+def serve(root: Path, *, host: str, port: int, ready: Callable[[str], None]) -> None:
+    """Serve until Ctrl-C or SIGTERM; `ready` gets the address of the page of studies.
+
+    A root whose database is missing gets one first. Raises `UserError` for a root without studies, a
+    database that cannot be opened, and an address that is taken or not ours.
+    """
+    if not (root / "mlflow.db").exists():
+        track(root)
+    store = Store(root)
+    _check_address(host, port)
+    _configure(store)
+    import uvicorn
+
+    ready(f"http://{host}:{port}/#/experiments/{store.experiment_id}")
+    try:
+        uvicorn.run(
+            "mlflow.server.fastapi_app:app", host=host, port=port, workers=1, log_level="warning"
+        )
+    except KeyboardInterrupt:
+        return
+
+
+def _check_address(host: str, port: int) -> None:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise UserError(
+            f"cannot serve on {host}:{port} ({error.strerror}); give another --port or --host"
+        ) from None
+
+
+def _configure(store: Store) -> None:
+    """What `mlflow server` tells its workers through the environment."""
+    import_mlflow()
+    import uvicorn  # noqa: F401  (mlflow.server guards its pages only where it sees a server loaded)
+    from mlflow.server import ARTIFACT_ROOT_ENV_VAR, BACKEND_STORE_URI_ENV_VAR
+
+    os.environ[BACKEND_STORE_URI_ENV_VAR] = store.uri
+    os.environ[ARTIFACT_ROOT_ENV_VAR] = store.artifacts
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"

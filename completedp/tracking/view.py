@@ -1,0 +1,289 @@
+"""One study's runs in MLflow: a parent run, and a nested run for each finished trial.
+
+The journal is the truth and MLflow a copy, so there is one operation: `StudyView.sync` brings the database in
+line with the journal, whatever either holds. A trial's run is whole when it has ended and carries the digest
+of its journal record, the last thing written; any other run of the trial is what a killed writer left, and is
+replaced.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from completedp import files
+from completedp.runs.curves import read_curve
+from completedp.runs.journal import TrialRecord, read_records, trials
+from completedp.tracking.store import Store
+
+# A journal's trial status → MLflow's run status; anything else (diverged, set aside) is FAILED.
+RUN_STATUS = {"completed": "FINISHED", "stopped": "KILLED"}
+ENDED = ("FINISHED", "FAILED", "KILLED")
+
+# MLflow refuses more than 1000 metrics, 100 params or 100 tags a batch, and 1000 of all together.
+METRICS_A_BATCH = 800
+PARAMS_A_BATCH = 100
+# The shortest limit on a parameter's value among the releases we accept.
+LONGEST_VALUE = 500
+_BAD_KEY_CHARACTERS = re.compile(r"[^\w./ -]")
+
+
+_NOTE = (
+    "A completedp study. Each nested run is one training run; its parameters are the multipliers of the "
+    "preset's values (for a β, of 1-β) that differ from 1. `train_loss` by step, `loss` the evaluation, in "
+    "nats a token. This page is a copy: `completedp track` rebuilds it from the study's journal."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synced:
+    """What one pass did: trial runs written, found whole, and removed; `busy` if a search has the view."""
+
+    study: str
+    written: int = 0
+    unchanged: int = 0
+    removed: int = 0
+    busy: bool = False
+
+
+class StudyView:
+    """One study's runs in the database. Remembers which trials are whole: a pass costs what is new."""
+
+    def __init__(self, store: Store, study: Path) -> None:
+        self._store = store
+        self._client, self._experiment_id = store.client, store.experiment_id
+        self._study = study
+        self._whole: set[int] = set()
+        self._parent = ""
+        self._removed = 0
+        self._steps_logged: set[int] = set()
+
+    def sync(self, state: Literal["running", "ended"]) -> Synced:
+        """One pass. `ended`: no search is at work, so the parent run ends too, with its artifacts."""
+        self._store.check()
+        records = read_records(self._study / "journal.jsonl")
+        finished = {t.trial: t for t in trials(records).values() if t.status is not None}
+        if not self._parent:
+            self._load(records[0], finished)
+        missing = [number for number in finished if number not in self._whole]
+        for number in missing:
+            self._write_trial(finished[number])
+            self._whole.add(number)
+        self._write_progress(records, finished)
+        if state == "ended":
+            self._end_parent(records)
+        return Synced(
+            study=self._study.name,
+            written=len(missing),
+            unchanged=len(finished) - len(missing),
+            removed=self._removed,
+        )
+
+    def _load(self, first: Mapping[str, Any], finished: Mapping[int, TrialRecord]) -> None:
+        """Find the study's runs, remove those that are not whole, and start the parent."""
+        study_id = files.digest({"name": self._study.name, "first": dict(first)})
+        self._tags = {"completedp.study": self._study.name, "completedp.study_id": study_id}
+        parents: list[Any] = []
+        children: list[Any] = []
+        for run in self._search(study_id):
+            (children if "completedp.trial" in run.data.tags else parents).append(run)
+        outdated = _outdated(children, finished)
+        kept = {} if outdated else _whole_runs(children)
+        parent = parents[0] if parents and not outdated else None
+        keep = {run.info.run_id for run in (parent, *kept.values()) if run}
+        for run in parents + children:
+            if run.info.run_id not in keep:
+                self._client.delete_run(run.info.run_id)
+                self._removed += 1
+        self._parent = parent.info.run_id if parent else self._create_parent()
+        self._whole = set(kept)
+        self._describe_parent(first)
+        for run in kept.values():
+            if run.data.tags.get("mlflow.parentRunId") != self._parent:
+                self._client.set_tag(run.info.run_id, "mlflow.parentRunId", self._parent)
+
+    def _search(self, study_id: str) -> Iterator[Any]:
+        """The study's runs, oldest first."""
+        token = None
+        while True:
+            page = self._client.search_runs(
+                [self._experiment_id],
+                filter_string=f"tags.`completedp.study_id` = '{study_id}'",
+                order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
+                page_token=token,
+            )
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _create_parent(self) -> str:
+        journal = self._study / "journal.jsonl"
+        run = self._client.create_run(
+            self._experiment_id,
+            run_name=self._study.name,
+            start_time=_milliseconds(journal.stat().st_mtime),
+            tags=self._tags,
+        )
+        return str(run.info.run_id)
+
+    def _describe_parent(self, first: Mapping[str, Any]) -> None:
+        """The study's configuration as parameters; logging them again changes nothing."""
+        flat = dict(_flatten(first.get("config", {})))
+        params = {"budget": first.get("budget"), "seed": first.get("seed"), **flat}
+        tags = {
+            "completedp.preset": str(first.get("digest")),
+            "completedp.status": "running",
+            "mlflow.note.content": _NOTE,
+        }
+        self._log(self._parent, params=params, tags=tags)
+        self._client.update_run(self._parent, status="RUNNING")
+        history = self._client.get_metric_history(self._parent, "best_loss")
+        self._steps_logged = {metric.step for metric in history}
+
+    def _write_trial(self, trial: TrialRecord) -> None:
+        assert trial.status is not None
+        curve = self._study / "curves" / f"{trial.trial}.jsonl"
+        # The curve is written when the trial ends, so that a rebuilt view shows the same times.
+        when = curve if curve.exists() else self._study / "journal.jsonl"
+        end = when.stat().st_mtime
+        seconds = trial.seconds or 0.0
+        run = self._client.create_run(
+            self._experiment_id,
+            run_name=f"trial {trial.trial}",
+            start_time=_milliseconds(end - seconds),
+            tags={
+                **self._tags,
+                "mlflow.parentRunId": self._parent,
+                "completedp.trial": str(trial.trial),
+                "completedp.phase": trial.phase,
+                "completedp.status": trial.status,
+            },
+        )
+        params = {"phase": trial.phase, "seed": trial.seed}
+        # Coordinates are octaves: 0 is the preset's own value.
+        params |= {k: f"{math.exp2(v):.4g}" for k, v in trial.values.items() if v != 0}
+        tags = {"completedp.record": _digest(trial)}
+        if trial.reason:
+            tags["reason"] = trial.reason
+        metrics = _trial_metrics(trial, read_curve(curve.parent, trial.trial), end - seconds, end)
+        run_id = str(run.info.run_id)
+        self._client.set_terminated(
+            run_id, RUN_STATUS.get(trial.status, "FAILED"), end_time=_milliseconds(end)
+        )
+        self._log(run_id, params=params, metrics=metrics, tags=tags)
+
+    def _write_progress(
+        self, records: Sequence[Mapping[str, Any]], finished: Mapping[int, TrialRecord]
+    ) -> None:
+        """The parent's own curve: best loss by finished search trial, in the order they finished."""
+        now = _milliseconds(time.time())
+        best, metrics = math.inf, []
+        order = [finished[r["trial"]] for r in records if r["event"] == "finished"]
+        # Confirmation runs are on another split: their losses are not comparable.
+        for step, trial in enumerate(t for t in order if t.phase != "confirm"):
+            best = min(best, math.inf if trial.loss is None else trial.loss)
+            if math.isfinite(best) and step not in self._steps_logged:
+                metrics.append(("best_loss", best, now, step))
+        self._log(self._parent, metrics=metrics)
+        self._steps_logged |= {step for *_, step in metrics}
+
+    def _end_parent(self, records: Sequence[Mapping[str, Any]]) -> None:
+        done = records[-1]["event"] == "done"
+        end = _milliseconds((self._study / "journal.jsonl").stat().st_mtime)
+        for name in ("study.yaml", "recipe.yaml", "summary.json", "figures"):
+            path = self._study / name
+            if path.is_dir():
+                self._client.log_artifacts(self._parent, str(path), artifact_path=name)
+            elif path.exists():
+                self._client.log_artifact(self._parent, str(path))
+        metrics = [
+            (key, float(value), end, 0)
+            for key, value in (_flatten(records[-1]) if done else ())
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        ]
+        status = "done" if done else "interrupted"
+        self._log(self._parent, metrics=metrics, tags={"completedp.status": status})
+        self._client.set_terminated(self._parent, "FINISHED" if done else "KILLED", end_time=end)
+
+    def _log(
+        self,
+        run_id: str,
+        *,
+        params: Mapping[str, object] | None = None,
+        metrics: Sequence[tuple[str, float, int, int]] = (),
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """In as few batches as MLflow allows, the tags in the last; non-finite metrics are left out."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        finite = [Metric(_key(k), v, at, step) for k, v, at, step in metrics if math.isfinite(v)]
+        all_params = [Param(_key(k), str(v)[:LONGEST_VALUE]) for k, v in (params or {}).items()]
+        all_tags = [RunTag(k, v[:LONGEST_VALUE]) for k, v in (tags or {}).items()]
+        while finite or all_params or all_tags:
+            batch_metrics, finite = finite[:METRICS_A_BATCH], finite[METRICS_A_BATCH:]
+            batch_params, all_params = all_params[:PARAMS_A_BATCH], all_params[PARAMS_A_BATCH:]
+            last = not (finite or all_params)
+            self._client.log_batch(
+                run_id, batch_metrics, batch_params, all_tags if last else (), synchronous=True
+            )
+            if last:
+                return
+
+
+def _digest(trial: TrialRecord) -> str:
+    """Identity of what the view shows of a trial."""
+    names = ("trial", "phase", "seed", "status", "loss", "steps", "seconds", "reason")
+    shown = {name: getattr(trial, name) for name in names}
+    return files.digest({"values": dict(trial.values), **shown})
+
+
+def _whole_runs(children: Sequence[Any]) -> dict[int, Any]:
+    """The first whole run of each trial."""
+    whole: dict[int, Any] = {}
+    for run in children:
+        if "completedp.record" in run.data.tags and run.info.status in ENDED:
+            whole.setdefault(int(run.data.tags["completedp.trial"]), run)
+    return whole
+
+
+def _outdated(children: Sequence[Any], finished: Mapping[int, TrialRecord]) -> bool:
+    """Whether a run shows what the journal does not hold: the study was deleted and started anew."""
+    shown = {n: run.data.tags["completedp.record"] for n, run in _whole_runs(children).items()}
+    return any(n not in finished or _digest(finished[n]) != d for n, d in shown.items())
+
+
+def _trial_metrics(
+    trial: TrialRecord, curve: Sequence[tuple[int, float]], start: float, end: float
+) -> list[tuple[str, float, int, int]]:
+    """(key, value, time in ms, step) of the curve and the final loss; steps spread evenly over the time."""
+    last = max([step for step, _ in curve] + [trial.steps or 0, 1])
+    metrics = [
+        ("train_loss", loss, _milliseconds(start + (end - start) * step / last), step)
+        for step, loss in curve
+    ]
+    if trial.loss is not None:
+        metrics.append(("loss", trial.loss, _milliseconds(end), last))
+    return metrics
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Leaves of a nested mapping by dotted path; a list is a leaf."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _key(name: str) -> str:
+    return _BAD_KEY_CHARACTERS.sub("_", name)
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)

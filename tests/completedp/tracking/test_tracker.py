@@ -1,0 +1,176 @@
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from completedp.errors import UserError
+from completedp.tracking import Tracker, track
+from completedp.tracking import tracker as tracker_module
+from completedp.tracking.store import Store, locked
+from completedp.tracking.view import StudyView
+
+MakeStudy = Callable[..., Path]
+
+
+def trial_runs(root: Path, name: str) -> dict[str, Any]:
+    store = Store(root)
+    found = store.client.search_runs(
+        [store.experiment_id], f"tags.`completedp.study` = '{name}'", max_results=50_000
+    )
+    numbers = [r.data.tags.get("completedp.trial", "parent") for r in found]
+    assert len(numbers) == len(set(numbers))
+    return dict(zip(numbers, found, strict=True))
+
+
+def test_follows_a_growing_journal(root: Path, make_study: MakeStudy) -> None:
+    study = make_study("growing", 8)
+    journal = study / "journal.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(lines[:3]))
+    warnings: list[str] = []
+    tracker = Tracker(root, study, warnings.append)
+    deadline = time.monotonic() + 30
+    while len(trial_runs(root, "growing")) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert trial_runs(root, "growing")["parent"].info.status == "RUNNING"
+    for line in lines[3:]:
+        with journal.open("a") as file:
+            file.write(line)
+        tracker.update()
+    assert tracker.close()
+    assert warnings == []
+    runs = trial_runs(root, "growing")
+    assert len(runs) == 9
+    assert runs["parent"].info.status == "FINISHED"
+
+
+def test_a_resumed_study_goes_on_in_the_same_run(root: Path, make_study: MakeStudy) -> None:
+    study = make_study("resumed", 8)
+    journal = study / "journal.jsonl"
+    text = journal.read_text()
+    journal.write_text("".join(text.splitlines(keepends=True)[:9]))
+    assert Tracker(root, study, pytest.fail).close()
+    before = trial_runs(root, "resumed")
+    assert before["parent"].info.status == "KILLED"
+    journal.write_text(text)
+    assert Tracker(root, study, pytest.fail).close()
+    after = trial_runs(root, "resumed")
+    assert after["parent"].info.status == "FINISHED"
+    assert before.keys() < after.keys()
+    assert {n: r.info.run_id for n, r in before.items()}.items() <= {
+        n: r.info.run_id for n, r in after.items()
+    }.items()
+
+
+def test_a_failing_database_is_one_warning_and_no_wait(
+    root: Path, make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make_study("failing")
+    monkeypatch.setattr(tracker_module, "RETRY_SECONDS", 0.01)
+
+    def sync(self: StudyView, state: str) -> None:
+        raise OSError("database is locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StudyView, "sync", sync)
+        warnings: list[str] = []
+        tracker = Tracker(root, study, warnings.append)
+        started = time.monotonic()
+        for _ in range(100):
+            tracker.update()
+        assert time.monotonic() - started < 0.1
+        assert not tracker.close()
+    (warning,) = warnings
+    assert "database is locked" in warning
+    assert "completedp track failing" in warning
+    track(root, "failing")
+    assert len(trial_runs(root, "failing")) == 11
+
+
+def test_a_hanging_database_does_not_hold_the_search(
+    root: Path, make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make_study("hanging")
+    release = threading.Event()
+    monkeypatch.setattr(StudyView, "sync", lambda *_: release.wait(10))
+    warnings: list[str] = []
+    tracker = Tracker(root, study, warnings.append)
+    assert not tracker.close(timeout=0.2)
+    assert len(warnings) == 1
+    release.set()
+    tracker.close()
+
+
+def test_without_mlflow_the_search_goes_on(
+    root: Path, make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> None:
+        raise ImportError("No module named 'mlflow'")
+
+    monkeypatch.setattr(tracker_module, "import_mlflow", missing)
+    warnings: list[str] = []
+    tracker = Tracker(root, make_study("missing"), warnings.append)
+    tracker.update()
+    assert not tracker.close()
+    assert len(warnings) == 1
+
+
+def test_track_leaves_a_study_with_a_running_search_alone(
+    root: Path, make_study: MakeStudy
+) -> None:
+    study = make_study("busy")
+    with locked(study / ".mlflow.lock"):
+        (synced,) = track(root, "busy")
+    assert synced.busy
+    assert trial_runs(root, "busy") == {}
+
+
+def test_a_deleted_database_is_noticed(make_study: MakeStudy, tmp_path: Path, root: Path) -> None:
+    store = Store(root)
+    store.check()
+    store.database.rename(tmp_path / "aside.db")
+    try:
+        with pytest.raises(FileNotFoundError, match="deleted"):
+            store.check()
+    finally:
+        (tmp_path / "aside.db").rename(store.database)
+
+
+@pytest.mark.parametrize("part", ["what?", "no#1", "100%"])
+def test_a_root_that_is_no_database_uri_is_refused(tmp_path: Path, part: str) -> None:
+    with pytest.raises(UserError, match="in its path"):
+        Store(tmp_path / part)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_garbage_database_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"not a database" * 1000)
+    with pytest.raises(UserError, match="move it away"):
+        Store(tmp_path)
+
+
+def test_a_moved_root_says_what_to_do(tmp_path: Path) -> None:
+    Store(tmp_path / "here")
+    (tmp_path / "here").rename(tmp_path / "there")
+    with pytest.raises(UserError, match=r"artifacts under .*here"):
+        Store(tmp_path / "there")
+
+
+def test_three_processes_may_start_at_once(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from completedp.tracking.store import Store;"
+        "print(Store(Path(sys.argv[1])).experiment_id)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    started = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(3)
+    ]
+    ended = [process.communicate() for process in started]
+    assert len({out for out, _ in ended}) == 1
+    # Neither INFO lines of the migration nor advice about git.
+    assert [err for _, err in ended] == [b""] * 3

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from completedp import __version__
-from completedp.cli.scaling import rules
+from completedp.cli.scaling import export, rules, transfer
+from completedp.cli.searching import preset, report, search, status
 from completedp.errors import UserError
 
 app = typer.Typer(
@@ -19,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 # In the order in which a newcomer meets them.
-for verb in (rules,):
+for verb in (search, status, report, preset, transfer, export, rules):
     app.command()(verb)
 
 

@@ -1,1 +1,27 @@
+"""What proposes: a strategy sees one arena (a box, a start, what was observed in it) and gives a point.
 
+To add one, write a class with `propose` in a file of its own and name it in `STRATEGIES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from completedp.errors import UserError, nearest
+from search.strategies.arena import Arena, Observation, Strategy
+from search.strategies.random_box import RandomBox
+from search.strategies.trust_region_random import TrustRegionRandom
+
+STRATEGIES: Mapping[str, Strategy] = {
+    "trust-region": TrustRegionRandom(),
+    "random": RandomBox(),
+}
+
+__all__ = ["STRATEGIES", "Arena", "Observation", "Strategy", "strategy_named"]
+
+
+def strategy_named(name: str) -> Strategy:
+    """The strategy, or a `UserError` with the nearest name."""
+    if name not in STRATEGIES:
+        raise UserError(f"unknown strategy {name!r}{nearest(name, STRATEGIES)}")
+    return STRATEGIES[name]

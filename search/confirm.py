@@ -1,0 +1,68 @@
+"""The confirmation: best per-module against best global on fresh, paired seeds and the report split."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from completedp.runs.journal import TrialRecord
+
+ARMS = ("global", "module")
+FEWEST_PAIRS = 6  # below this a t interval says more about luck than about the recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Paired differences module - global in nats a token; negative is a gain. `low`, `high`: 95 %."""
+
+    pairs: int
+    mean: float
+    low: float
+    high: float
+    verdict: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+
+def losses_by_arm(confirmations: Sequence[TrialRecord]) -> dict[str, dict[int, float]]:
+    """Arm → seed → report loss of the completed confirmation runs."""
+    return {
+        arm: {
+            t.seed: t.loss
+            for t in confirmations
+            if t.extra.get("arm") == arm and t.loss is not None
+        }
+        for arm in ARMS
+    }
+
+
+def compare(baseline: dict[int, float], tuned: dict[int, float]) -> Comparison | None:
+    """The paired comparison over the seeds both have, or None with fewer than two."""
+    seeds = [seed for seed in baseline if seed in tuned]
+    if len(seeds) < 2:
+        return None
+    from scipy.stats import t as student
+
+    differences = [tuned[seed] - baseline[seed] for seed in seeds]
+    mean = statistics.fmean(differences)
+    error = statistics.stdev(differences) / math.sqrt(len(seeds))
+    reach = float(student.ppf(0.975, len(seeds) - 1)) * error
+    low, high = mean - reach, mean + reach
+    return Comparison(
+        pairs=len(seeds), mean=mean, low=low, high=high, verdict=_verdict(len(seeds), low, high)
+    )
+
+
+def _verdict(pairs: int, low: float, high: float) -> str:
+    if pairs < FEWEST_PAIRS:
+        return f"too few seeds to conclude ({pairs} pairs; {FEWEST_PAIRS} are needed)"
+    if high < 0:
+        return "gain: the per-module configuration is better"
+    if low > 0:
+        return "no gain: the per-module configuration is worse"
+    return "no gain shown: the interval includes zero"

@@ -1,0 +1,216 @@
+"""What a person sees while a study runs: a live panel on a terminal, one plain line a trial elsewhere."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from completedp.runs.job import Event, Finished, Progress
+from completedp.runs.journal import TrialRecord
+from search.confirm import compare, losses_by_arm
+from search.ledger import Ledger, confirmation_runs
+
+
+class Display(Protocol):
+    """Shown the engine's events; enters and leaves as a context."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def event(self, event: Event) -> None:
+        """Something happened; the ledger already knows of it."""
+
+    def say(self, text: str) -> None:
+        """A line that must stay readable: a warning, a decision."""
+
+
+def headline(ledger: Ledger) -> dict[str, str]:
+    """The state of a study in a few words each; also what `status` prints."""
+    trials = list(ledger.trials.values())
+    count = {s: sum(t.status == s for t in trials) for s in ("completed", "diverged", "stopped")}
+    aside = sum(t.status == "set_aside" for t in trials)
+    state = {
+        "runs": f"{sum(count.values()) + aside} of {ledger.budget} done, "
+        f"{len(ledger.pending)} running, {count['diverged']} diverged"
+        + (f", {count['stopped']} stopped" if count["stopped"] else "")
+        + (f", {aside} set aside" if aside else ""),
+        "phase": phase_of(ledger),
+    }
+    for phase, label in (("global", "best global"), ("module", "best per module")):
+        best = ledger.best(phase)
+        if best is not None:
+            state[label] = f"{best.loss:.4f} nats (trial {best.trial}, select split)"
+    state["lead"] = lead(ledger)
+    return state
+
+
+def phase_of(ledger: Ledger) -> str:
+    """Which part of the budget is being spent."""
+    if ledger.done:
+        return "done"
+    done = {p: len(ledger.of_phase(p)) for p in ("global", "module")}
+    if not ledger.search_proposed:
+        limit = ledger.global_limit if ledger.next_phase == "global" else ledger.search_limit
+        share = limit if ledger.next_phase == "global" else limit - ledger.global_limit
+        name = {"global": "global values", "module": "per-module multipliers"}[ledger.next_phase]
+        return f"{name}, {done[ledger.next_phase]} of {share}"
+    total = confirmation_runs(ledger.budget)
+    return f"confirmation on fresh seeds, {len(ledger.confirmations)} of {total}"
+
+
+def lead(ledger: Ledger) -> str:
+    """The incumbent's difference to global: confirmed where that has begun, else as the search sees it.
+
+    While searching there is one seed; the scatter of the better half of the global trials, which differ
+    in more than noise, stands in for the uncertainty and overstates it.
+    """
+    losses = losses_by_arm(ledger.confirmations)
+    confirmed = compare(losses["global"], losses["module"])
+    if confirmed is not None:
+        return (
+            f"{confirmed.mean:+.4f} [{confirmed.low:+.4f}, {confirmed.high:+.4f}] nats over "
+            f"{confirmed.pairs} fresh paired seeds"
+        )
+    base, tuned = ledger.best("global"), ledger.best("module")
+    if base is None or tuned is None:
+        return "not yet known"
+    assert base.loss is not None
+    assert tuned.loss is not None
+    finished = sorted(t.loss for t in ledger.of_phase("global") if t.loss is not None)
+    better = finished[: max(2, len(finished) // 2)]
+    scatter = f" ± {statistics.stdev(better):.4f}" if len(better) > 1 else ""
+    return f"{tuned.loss - base.loss:+.4f}{scatter} nats (one seed; to be confirmed)"
+
+
+def trial_line(record: TrialRecord, budget: int) -> str:
+    """One finished trial."""
+    width = len(str(budget - 1))
+    seconds = f"{record.seconds:6.1f} s" if record.seconds is not None else ""
+    if record.status == "completed":
+        assert record.loss is not None
+        end = f"loss {record.loss:.4f}"
+    else:
+        status = (record.status or "running").replace("_", " ")
+        end = f"{status}: {record.reason}" if record.reason else status
+    arm = f" ({record.extra['arm']} arm)" if record.phase == "confirm" else ""
+    return f"trial {record.trial:{width}d}  {record.phase:7s} {seconds}  {end}{arm}"
+
+
+class PlainDisplay:
+    """One line a trial, for logs."""
+
+    def __init__(self, ledger: Ledger, console: Console) -> None:
+        self._ledger = ledger
+        self._console = console
+        self._shown = {t.trial for t in ledger.trials.values() if t.status is not None}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._show_finished()
+
+    def event(self, event: Event) -> None:
+        if not isinstance(event, Progress):
+            self._show_finished()
+
+    def say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _show_finished(self) -> None:
+        for record in self._ledger.trials.values():
+            if record.status is not None and record.trial not in self._shown:
+                self._shown.add(record.trial)
+                self.say(trial_line(record, self._ledger.budget))
+
+
+class LiveDisplay:
+    """A panel that renews itself: counts, incumbents, lead, running trials, time left."""
+
+    RECENT = 6
+
+    def __init__(self, ledger: Ledger, console: Console) -> None:
+        self._ledger = ledger
+        self._console = console
+        self._progress: dict[int, Progress] = {}
+        self._began = time.monotonic()
+        self._done_before = len(ledger.trials) - len(ledger.pending)
+        self._live = Live(
+            console=console, get_renderable=self._render, refresh_per_second=2, transient=False
+        )
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def event(self, event: Event) -> None:
+        if isinstance(event, Progress):
+            self._progress[event.trial] = event
+        elif isinstance(event, Finished):
+            self._progress.pop(event.outcome.trial, None)
+        else:
+            self._progress.pop(event.trial, None)
+
+    def say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _render(self) -> RenderableType:
+        ledger = self._ledger
+        done = len(ledger.trials) - len(ledger.pending)
+        facts = Table.grid(padding=(0, 2))
+        facts.add_row("study", f"{ledger.study.name}   time left {self._time_left(done)}")
+        for name, text in headline(ledger).items():
+            facts.add_row(name, text)
+        running = Table.grid(padding=(0, 2))
+        for progress in sorted(self._progress.values(), key=lambda p: p.trial):
+            running.add_row(
+                f"trial {progress.trial}",
+                ProgressBar(total=progress.steps, completed=progress.step, width=24),
+                f"step {progress.step}/{progress.steps}",
+                f"train loss {progress.loss:.3f}",
+            )
+        finished = [t for t in ledger.trials.values() if t.status is not None]
+        recent = [Text(trial_line(t, ledger.budget)) for t in finished[-self.RECENT :]]
+        bar = ProgressBar(total=ledger.budget, completed=done, width=60)
+        return Group(facts, bar, running, *recent)
+
+    def _time_left(self, done: int) -> str:
+        since = done - self._done_before
+        if since < 2:
+            return "not yet known"
+        seconds = (time.monotonic() - self._began) / since * (self._ledger.budget - done)
+        return f"about {seconds / 60:.0f} min" if seconds >= 90 else f"about {seconds:.0f} s"
+
+
+def display_for(ledger: Ledger, console: Console) -> Display:
+    """Live on a terminal, plain elsewhere."""
+    if console.is_terminal:
+        return LiveDisplay(ledger, console)
+    return PlainDisplay(ledger, console)

@@ -1,0 +1,108 @@
+"""What a study looks like: loss by trial, and the multipliers by type and depth, a map a kind."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from completedp.config import ModelConfig
+from completedp.hparams import KINDS, HParams, types_of
+from search.ledger import Ledger
+
+_COLOURS = {"global": "#4c78a8", "module": "#e45756"}
+_LABELS = {"global": "global", "module": "per module"}
+
+
+def draw(ledger: Ledger, hparams: HParams, folder: Path) -> list[Path]:
+    """Write every figure as PNG into `folder` and return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [_save(_loss_by_trial(ledger), folder / "loss_by_trial.png")]
+    for kind in KINDS:
+        if kind in hparams.types or kind in hparams.depth:
+            figure = _multipliers(kind, hparams, ledger.study.config.model)
+            paths.append(_save(figure, folder / f"multipliers_{kind}.png"))
+    return paths
+
+
+def _save(figure: Any, path: Path) -> Path:
+    # No software or date in the file: identical studies give identical figures.
+    figure.savefig(path, dpi=130, metadata={"Software": None})
+    plt.close(figure)
+    return path
+
+
+def _loss_by_trial(ledger: Ledger) -> Any:
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    finite = [t.loss for t in ledger.of_phase("global", "module") if t.loss is not None]
+    # The interesting losses lie near the best; what is worse than the median by far goes to the edge.
+    low, middle = min(finite), sorted(finite)[len(finite) // 2]
+    top = middle + 1.5 * (middle - low) + 0.01
+    for phase, colour in _COLOURS.items():
+        trials = ledger.of_phase(phase)
+        done = [(t.trial, t.loss) for t in trials if t.loss is not None]
+        if not done:
+            continue
+        number, loss = zip(*done, strict=True)
+        axes.scatter(
+            number,
+            [min(x, top) for x in loss],
+            s=14,
+            color=colour,
+            alpha=0.6,
+            label=f"{_LABELS[phase]} ({len(done)})",
+        )
+        best = [min(loss[: i + 1]) for i in range(len(loss))]
+        axes.step(number, best, where="post", color=colour, linewidth=1.5)
+    diverged = [t.trial for t in ledger.of_phase("global", "module") if t.status == "diverged"]
+    if diverged:
+        label = f"diverged ({len(diverged)})"
+        axes.scatter(diverged, [top] * len(diverged), marker="x", s=24, color="black", label=label)
+    axes.set_ylim(low - 0.05 * (top - low), top + 0.05 * (top - low))
+    axes.set(
+        xlabel="trial",
+        ylabel="loss (nats a token, select split)",
+        title=f"{ledger.study.name}: loss by trial (line: best so far; worse than the top: at the top)",
+    )
+    axes.legend(loc="best", fontsize=8)
+    axes.grid(alpha=0.25)
+    return figure
+
+
+def _multipliers(kind: str, hparams: HParams, model: ModelConfig) -> Any:
+    """log2 of type × depth over the stack; types outside the stack have one value, drawn full width."""
+    inventory = model.inventory(model)
+    present = inventory.module_types if kind != "residual" else types_of(kind)
+    rows = [t for t in types_of(kind) if t in present]
+    stacked = {t.module_type for t in inventory if t.layer is not None} | set(types_of("residual"))
+    table = [
+        [
+            math.log2(
+                hparams.type_multiplier(kind, name)
+                * hparams.depth_multiplier(
+                    kind, layer if name in stacked else None, model.depth, model.depth
+                )
+            )
+            for layer in range(model.depth)
+        ]
+        for name in rows
+    ]
+    reach = max(1.0, max(abs(x) for row in table for x in row))
+    figure, axes = plt.subplots(
+        figsize=(3.2 + 0.9 * model.depth, 1.4 + 0.32 * len(rows)), layout="constrained"
+    )
+    image = axes.imshow(table, cmap="RdBu_r", vmin=-reach, vmax=reach, aspect="auto")
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set_xticks(range(model.depth), [f"layer {i}" for i in range(model.depth)])
+    for i, row in enumerate(table):
+        for j, x in enumerate(row):
+            axes.text(j, i, f"{x:+.1f}", ha="center", va="center", fontsize=7)
+    subject = f"1 - {kind}" if kind.startswith("beta") else kind
+    axes.set_title(f"{subject}: log2 of type × depth", fontsize=9)
+    figure.colorbar(image, ax=axes, shrink=0.8)
+    return figure

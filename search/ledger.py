@@ -1,0 +1,157 @@
+"""What a study's journal says: its configuration, budget, trials, incumbents and confirmation runs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from completedp import files
+from completedp.config import StudyConfig
+from completedp.errors import UserError
+from completedp.runs.journal import TrialRecord, trials
+
+SMALLEST_BUDGET = 12  # 4 confirmation runs and 8 to search with
+Phase = Literal["global", "module"]
+
+
+def confirmation_runs(budget: int) -> int:
+    """Runs of a budget kept for the confirmation: both arms on 2 to 8 fresh seeds."""
+    return 2 * max(2, min(8, budget // 20))
+
+
+def derive_seed(study_seed: int, purpose: str, number: int = 0) -> int:
+    """A 31-bit seed that depends on the study's seed, the purpose and a number only."""
+    text = f"{study_seed}/{purpose}/{number}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) >> 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """The first record of a journal: what the study is, once and for all."""
+
+    name: str
+    config: StudyConfig
+    seed: int
+    budget: int
+    data: Mapping[str, Any]
+
+    def to_record(self) -> dict[str, Any]:
+        """The journal's first record; the journal adds event and schema."""
+        config = self.config.to_dict()
+        return {
+            "name": self.name,
+            "config": config,
+            "digest": files.digest(config),
+            "seed": self.seed,
+            "budget": self.budget,
+            "data": dict(self.data),
+        }
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], where: str) -> Study:
+        """Raises `UserError` where the configuration is not this version's or was edited."""
+        config = files.validate(StudyConfig, record.get("config"), f"{where}: config")
+        if files.digest(config.to_dict()) != record.get("digest"):
+            raise UserError(
+                f"{where}: the configuration does not match its digest {record.get('digest')}; "
+                "the first line was edited: start a new study instead"
+            )
+        try:
+            return cls(
+                name=str(record["name"]),
+                config=config,
+                seed=int(record["seed"]),
+                budget=int(record["budget"]),
+                data=dict(record["data"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{where}: the study record is incomplete ({error})") from None
+
+
+@dataclass
+class Ledger:
+    """A study and its trials so far: a view of the journal's records, old and new."""
+
+    study: Study
+    records: list[dict[str, Any]]
+    trials: dict[int, TrialRecord] = field(default_factory=dict)
+
+    @classmethod
+    def from_records(cls, records: Sequence[Mapping[str, Any]], where: str) -> Ledger:
+        """Raises `UserError` for records that are no whole, consistent study."""
+        held = [dict(record) for record in records]
+        study = Study.from_record(held[0], where)
+        return cls(study=study, records=held, trials=trials(held))
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Take a record that the journal has just taken."""
+        self.records.append(dict(record))
+        self.trials = trials(self.records)
+
+    @property
+    def budget(self) -> int:
+        """The total in force: the study's own, or what it was last raised to."""
+        raised = [int(r["budget"]) for r in self.records if r["event"] == "budget"]
+        return raised[-1] if raised else self.study.budget
+
+    @property
+    def round(self) -> int:
+        """How often the budget was raised; confirmations of an earlier round are stale."""
+        return sum(r["event"] == "budget" for r in self.records)
+
+    @property
+    def done(self) -> bool:
+        """Whether the study ended, and its budget was not raised since."""
+        return bool(self.records[-1]["event"] == "done")
+
+    def of_phase(self, *phases: str) -> list[TrialRecord]:
+        """The trials of these phases in the order they were proposed."""
+        return [t for t in self.trials.values() if t.phase in phases]
+
+    @property
+    def confirmations(self) -> list[TrialRecord]:
+        """The confirmation trials of the current round."""
+        return [t for t in self.of_phase("confirm") if t.extra.get("round") == self.round]
+
+    @property
+    def search_limit(self) -> int:
+        """How many of the budget's runs search."""
+        stale = len(self.of_phase("confirm")) - len(self.confirmations)
+        return self.budget - stale - confirmation_runs(self.budget)
+
+    @property
+    def global_limit(self) -> int:
+        """How many of those belong to the global arm."""
+        return max(2, round(self.study.config.search.global_share * self.search_limit))
+
+    @property
+    def next_phase(self) -> Phase:
+        """The phase of the next search trial."""
+        return "global" if len(self.of_phase("global")) < self.global_limit else "module"
+
+    @property
+    def search_proposed(self) -> bool:
+        """Whether every search trial has been handed out."""
+        return len(self.of_phase("global", "module")) >= self.search_limit
+
+    def best(self, phase: str) -> TrialRecord | None:
+        """The completed trial with the lowest loss; the earlier one of equals."""
+        finished = [t for t in self.of_phase(phase) if t.loss is not None]
+        return min(finished, key=lambda t: t.loss or 0.0, default=None)
+
+    @property
+    def pending(self) -> list[TrialRecord]:
+        """Proposed, neither finished nor set aside."""
+        return [t for t in self.trials.values() if t.status is None]
+
+    def smallest_raise(self) -> int:
+        """The least budget beyond the present one that leaves a run to search with."""
+        used = len(self.trials)
+        budget = max(self.budget + 1, used + 1)
+        while budget - len(self.of_phase("confirm")) - confirmation_runs(budget) <= len(
+            self.of_phase("global", "module")
+        ):
+            budget += 1
+        return budget

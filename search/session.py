@@ -1,0 +1,220 @@
+"""One study from start to end: folder, lock, workers, tracker, display, recipe."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from completedp import files
+from completedp.config import StudyConfig
+from completedp.errors import UserError
+from completedp.hparams import HParams
+from completedp.resolved import resolve
+from completedp.runs import engine
+from completedp.runs.job import Event, Executor, Job, Progress
+from completedp.runs.journal import Journal, exists, read_records
+from completedp.runs.lock import Lock
+from completedp.scale import Ratios
+from completedp.tracking import Tracker
+from search.display import Display, display_for
+from search.figures import draw
+from search.ledger import Ledger, Study
+from search.study import JobFactory, StudySource
+from search.summary import build_recipe, summarize
+
+TASK = "completedp.lm.train:language_model"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a study's files are. Raises `UserError` for a name that is no plain folder name."""
+
+    root: Path
+    name: str
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name) or ".." in self.name:
+            raise UserError(
+                f"the study name {self.name!r} cannot be a folder's: use up to 64 letters, digits, "
+                "'.', '_' and '-', beginning with a letter or digit"
+            )
+
+    @property
+    def folder(self) -> Path:
+        return self.root / "studies" / self.name
+
+    @property
+    def journal(self) -> Path:
+        return self.folder / "journal.jsonl"
+
+    @property
+    def recipe(self) -> Path:
+        return self.folder / "recipe.yaml"
+
+    @property
+    def lock(self) -> Path:
+        return self.folder / "lock"
+
+    def read(self) -> Ledger:
+        """The study as its journal tells it. Raises `UserError` where there is none."""
+        if not exists(self.journal):
+            known = study_names(self.root)
+            there = f"there are: {', '.join(known)}" if known else "there is none yet"
+            raise UserError(f"no study {self.name!r} under {self.root}; {there}")
+        return Ledger.from_records(read_records(self.journal), str(self.journal))
+
+
+def study_names(root: Path) -> list[str]:
+    """The studies under a root, by name."""
+    folder = root / "studies"
+    if not folder.is_dir():
+        return []
+    return sorted(p.name for p in folder.iterdir() if exists(p / "journal.jsonl"))
+
+
+def free_name(root: Path) -> str:
+    """`study-1`, or the first number not taken."""
+    number = 1
+    while exists(root / "studies" / f"study-{number}" / "journal.jsonl"):
+        number += 1
+    return f"study-{number}"
+
+
+def check_free(place: Place) -> None:
+    """Raises `UserError` where the place holds a study already."""
+    if exists(place.journal):
+        raise UserError(
+            f"there is a study {place.name!r} already; go on with it by --resume {place.name}, or give "
+            "another --name"
+        )
+
+
+def create(place: Place, study: Study) -> None:
+    """Begin a study: `study.yaml`, then the journal, whose first line makes it exist."""
+    check_free(place)
+    files.write_yaml(place.folder / "study.yaml", study.config.to_dict())
+    with Lock(place.lock):
+        Journal.create(place.journal, study.to_record()).close()
+
+
+def raise_budget(place: Place, budget: int) -> None:
+    """Give a study more runs in all. A budget equal to the present one changes nothing."""
+    with Lock(place.lock):
+        ledger = place.read()
+        if budget == ledger.budget:
+            return
+        if budget < ledger.smallest_raise():
+            raise UserError(
+                f"--budget is {budget}; study {place.name!r} has {ledger.budget}, and the next useful "
+                f"total is {ledger.smallest_raise()} (its confirmation runs again)"
+            )
+        with Journal.open(place.journal) as journal:
+            journal.append({"event": "budget", "budget": budget})
+
+
+def run(
+    place: Place, executor: Executor, make_job: JobFactory, *, console: Console, hours: float = 0
+) -> dict[str, Any] | None:
+    """Run a study to its end and return its summary, or None where it was interrupted first.
+
+    Nothing new is begun after `hours` (0: no limit).
+    """
+    with Lock(place.lock), Journal.open(place.journal) as journal:
+        ledger = place.read()
+        display = display_for(ledger, console)
+        tracker = Tracker(place.root, place.folder, warn=display.say)
+        if not ledger.done:
+            source = StudySource(ledger, journal.append, make_job)
+            if not _run_trials(place, source, executor, display, tracker, hours):
+                tracker.close()
+                return None
+        summary = _finish(place, ledger, journal)
+        tracker.close()
+        return summary
+
+
+def _run_trials(
+    place: Place,
+    source: StudySource,
+    executor: Executor,
+    display: Display,
+    tracker: Tracker,
+    hours: float,
+) -> bool:
+    ends = time.monotonic() + hours * 3600
+
+    def on_event(event: Event) -> None:
+        display.event(event)
+        if not isinstance(event, Progress):
+            tracker.update()
+
+    with display:
+        return engine.run(
+            source,
+            executor,
+            curves=place.folder / "curves",
+            on_event=on_event,
+            interrupted=lambda: hours > 0 and time.monotonic() > ends,
+        )
+
+
+def language_model_job(
+    config: StudyConfig,
+    cache: Path,
+    device: str,
+    trial: int,
+    hparams: HParams,
+    seed: int,
+    split: str,
+) -> Job:
+    """A run of the reference language model at the study's own scale."""
+    data = config.to_dict()
+    model = config.model
+    return Job(
+        trial=trial,
+        task=TASK,
+        arguments={
+            "model": data["model"],
+            "data": data["data"],
+            "train": data["train"],
+            "split": split,
+            "cache": str(cache),
+            "device": device,
+        },
+        resolved=resolve(hparams, model.inventory(model), Ratios()),
+        seed=seed,
+    )
+
+
+def _finish(place: Place, ledger: Ledger, journal: Journal) -> dict[str, Any]:
+    """Write recipe, summary and figures, then that the study is done."""
+    summary = _write_results(place, ledger)
+    if not ledger.done:
+        journal.append({"event": "done"})
+    return summary
+
+
+def report(place: Place) -> dict[str, Any]:
+    """Write a finished study's results again from its journal, and return the summary."""
+    ledger = place.read()
+    if not ledger.done:
+        raise UserError(
+            f"study {place.name!r} is not done; go on with it by: completedp search --resume {place.name}"
+        )
+    with Lock(place.lock):
+        return _write_results(place, ledger)
+
+
+def _write_results(place: Place, ledger: Ledger) -> dict[str, Any]:
+    recipe = build_recipe(ledger)
+    summary = summarize(ledger, recipe)
+    recipe.write(place.folder / "recipe.yaml")
+    files.write_json(place.folder / "summary.json", summary)
+    draw(ledger, recipe.hparams, place.folder / "figures")
+    return summary

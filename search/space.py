@@ -1,0 +1,165 @@
+"""The search space: one coordinate a number that the search may move.
+
+A coordinate is the log2 of a multiplier of the preset's value (for β of 1-β), absolute for a study's life.
+`global.<kind>` moves a global value, `type.<kind>.<module type>` and `depth.<kind>.<layer>` the multipliers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+from completedp.config import StudyConfig
+from completedp.errors import UserError
+from completedp.hparams import KINDS, GlobalValues, HParams, types_of
+
+Part = Literal["global", "type", "depth"]
+Values = Mapping[str, float]
+
+# 1-β above this leaves β so near 0 that the average is one gradient; the bound is DESIGN's.
+LARGEST_ONE_MINUS_BETA = 0.99
+# Journal values are read by people: a millionth of an octave is far below what a run can feel.
+DECIMALS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coordinate:
+    """One axis: `key` is a global value's name, a module type (or branch) or a layer's number."""
+
+    part: Part
+    kind: str
+    key: str
+    octaves: float
+
+    @property
+    def name(self) -> str:
+        if self.part == "global":
+            return f"global.{self.key}"
+        return f"{self.part}.{self.kind}.{self.key}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """All coordinates of a study and their meaning. Values left out are 0 (multiplier 1)."""
+
+    base: GlobalValues
+    layers: int
+    coordinates: tuple[Coordinate, ...]
+    # Module types of the model that stand in the stack, and so take depth multipliers.
+    stacked_types: frozenset[str]
+
+    @classmethod
+    def from_config(cls, config: StudyConfig) -> Space:
+        """The full space of the study's model, less its frozen kinds."""
+        inventory = config.model.inventory(config.model)
+        present = inventory.module_types
+        search = config.search
+        coordinates: list[Coordinate] = []
+
+        def add(part: Part, kind: str, key: str) -> None:
+            octaves = search.octaves("global" if part == "global" else "module", kind)
+            coordinates.append(Coordinate(part=part, kind=kind, key=key, octaves=octaves))
+
+        for name in (f.name for f in fields(GlobalValues)):
+            kind = _kind_of(name)
+            # A multiplier cannot move a weight decay of 0.
+            if kind not in search.frozen and getattr(config.values, name) > 0:
+                add("global", kind, name)
+        for kind in KINDS:
+            if kind in search.frozen or not any(c.kind == kind for c in coordinates):
+                continue
+            for module_type in types_of(kind):
+                if module_type in present or kind == "residual":
+                    add("type", kind, module_type)
+            for layer in range(config.model.depth):
+                add("depth", kind, str(layer))
+        if not coordinates:
+            raise UserError("search.frozen leaves nothing to search; free at least one kind")
+        return cls(
+            base=config.values,
+            layers=config.model.depth,
+            coordinates=tuple(coordinates),
+            stacked_types=frozenset(t.module_type for t in inventory if t.layer is not None),
+        )
+
+    def part(self, *parts: Part) -> tuple[Coordinate, ...]:
+        """The coordinates of the given parts, in order."""
+        return tuple(c for c in self.coordinates if c.part in parts)
+
+    def check(self, values: Values, where: str) -> None:
+        """Raises `UserError` where a journal's values name a coordinate this space does not have."""
+        known = {c.name for c in self.coordinates}
+        for name in values:
+            if name not in known:
+                raise UserError(
+                    f"{where}: the coordinate {name!r} is not in this study's space; the journal "
+                    "belongs to another space or version"
+                )
+
+    def project(self, values: Values) -> dict[str, float]:
+        """The nearest point inside the box with every 1-β at most 0.99, rounded for the journal."""
+        inside = {
+            c.name: round(min(max(values.get(c.name, 0.0), -c.octaves), c.octaves), DECIMALS)
+            for c in self.coordinates
+            if c.name in values
+        }
+        for kind in ("beta1", "beta2"):
+            self._project_beta(kind, inside)
+        return inside
+
+    def _project_beta(self, kind: str, inside: dict[str, float]) -> None:
+        """Lower, in this order, the global value, the depths and the types of one β."""
+        room = _floor(math.log2(LARGEST_ONE_MINUS_BETA / (1 - getattr(self.base, kind))))
+        name = f"global.{kind}"
+        if name in inside:
+            inside[name] = min(inside[name], room)
+        room -= inside.get(name, 0.0)
+        depths = [c.name for c in self.part("depth") if c.kind == kind]
+        types = [c for c in self.part("type") if c.kind == kind]
+        # A type's coordinate ends at -octaves: what a depth takes beyond that, no type could give back.
+        give = min((c.octaves for c in types), default=0.0)
+        for depth in depths:
+            if depth in inside:
+                inside[depth] = min(inside[depth], _floor(room + give))
+        highest_depth = max((inside.get(d, 0.0) for d in depths), default=0.0)
+        for c in types:
+            limit = _floor(room - (highest_depth if c.key in self.stacked_types else 0.0))
+            if inside.get(c.name, 0.0) > limit:
+                inside[c.name] = limit
+
+    def to_hparams(self, values: Values) -> HParams:
+        """The hyperparameters a point stands for."""
+        base: dict[str, float] = {}
+        types: dict[str, dict[str, float]] = {}
+        depth: dict[str, list[float]] = {}
+        for c in self.coordinates:
+            octaves = values.get(c.name)
+            if octaves is None:
+                continue
+            multiplier = math.exp2(octaves)
+            if c.part == "global":
+                base[c.key] = _times(c.key, getattr(self.base, c.key), multiplier)
+            elif c.part == "type":
+                types.setdefault(c.kind, {})[c.key] = multiplier
+            else:
+                depth.setdefault(c.kind, [1.0] * self.layers)[int(c.key)] = multiplier
+        return HParams(global_=replace(self.base, **base), types=types, depth=depth)
+
+
+def _times(name: str, value: float, multiplier: float) -> float:
+    """A multiplier of β acts on 1-β."""
+    if name in ("beta1", "beta2"):
+        return 1.0 - (1.0 - value) * multiplier
+    return value * multiplier
+
+
+def _kind_of(global_name: str) -> str:
+    return "residual" if global_name.startswith("residual_") else global_name
+
+
+def _floor(octaves: float) -> float:
+    """Round down to the journal's decimals, so that a limit stays one."""
+    grains = 10.0**DECIMALS
+    return math.floor(octaves * grains) / grains

@@ -1,0 +1,173 @@
+"""The study as a source of jobs: it proposes, confirms, and writes every decision to the journal first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from completedp.errors import UserError
+from completedp.hparams import HParams
+from completedp.runs.job import Job, Outcome
+from completedp.runs.journal import TrialRecord, finished_record
+from search.confirm import ARMS
+from search.experiment import AxExperiment
+from search.ledger import Ledger, confirmation_runs, derive_seed
+from search.space import Coordinate, Space
+from search.strategies import Arena, Observation, strategy_named
+
+Append = Callable[[Mapping[str, Any]], None]
+
+
+class JobFactory(Protocol):
+    """How a trial becomes a job: which task with which arguments."""
+
+    def __call__(self, trial: int, hparams: HParams, seed: int, split: str) -> Job: ...
+
+
+class StudySource:
+    """The engine's source of jobs for one study.
+
+    A proposal is a pure function of the study's seed and its journal: nothing else is kept. Search trials
+    share one seed, so that their differences are those of the hyperparameters; confirmations take fresh ones.
+    """
+
+    def __init__(self, ledger: Ledger, append: Append, make_job: JobFactory) -> None:
+        self.ledger = ledger
+        self._append = append
+        self._make_job = make_job
+        self._space = Space.from_config(ledger.study.config)
+        self._strategy = strategy_named(ledger.study.config.search.strategy)
+        self._ax = AxExperiment(self._space, self._propose)
+        self._waiting = [t.trial for t in ledger.pending]
+        for record in ledger.of_phase("global", "module"):
+            self._space.check(record.values, f"trial {record.trial}")
+            self._ax.attach(record.trial, record.values)
+            self._tell(record)
+
+    @property
+    def done(self) -> bool:
+        """Every run of the budget has finished or been set aside."""
+        return len(self.ledger.trials) >= self.ledger.budget and not self.ledger.pending
+
+    def next(self) -> Job | None:
+        """The next job: an interrupted one again, a proposal, or a confirmation run."""
+        if self._waiting:
+            record = self.ledger.trials[self._waiting.pop(0)]
+        elif len(self.ledger.trials) >= self.ledger.budget:
+            return None
+        elif not self.ledger.search_proposed:
+            record = self._search_trial()
+        elif any(t.phase != "confirm" for t in self.ledger.pending):
+            return None  # the incumbents are not known yet
+        else:
+            record = self._confirmation_trial()
+        split = "report" if record.phase == "confirm" else "select"
+        hparams = self._space.to_hparams(record.values)
+        return self._make_job(record.trial, hparams, record.seed, split)
+
+    def finished(self, outcome: Outcome) -> None:
+        """Record an outcome."""
+        self._record(finished_record(outcome))
+        self._tell(self.ledger.trials[outcome.trial])
+
+    def set_aside(self, trial: int, reason: str) -> None:
+        """Record a trial that died every time it was tried."""
+        self._record({"event": "set_aside", "trial": trial, "reason": reason})
+        self._tell(self.ledger.trials[trial])
+
+    def _record(self, record: Mapping[str, Any]) -> None:
+        self._append(record)
+        self.ledger.add(record)
+
+    def _tell(self, record: TrialRecord) -> None:
+        if record.phase == "confirm":
+            return  # Ax knows the select split only
+        if record.status == "completed":
+            assert record.loss is not None
+            self._ax.completed(record.trial, record.loss)
+        elif record.status == "diverged":
+            self._ax.diverged(record.trial, record.reason or "diverged")
+        elif record.status is not None:
+            self._ax.abandoned(record.trial)
+
+    def _search_trial(self) -> TrialRecord:
+        trial = len(self.ledger.trials)
+        phase = self.ledger.next_phase
+        values = self._ax.ask(trial)
+        kept = [c.name for c in self._space.coordinates if phase == "module" or c.part == "global"]
+        return self._proposed(
+            trial=trial,
+            values={name: values[name] for name in kept},
+            phase=phase,
+            seed=derive_seed(self.ledger.study.seed, "search"),
+        )
+
+    def _proposed(self, **record: Any) -> TrialRecord:
+        self._record({"event": "proposed", **record})
+        return self.ledger.trials[record["trial"]]
+
+    def _propose(self) -> Mapping[str, float]:
+        """The strategy's point for the trial about to be numbered."""
+        phase, trial = self.ledger.next_phase, len(self.ledger.trials)
+        rng = np.random.default_rng([self.ledger.study.seed, trial])
+        if phase == "global":
+            fixed: Mapping[str, float] = {}
+            moving = self._space.part("global")
+        else:
+            incumbent = self.ledger.best("global")
+            fixed = incumbent.values if incumbent else {}
+            moving = self._space.part("type", "depth")
+        point_D = self._strategy.propose(self._arena(moving, phase), rng)
+        proposed = {c.name: float(x) for c, x in zip(moving, point_D, strict=True)}
+        return self._space.project({**fixed, **proposed})
+
+    def _arena(self, moving: tuple[Coordinate, ...], phase: str) -> Arena:
+        bounds_D = np.array([c.octaves for c in moving])
+        incumbent = self.ledger.best("global") if phase == "module" else None
+        seen = [incumbent] if incumbent else []
+        observations = [
+            Observation(
+                point_D=np.array([t.values.get(c.name, 0.0) for c in moving]),
+                status=t.status or "pending",
+                loss=t.loss,
+            )
+            for t in seen + self.ledger.of_phase(phase)
+        ]
+        return Arena(
+            lower_D=-bounds_D,
+            upper_D=bounds_D,
+            start_D=np.zeros(len(moving)),
+            observations=observations,
+        )
+
+    def _confirmation_trial(self) -> TrialRecord:
+        """Both arms of a seed one after the other, so that an interrupted study holds whole pairs."""
+        arms = self.arms()
+        number = len(self.ledger.confirmations)
+        assert number < confirmation_runs(self.ledger.budget)
+        names = list(arms)
+        arm = names[number % len(names)]
+        return self._proposed(
+            trial=len(self.ledger.trials),
+            values=dict(arms[arm].values),
+            phase="confirm",
+            seed=derive_seed(self.ledger.study.seed, "confirm", number // len(names)),
+            arm=arm,
+            of=arms[arm].trial,
+            round=self.ledger.round,
+        )
+
+    def arms(self) -> dict[str, TrialRecord]:
+        """The incumbents to confirm, by arm; a study without a per-module phase has only the global one."""
+        best = {arm: self.ledger.best(arm) for arm in ARMS}
+        arms = {arm: record for arm, record in best.items() if record is not None}
+        if "global" not in arms:
+            diverged = [t for t in self.ledger.of_phase("global") if t.status == "diverged"]
+            first = diverged[0].reason if diverged else "see the set-aside trials"
+            raise UserError(
+                f"none of the {len(self.ledger.of_phase('global'))} global trials completed (the first: "
+                f"{first}); lower values.lr in the preset, or narrow search.global_octaves"
+            )
+        return arms

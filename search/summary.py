@@ -1,0 +1,130 @@
+"""The honest end of a study: the recipe, and what to say of it."""
+
+from __future__ import annotations
+
+import math
+import platform
+import statistics
+from importlib.metadata import version
+from typing import Any
+
+import completedp
+from completedp.recipe import Recipe
+from search.confirm import ARMS, compare, losses_by_arm
+from search.ledger import Ledger, derive_seed
+from search.space import Space
+
+PARAMETERIZATION = "completed-p"
+RECORDED_VERSIONS = ("torch", "ax-platform", "botorch", "numpy")
+
+
+def build_recipe(ledger: Ledger) -> Recipe:
+    """The recipe of a study whose confirmation has ended.
+
+    Holds the per-module configuration unless its confirmed mean is worse than the global one's (then the
+    global one stands in both places, and `provenance.chosen` says so).
+    """
+    config = ledger.study.config
+    space = Space.from_config(config)
+    best = {arm: ledger.best(arm) for arm in ARMS}
+    baseline = best["global"]
+    assert baseline is not None, "a study without a global incumbent does not confirm"
+    losses = losses_by_arm(ledger.confirmations)
+    comparison = compare(losses["global"], losses["module"])
+    tuned = best["module"]
+    if tuned is None or (comparison is not None and comparison.mean > 0):
+        tuned = baseline
+    provenance: dict[str, Any] = {
+        "chosen": tuned.phase,
+        "trials": {"global": baseline.trial, "chosen": tuned.trial},
+        "budget": ledger.budget,
+        "strategy": config.search.strategy,
+        "search": {
+            "global_share": config.search.global_share,
+            "frozen": list(config.search.frozen),
+            "coordinates": len(space.coordinates),
+            "outcomes": outcome_counts(ledger),
+        },
+        "seeds": {
+            "study": ledger.study.seed,
+            "search": derive_seed(ledger.study.seed, "search"),
+            "confirm": sorted({t.seed for t in ledger.confirmations}),
+        },
+        "data": dict(ledger.study.data),
+        "confirmed": {
+            **{arm: arm_summary(by_seed) for arm, by_seed in losses.items() if by_seed},
+            "difference": comparison.to_dict() if comparison else None,
+            "unit": "nats per token, report split",
+        },
+        "versions": {
+            "completedp": completedp.__version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in RECORDED_VERSIONS},
+        },
+    }
+    return Recipe(
+        parameterization=PARAMETERIZATION,
+        model=config.model,
+        data=config.data,
+        train=config.train,
+        hparams=space.to_hparams(tuned.values),
+        baseline=space.to_hparams(baseline.values),
+        provenance=provenance,
+    )
+
+
+def arm_summary(by_seed: dict[int, float]) -> dict[str, Any]:
+    """Mean, spread and the losses by seed of one confirmed arm."""
+    values = list(by_seed.values())
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    return {
+        "mean": statistics.fmean(values),
+        "standard_deviation": spread,
+        "losses": {str(seed): loss for seed, loss in by_seed.items()},
+    }
+
+
+def outcome_counts(ledger: Ledger) -> dict[str, int]:
+    """How the study's runs ended, by status."""
+    counts: dict[str, int] = {}
+    for trial in ledger.trials.values():
+        status = trial.status or "pending"
+        counts[status] = counts.get(status, 0) + 1
+    return dict(sorted(counts.items()))
+
+
+def summarize(ledger: Ledger, recipe: Recipe) -> dict[str, Any]:
+    """What a person or a program wants to know of a finished study."""
+    confirmed = recipe.provenance["confirmed"]
+    bytes_per_token = ledger.study.data["bytes_per_token"]["report"]
+    return {
+        "study": ledger.study.name,
+        "budget": ledger.budget,
+        "outcomes": outcome_counts(ledger),
+        "diverged": [
+            {"trial": t.trial, "phase": t.phase, "reason": t.reason}
+            for t in ledger.trials.values()
+            if t.status == "diverged"
+        ],
+        "chosen": recipe.provenance["chosen"],
+        "confirmed": confirmed,
+        "bits_per_byte": None
+        if bytes_per_token is None
+        else {
+            arm: confirmed[arm]["mean"] / math.log(2) / bytes_per_token
+            for arm in ARMS
+            if arm in confirmed
+        },
+        "largest_multipliers": largest_multipliers(recipe),
+    }
+
+
+def largest_multipliers(recipe: Recipe, count: int = 8) -> list[dict[str, Any]]:
+    """The module-type multipliers furthest from 1, for the reader's eye."""
+    rows = [
+        {"kind": kind, "type": name, "multiplier": multiplier}
+        for kind, by_type in recipe.hparams.types.items()
+        for name, multiplier in by_type.items()
+    ]
+    rows.sort(key=lambda row: -abs(math.log(float(row["multiplier"]))))  # type: ignore[arg-type]
+    return rows[:count]

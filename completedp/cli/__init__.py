@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from completedp import __version__
+from completedp.cli.browsing import track, ui
 from completedp.cli.scaling import export, rules, transfer
 from completedp.cli.searching import preset, report, search, status
 from completedp.errors import UserError
@@ -20,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 # In the order in which a newcomer meets them.
-for verb in (search, status, report, preset, transfer, export, rules):
+for verb in (search, status, report, ui, track, preset, transfer, export, rules):
     app.command()(verb)
 
 

@@ -1,0 +1,54 @@
+"""The verbs around MLflow: rebuild its view, and look at it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from completedp.cli.options import DEFAULT_ROOT, Json, Root
+from completedp.cli.output import print_json
+
+
+def track(
+    name: Annotated[str | None, typer.Argument(help="A study; all of them by default.")] = None,
+    root: Root = DEFAULT_ROOT,
+    json: Json = False,
+) -> None:
+    """Bring MLflow in line with the studies' journals; what is right already stays as it is."""
+    from dataclasses import asdict
+
+    from completedp.tracking import track as sync
+
+    passes = sync(root, name)
+    if json:
+        print_json([asdict(synced) for synced in passes])
+        return
+    for synced in passes:
+        if synced.busy:
+            print(f"{synced.study}: followed by its running search; left alone")
+        else:
+            print(
+                f"{synced.study}: {synced.written} trials written, {synced.unchanged} unchanged, "
+                f"{synced.removed} stale runs removed"
+            )
+
+
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="TCP port.")] = 5000,
+    host: Annotated[str, typer.Option(help="Address to serve on.")] = "127.0.0.1",
+    root: Root = DEFAULT_ROOT,
+    json: Json = False,
+) -> None:
+    """Browse the experiments in MLflow's pages, until Ctrl-C."""
+    from completedp.tracking import serve
+
+    def ready(address: str) -> None:
+        if json:
+            print_json({"address": address})
+        else:
+            print(f"MLflow on {address} (Ctrl-C ends it)")
+        sys.stdout.flush()
+
+    serve(root, host=host, port=port, ready=ready)

@@ -37,10 +37,10 @@ def default_workers(device: str) -> int:
     Measured: models below about 10M parameters keep a core near its peak from a single thread, so one
     single-threaded process a core beats sharing cores.
     """
-    if device.startswith("cuda"):
+    if device == "cuda":
         import torch
 
-        return max(1, torch.cuda.device_count()) if device == "cuda" else 1
+        return max(1, torch.cuda.device_count())
     if device == "cpu":
         if hasattr(os, "sched_getaffinity"):
             return len(os.sched_getaffinity(0))

@@ -101,16 +101,17 @@ def exits() -> Toy:
     raise SystemExit(3)
 
 
-def announce(path: str, seconds: float) -> Toy:
-    """Writes its pid, then a single silent step of that many seconds."""
+def announce(path: str, seconds: float, steps: int = 1) -> Toy:
+    """Writes its pid, then steps of that many seconds each, without a word between."""
 
     def body(seed: int, report: Report) -> float:
         Path(path).write_text(str(os.getpid()))
-        time.sleep(seconds)
-        report(1, 1.0)
+        for step in range(1, steps + 1):
+            time.sleep(seconds)
+            report(step, 1.0)
         return 1.0
 
-    return Toy(body, Limits(steps=1))
+    return Toy(body, Limits(steps=steps))
 
 
 def meet(folder: str, mine: str, theirs: str) -> Toy:

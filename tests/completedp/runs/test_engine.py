@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from toy_tasks import HERE, job
+
+from completedp.errors import UserError
+from completedp.runs.curves import read_curve
+from completedp.runs.engine import run
+from completedp.runs.job import Died, Event, Executor, Finished, Job, Outcome
+from completedp.runs.local import InProcessExecutor, LocalExecutor
+
+
+class Jobs:
+    """A source that keeps what it is told."""
+
+    def __init__(self, *jobs: Job) -> None:
+        self.left = list(jobs)
+        self.handed: list[int] = []
+        self.outcomes: dict[int, Outcome] = {}
+        self.aside: dict[int, str] = {}
+        self.total = len(jobs)
+
+    def next(self) -> Job | None:
+        if not self.left:
+            return None
+        self.handed.append(self.left[0].trial)
+        return self.left.pop(0)
+
+    def finished(self, outcome: Outcome) -> None:
+        assert outcome.trial not in self.outcomes
+        self.outcomes[outcome.trial] = outcome
+
+    def set_aside(self, trial: int, reason: str) -> None:
+        assert trial not in self.aside
+        self.aside[trial] = reason
+
+    @property
+    def done(self) -> bool:
+        return len(self.outcomes) + len(self.aside) == self.total
+
+
+class Dying(Executor):
+    """Every job dies; `capacity` at a time."""
+
+    capacity = 2
+
+    def __init__(self, finishing: tuple[int, ...] = ()) -> None:
+        self.running: list[Job] = []
+        self.submitted: list[int] = []
+        self._finishing = finishing
+
+    def submit(self, job: Job) -> None:
+        assert len(self.running) < self.capacity
+        self.running.append(job)
+        self.submitted.append(job.trial)
+
+    def poll(self, timeout: float) -> list[Event]:
+        job = self.running.pop(0)
+        if job.trial in self._finishing:
+            outcome = Outcome(
+                trial=job.trial,
+                status="completed",
+                loss=1.0,
+                steps=1,
+                tokens=1,
+                seconds=0.1,
+                seed=0,
+            )
+            return [Finished(outcome=outcome)]
+        return [Died(trial=job.trial, reason=f"death of {job.trial}")]
+
+    def cancel(self, trial: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Iterator[LocalExecutor]:
+    with LocalExecutor(2, logs=tmp_path / "logs", paths=[HERE]) as executor:
+        yield executor
+
+
+def test_every_job_runs_and_its_curve_is_there_before_the_source_hears(tmp_path: Path) -> None:
+    class Checking(Jobs):
+        def finished(self, outcome: Outcome) -> None:
+            assert read_curve(tmp_path / "curves", outcome.trial) == outcome.curve != ()
+            super().finished(outcome)
+
+    source = Checking(*(job(i) for i in range(3)))
+    events: list[Event] = []
+    assert run(source, InProcessExecutor(), curves=tmp_path / "curves", on_event=events.append)
+    assert list(source.outcomes) == [0, 1, 2]
+    assert [e.outcome.trial for e in events if isinstance(e, Finished)] == [0, 1, 2]
+    lines = (tmp_path / "curves" / "1.jsonl").read_text().splitlines()
+    assert json.loads(lines[0]) == {"step": 1, "loss": 2.0}
+
+
+def test_divergence_is_an_end_like_another(tmp_path: Path) -> None:
+    source = Jobs(job(0, "explode", at=2))
+    assert run(source, InProcessExecutor(), curves=tmp_path)
+    assert source.outcomes[0].status == "diverged"
+
+
+def test_two_killed_workers_and_the_job_still_finishes(two: LocalExecutor, tmp_path: Path) -> None:
+    source = Jobs(job(0), job(1, "killed", flag=str(tmp_path / "flag"), times=2))
+    assert run(source, two, curves=tmp_path / "curves")
+    assert set(source.outcomes) == {0, 1}
+    assert source.handed == [0, 1]
+
+
+def test_a_third_death_sets_the_job_aside(two: LocalExecutor, tmp_path: Path) -> None:
+    source = Jobs(job(0), job(1, "killed", flag=str(tmp_path / "flag"), times=99), job(2))
+    deaths: list[Event] = []
+    assert run(source, two, curves=tmp_path / "curves", on_event=deaths.append)
+    assert set(source.outcomes) == {0, 2}
+    assert "SIGKILL" in source.aside[1]
+    assert sum(isinstance(e, Died) for e in deaths) == 3
+    assert not (tmp_path / "curves" / "1.jsonl").exists()
+
+
+def test_a_death_is_tried_again_before_anything_new(tmp_path: Path) -> None:
+    executor = Dying(finishing=(0, 3))
+    source = Jobs(job(0), job(1), job(2), job(3))
+    assert run(source, executor, curves=tmp_path)
+    assert executor.submitted == [0, 1, 2, 1, 2, 1, 2, 3]
+    assert source.aside == {1: "death of 1", 2: "death of 2"}
+
+
+def test_nothing_can_run_here(tmp_path: Path) -> None:
+    source = Jobs(*(job(i) for i in range(9)))
+    with pytest.raises(UserError, match=r"none of the first 3 runs .* death of 2"):
+        run(source, Dying(), curves=tmp_path)
+    assert len(source.handed) <= 4
+
+
+def test_a_mistake_before_anything_finished_is_the_users_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="corpus: too short"):
+        run(Jobs(job(0, "mistaken"), job(1)), InProcessExecutor(), curves=tmp_path)
+
+
+def test_a_mistake_later_is_set_aside_at_once(tmp_path: Path) -> None:
+    source = Jobs(job(0), job(1, "mistaken"), job(2))
+    deaths: list[Event] = []
+    assert run(source, InProcessExecutor(), curves=tmp_path, on_event=deaths.append)
+    assert source.aside == {1: "corpus: too short; give a longer one"}
+    assert sum(isinstance(e, Died) for e in deaths) == 1
+
+
+def test_a_source_that_must_wait_is_asked_again(two: LocalExecutor, tmp_path: Path) -> None:
+    class Pairs(Jobs):
+        """Hands out the second job only once the first has finished."""
+
+        def next(self) -> Job | None:
+            return None if self.handed and not self.outcomes else super().next()
+
+    source = Pairs(job(0, pause=0.05), job(1))
+    assert run(source, two, curves=tmp_path / "curves")
+    assert list(source.outcomes) == [0, 1]
+
+
+def test_interrupted_finishes_what_runs_and_hands_out_nothing_new(
+    two: LocalExecutor, tmp_path: Path
+) -> None:
+    source = Jobs(*(job(i, n=5, pause=0.02) for i in range(6)))
+    told: list[int] = []
+    assert not run(
+        source,
+        two,
+        curves=tmp_path / "curves",
+        interrupted=lambda: bool(source.outcomes),
+        on_interrupt=lambda: told.append(len(source.outcomes)),
+    )
+    assert set(source.outcomes) == set(source.handed)
+    assert 2 <= len(source.handed) < 6
+    assert len(told) == 1
+
+
+SEARCH = """
+import json, sys
+from pathlib import Path
+sys.path += [sys.argv[1]]
+from toy_tasks import HERE, job
+from completedp.runs.engine import run
+from completedp.runs.local import LocalExecutor
+from completedp.runs.sweep import ListSource
+place = Path(sys.argv[2])
+source = ListSource([job(i, "announce", path=str(place / f"pid{i}"), seconds=0.05, steps=int(sys.argv[3]))
+                     for i in range(4)])
+with LocalExecutor(2, logs=place / "logs", paths=[HERE]) as executor:
+    done = run(source, executor, curves=place / "curves", on_interrupt=lambda: print("told", flush=True))
+print(json.dumps([done, sorted(source.outcomes)]))
+"""
+
+
+@pytest.fixture
+def search(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
+    """A coordinator at work on two of four jobs, in a process group of its own as a shell gives it."""
+    command = [sys.executable, "-c", SEARCH, str(HERE), str(tmp_path), str(request.param)]
+    with subprocess.Popen(
+        command,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        limit = time.monotonic() + 20
+        while not all((tmp_path / f"pid{i}").exists() for i in range(2)):
+            assert time.monotonic() < limit
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("search", [30], indirect=True)
+def test_ctrl_c_once_finishes_the_running_jobs(search: subprocess.Popen[str]) -> None:
+    os.killpg(search.pid, signal.SIGINT)
+    out, _ = search.communicate(timeout=20)
+    assert search.returncode == 0
+    assert out.splitlines() == ["told", "[false, [0, 1]]"]
+
+
+@pytest.mark.parametrize("search", [10_000], indirect=True)
+def test_ctrl_c_twice_stops_at_once(search: subprocess.Popen[str], tmp_path: Path) -> None:
+    os.killpg(search.pid, signal.SIGINT)
+    assert search.stdout is not None
+    assert search.stdout.readline() == "told\n"
+    start = time.monotonic()
+    os.killpg(search.pid, signal.SIGINT)
+    _, err = search.communicate(timeout=20)
+    assert time.monotonic() - start < 2
+    assert "KeyboardInterrupt" in err
+    for i in range(2):
+        pid = int((tmp_path / f"pid{i}").read_text())
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_the_handler_before_is_put_back(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    run(Jobs(job(0)), InProcessExecutor(), curves=tmp_path)
+    assert signal.getsignal(signal.SIGINT) is before

@@ -11,6 +11,7 @@ from completedp import __version__
 from completedp.cli.browsing import track, ui
 from completedp.cli.scaling import export, rules, transfer
 from completedp.cli.searching import preset, report, search, status
+from completedp.cli.training import train
 from completedp.errors import UserError
 
 app = typer.Typer(
@@ -21,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 # In the order in which a newcomer meets them.
-for verb in (search, status, report, ui, track, preset, transfer, export, rules):
+for verb in (search, status, report, ui, track, preset, transfer, train, export, rules):
     app.command()(verb)
 
 

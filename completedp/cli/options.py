@@ -26,6 +26,11 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random in the
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 
 
+def data_cache(root: Path) -> Path:
+    """Where prepared corpora are kept, whatever folder a worker runs in."""
+    return root.resolve() / "data"
+
+
 def _whole_number(text: str) -> int:
     """`4096`, `1_000_000` or `2e9`: nobody should have to count zeros."""
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,7 +30,11 @@ def serve(root: Path, *, host: str, port: int, ready: Callable[[str], None]) -> 
     _configure(store)
     import uvicorn
 
-    ready(f"http://{host}:{port}/#/experiments/{store.experiment_id}")
+    # Without its query the pages open on MLflow's view of prompts and agents.
+    page = f"#/experiments/{store.experiment_id}/runs?workflowType=machine_learning"
+    ready(f"http://{host}:{port}/{page}")
+    # Deprecations between MLflow and its own libraries: nothing that a reader can act on.
+    warnings.simplefilter("ignore")
     try:
         uvicorn.run(
             "mlflow.server.fastapi_app:app", host=host, port=port, workers=1, log_level="warning"

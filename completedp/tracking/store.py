@@ -13,6 +13,8 @@ from typing import Any
 from completedp.errors import UserError
 
 EXPERIMENT = "completedp"
+# Else MLflow's pages take it for an experiment with prompts and agents.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 
 class Store:
@@ -34,7 +36,9 @@ class Store:
                 self.client = client_class(tracking_uri=self.uri, registry_uri=self.uri)
                 experiment = self.client.get_experiment_by_name(EXPERIMENT)
                 if experiment is None:
-                    self.client.create_experiment(EXPERIMENT, artifact_location=self.artifacts)
+                    self.client.create_experiment(
+                        EXPERIMENT, artifact_location=self.artifacts, tags=EXPERIMENT_TAGS
+                    )
                 elif experiment.lifecycle_stage != "active":
                     self.client.restore_experiment(experiment.experiment_id)
                 experiment = self.client.get_experiment_by_name(EXPERIMENT)

@@ -100,7 +100,7 @@ class StudyView:
             if run.info.run_id not in keep:
                 self._client.delete_run(run.info.run_id)
                 self._removed += 1
-        self._parent = parent.info.run_id if parent else self._create_parent()
+        self._parent = parent.info.run_id if parent else self._create_parent(finished)
         self._whole = set(kept)
         self._describe_parent(first)
         for run in kept.values():
@@ -122,12 +122,12 @@ class StudyView:
             if not token:
                 return
 
-    def _create_parent(self) -> str:
-        journal = self._study / "journal.jsonl"
+    def _create_parent(self, finished: Mapping[int, TrialRecord]) -> str:
+        starts = [self._times(trial)[0] for trial in finished.values()]
         run = self._client.create_run(
             self._experiment_id,
             run_name=self._study.name,
-            start_time=_milliseconds(journal.stat().st_mtime),
+            start_time=_milliseconds(min(starts, default=time.time())),
             tags=self._tags,
         )
         return str(run.info.run_id)
@@ -146,17 +146,20 @@ class StudyView:
         history = self._client.get_metric_history(self._parent, "best_loss")
         self._steps_logged = {metric.step for metric in history}
 
-    def _write_trial(self, trial: TrialRecord) -> None:
-        assert trial.status is not None
+    def _times(self, trial: TrialRecord) -> tuple[float, float]:
+        """Start and end, in seconds since the epoch: the curve is written when the trial ends."""
         curve = self._study / "curves" / f"{trial.trial}.jsonl"
-        # The curve is written when the trial ends, so that a rebuilt view shows the same times.
         when = curve if curve.exists() else self._study / "journal.jsonl"
         end = when.stat().st_mtime
-        seconds = trial.seconds or 0.0
+        return end - trial.seconds, end
+
+    def _write_trial(self, trial: TrialRecord) -> None:
+        assert trial.status is not None
+        start, end = self._times(trial)
         run = self._client.create_run(
             self._experiment_id,
             run_name=f"trial {trial.trial}",
-            start_time=_milliseconds(end - seconds),
+            start_time=_milliseconds(start),
             tags={
                 **self._tags,
                 "mlflow.parentRunId": self._parent,
@@ -171,7 +174,7 @@ class StudyView:
         tags = {"completedp.record": _digest(trial)}
         if trial.reason:
             tags["reason"] = trial.reason
-        metrics = _trial_metrics(trial, read_curve(curve.parent, trial.trial), end - seconds, end)
+        metrics = _trial_metrics(trial, read_curve(self._study / "curves", trial.trial), start, end)
         run_id = str(run.info.run_id)
         self._client.set_terminated(
             run_id, RUN_STATUS.get(trial.status, "FAILED"), end_time=_milliseconds(end)

@@ -1,0 +1,219 @@
+"""Exported files: they train to the tool's own losses, refuse other models, and hold no foreign code."""
+
+import ast
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from completedp.config import DataConfig
+from completedp.errors import UserError
+from completedp.lm.data import TrainBatches
+from completedp.lm.model import LanguageModel
+from completedp.lm.train import LanguageModelTask
+from completedp.plan import Plan
+from completedp.recipe import Recipe
+from transfer.budget import for_scale
+from transfer.export import FORMATS, format_named
+from transfer.export.canonical import table
+from transfer.planner import base_plan, make_plan
+
+SEED = 3
+TRAINER = Path(__file__).with_name("foreign_trainer.py")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    words = np.random.default_rng(0).choice(
+        ["the ", "cat ", "sat ", "on ", "a ", "mat. "], size=60_000
+    )
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("".join(words))
+    return path
+
+
+def carried(recipe: Recipe, **options: Any) -> Plan:
+    target = for_scale(recipe, width=64, depth=3, batch=320, tokens=320 * 15)
+    return make_plan(recipe, target.scale, target.model, **options)
+
+
+def own_losses(plan: Plan, text: Path, folder: Path) -> list[float]:
+    """The tool's own run, with its batches left in the folder for others."""
+    task = LanguageModelTask(
+        model=plan.model,
+        data=DataConfig(source=str(text)),
+        train=plan.train,
+        split="report",
+        cache=folder / "cache",
+        device=torch.device("cpu"),
+    )
+    losses: list[float] = []
+    task(plan.resolved, SEED, lambda step, loss: losses.append(loss))
+    batches = TrainBatches(
+        tokens=task.corpus.split("train"),
+        context=plan.model.context,
+        sequences=plan.train.batch // plan.model.context,
+        seed=SEED,
+    )
+    np.save(folder / "batches.npy", np.stack([batches.at(i) for i in range(plan.train.steps)]))
+    (folder / "model.json").write_text(json.dumps(dataclasses.asdict(plan.model)))
+    assert len(losses) == plan.train.steps
+    return losses
+
+
+def foreign_losses(plan: Plan, format: str, folder: Path, *, folded: bool = False) -> list[float]:
+    """The same steps in a fresh process that knows the exported file and the batches alone."""
+    exported = folder / FORMATS[format].file_name
+    exported.write_text(FORMATS[format].render(plan))
+    arguments = [exported, folder / "batches.npy", SEED, "folded" if folded else "plain"]
+    done = subprocess.run(
+        [sys.executable, TRAINER, *map(str, arguments)], capture_output=True, text=True, check=True
+    )
+    losses: list[float] = json.loads(done.stdout)
+    return losses
+
+
+@pytest.mark.parametrize("at", ["base", "target", "completep"])
+def test_exports_train_to_the_tools_own_losses(
+    recipe: Recipe, text: Path, tmp_path: Path, at: str
+) -> None:
+    if at == "base":
+        plan = base_plan(recipe)
+    else:
+        plan = carried(recipe, parameterization="completed-p" if at == "target" else at)
+    expected = own_losses(plan, text, tmp_path)
+    for name in FORMATS:
+        assert foreign_losses(plan, name, tmp_path) == pytest.approx(expected, rel=1e-6), name
+
+
+def test_folded_exports_need_no_residual_hook(recipe: Recipe, text: Path, tmp_path: Path) -> None:
+    """Clipping aside, which sees other gradients, folding changes nothing but rounding."""
+    unclipped = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, clip=0.0))
+    plan = carried(unclipped)
+    assert {c for by_layer in plan.residual.values() for c in by_layer} != {1.0}
+    expected = own_losses(plan, text, tmp_path)
+    for name in FORMATS:
+        folded = foreign_losses(plan, name, tmp_path, folded=True)
+        assert folded == pytest.approx(expected, rel=1e-5), name
+
+
+def load(plan: Plan) -> dict[str, Any]:
+    """The names a generated file defines."""
+    names: dict[str, Any] = {}
+    exec(compile(FORMATS["torch"].render(plan), "exported", "exec"), names)
+    return names
+
+
+def test_another_model_is_refused_by_name(recipe: Recipe) -> None:
+    exported = load(base_plan(recipe))
+    smaller = LanguageModel(dataclasses.replace(recipe.model, depth=1, activation="gelu"))
+    for call in (
+        lambda: exported["initialize"](smaller, 0),
+        lambda: exported["param_groups"](smaller),
+    ):
+        with pytest.raises(ValueError, match=r"layers\.1\.attention\.k\.weight"):
+            call()
+    larger = LanguageModel(dataclasses.replace(recipe.model, depth=3))
+    with pytest.raises(ValueError, match=r"only in the model: \['layers\.2"):
+        exported["param_groups"](larger)
+
+
+def test_groups_hold_every_parameter_once(recipe: Recipe) -> None:
+    model = LanguageModel(recipe.model)
+    groups = load(base_plan(recipe))["param_groups"](model)
+    grouped = [id(p) for group in groups for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in model.parameters())
+    assert len(groups) < len(grouped)
+
+
+def test_the_generated_file_is_clean(recipe: Recipe, tmp_path: Path) -> None:
+    path = tmp_path / "values.py"
+    path.write_text(FORMATS["torch"].render(carried(recipe)))
+    for arguments in (
+        ["check", "--isolated"],
+        ["format", "--check", "--isolated", "--line-length=100"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *arguments, str(path)], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in (
+            [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else [a.name for a in node.names]
+        )
+    }
+    assert imported == {"__future__", "hashlib", "typing", "torch"}
+
+
+@given(
+    name=st.text(max_size=40) | st.sampled_from(['x"\nimport os\n"', "a\\", "'''", '"}; exit()'])
+)
+def test_no_name_becomes_code(recipe: Recipe, name: str) -> None:
+    """A name is refused, or comes back as the very same text."""
+    plan = base_plan(recipe)
+    row = dataclasses.replace(plan.tensors[0], name=name)
+    foreign = dataclasses.replace(plan, tensors=(row, *plan.tensors[1:]))
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+        with pytest.raises(UserError, match=re.escape(repr(name))):
+            FORMATS["torch"].render(foreign)
+        return
+    source = FORMATS["torch"].render(foreign)
+    assert next(iter(tables(source)["TENSORS"])) == name
+
+
+def tables(source: str) -> dict[str, Any]:
+    """The assigned constants; a literal is all they may be."""
+    return {
+        node.target.id: ast.literal_eval(node.value)
+        for node in ast.parse(source).body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value
+    }
+
+
+def test_a_non_finite_value_is_refused(recipe: Recipe) -> None:
+    plan = base_plan(recipe)
+    row = dataclasses.replace(plan.tensors[0], lr=float("inf"))
+    with pytest.raises(UserError, match="is inf"):
+        FORMATS["torch"].render(dataclasses.replace(plan, tensors=(row,)))
+
+
+def test_every_number_is_written_whole(recipe: Recipe) -> None:
+    """No rounding: a value read back is the plan's, in both formats."""
+    plan = carried(recipe)
+    document = json.loads(FORMATS["json"].render(plan))
+    assert document == table(plan)
+    assert document["tensors"] == [dataclasses.asdict(row) for row in plan.tensors]
+    assert document["folded"] == [dataclasses.asdict(row) for row in plan.resolved.folded().tensors]
+    source = tables(FORMATS["torch"].render(plan))
+    for row in plan.tensors:
+        assert source["TENSORS"][row.name]["lr"] == row.lr
+    assert source["TRAIN"] == document["train"]
+    assert source["TRAIN"]["steps"] == plan.train.steps
+
+
+def test_an_unknown_format_is_refused() -> None:
+    with pytest.raises(UserError, match="unknown format 'jsn'; did you mean 'json'"):
+        format_named("jsn")
+
+
+def test_independent_decay_survives_folding(recipe: Recipe) -> None:
+    """λ_ind = lr · weight_decay of a group is what folding must leave alone."""
+    plan = carried(recipe, decay="independent")
+    exported = load(plan)
+    for row in plan.tensors:
+        folded = exported["_row"](row.name, True)
+        assert folded["lr"] * folded["weight_decay"] == pytest.approx(row.lr * row.weight_decay)

@@ -1,0 +1,144 @@
+"""Plans: the identity, agreement with `resolve`, the file, and what a changed file gives."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+import completedp
+from completedp.errors import UserError
+from completedp.plan import Plan
+from completedp.recipe import Recipe
+from completedp.rules import PARAMETERIZATIONS
+from transfer.budget import for_scale
+from transfer.planner import base_plan, beta_warnings, make_plan, read_plan, rule_choices
+
+
+def plan_at(recipe: Recipe, **sizes: int) -> Plan:
+    target = for_scale(recipe, **sizes)
+    return make_plan(recipe, target.scale, target.model)
+
+
+@pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
+@pytest.mark.parametrize("which", ["tuned", "baseline"])
+def test_the_base_keeps_its_values(recipe: Recipe, parameterization: str, which: Any) -> None:
+    """Exactly: bit for bit."""
+    hparams = recipe.hparams if which == "tuned" else recipe.baseline
+    expected = completedp.resolve(
+        hparams, recipe.model.inventory(recipe.model), completedp.Ratios(), parameterization="sp"
+    )
+    plan = make_plan(
+        recipe, recipe.base, recipe.model, parameterization=parameterization, which=which
+    )
+    assert plan.resolved == expected
+    assert plan.train == recipe.train
+    assert plan.tensors[0].lr == hparams.global_.lr
+
+
+def test_values_are_those_of_resolve(recipe: Recipe) -> None:
+    plan = plan_at(recipe, width=128, depth=6, batch=512, tokens=512 * 200)
+    expected = completedp.resolve(
+        recipe.hparams,
+        plan.model.inventory(recipe.model),
+        completedp.Ratios(width=4, depth=3, batch=2, tokens=512 * 200 / recipe.train.tokens),
+        beta_rule="power",
+    )
+    assert plan.resolved == expected
+    assert plan.train.steps == 200
+    assert (plan.train.clip, plan.train.warmup) == (recipe.train.clip, recipe.train.warmup)
+
+
+def test_the_beta_rule_is_chosen_aloud(recipe: Recipe) -> None:
+    plan = plan_at(recipe, width=64)
+    (choice,) = rule_choices(plan, ())
+    assert (choice.name, choice.value) == ("beta_rule", "power")
+    assert "valid for every ratio" in choice.reason
+    target = for_scale(recipe, width=64)
+    given_ = make_plan(recipe, target.scale, target.model, beta_rule="linear", alpha=0.5)
+    assert [(c.name, c.reason) for c in rule_choices(given_, ("beta_rule", "alpha"))] == [
+        ("alpha", "given"),
+        ("beta_rule", "given"),
+    ]
+    plain = make_plan(recipe, target.scale, target.model, parameterization="sp")
+    assert rule_choices(plain, ()) == ()
+
+
+def test_uncomfortable_betas_are_warned_of(recipe: Recipe) -> None:
+    assert beta_warnings(base_plan(recipe)) == ()
+    # A large batch for as many tokens: few steps, short memories.
+    few = plan_at(recipe, width=32, batch=256 * 24, tokens=256 * 24)
+    (warning,) = [w for w in beta_warnings(few) if w.startswith("beta1")]
+    assert "46 tensors" not in warning
+    assert "unembedding.weight" in warning or "weight has beta1" in warning
+    many = plan_at(recipe, width=32, batch=64, tokens=64 * 10**7)
+    assert {w[:5] for w in beta_warnings(many)} == {"beta1", "beta2"}
+
+
+@given(microbatch=st.integers(1, 8), sequences=st.integers(1, 200))
+def test_a_microbatch_divides_the_batch(recipe: Recipe, microbatch: int, sequences: int) -> None:
+    base = dataclasses.replace(recipe.train, batch=64 * 840, tokens=64 * 8400, microbatch=0)
+    base = dataclasses.replace(base, microbatch=64 * microbatch)
+    source = dataclasses.replace(recipe, train=base)
+    train = plan_at(source, batch=64 * sequences, tokens=64 * sequences * 10).train
+    assert train.batch % train.microbatch == 0
+    assert train.microbatch <= base.microbatch
+
+
+def test_a_plan_survives_its_file(recipe: Recipe, tmp_path: Path) -> None:
+    plan = plan_at(recipe, width=64, depth=5)
+    plan.write(tmp_path / "plan.yaml")
+    assert Plan.read(tmp_path / "plan.yaml") == plan == read_plan(tmp_path / "plan.yaml")
+    top = yaml.safe_load((tmp_path / "plan.yaml").read_text())
+    assert {"parameterization", "scale", "parameters", "flops", "tensors"} <= set(top)
+    assert set(top["scale"]) == {"width", "depth", "batch", "tokens"}
+
+
+def test_a_recipe_reads_as_a_plan_at_its_own_scale(recipe: Recipe, tmp_path: Path) -> None:
+    recipe.write(tmp_path / "recipe.yaml")
+    assert read_plan(tmp_path / "recipe.yaml") == base_plan(recipe)
+
+
+EDITS: dict[str, tuple[Any, str]] = {
+    "kind": ("study", "kind is 'study'"),
+    "tensors.0.lr": (-1e-3, "embedding.weight: lr is -0.001"),
+    "tensors.1.beta2": (1.0, "beta2 is 1.0"),
+    "tensors.2.eps": (float("nan"), "eps is nan"),
+    "tensors.2.init_std": (float("inf"), "init_std is inf"),
+    "tensors.2.weight_decay": ("much", "tensors.2.weight_decay is 'much'"),
+    "tensors.3.name": ("layers.0.attention.x.weight", "is no tensor of this model"),
+    "tensors.3.layer": (1, "of layer 1; expected"),
+    "tensors.3.module_type": ("v", "is 'v' of layer 0"),
+    "residual.attention": ([1.0], "residual.attention has 1 numbers"),
+    "residual.ffn": ([1.0, 0.0], "residual.ffn.1 is 0.0"),
+    "scale.width": (64, "they must agree"),
+    "train.batch": (100, "they must agree"),
+    "output_multiplier": (0.0, "output_multiplier is 0.0"),
+    "options.alpha": (2.0, "alpha is 2.0"),
+    "modell": (1, "unknown key; did you mean 'model'"),
+}
+
+
+@pytest.mark.parametrize("path", EDITS)
+def test_a_plan_edited_into_nonsense_is_refused(recipe: Recipe, tmp_path: Path, path: str) -> None:
+    value, message = EDITS[path]
+    data = base_plan(recipe).to_dict()
+    place: Any = data
+    *parents, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+    for part in parents:
+        place = place[part]
+    place[last] = value
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(data))
+    with pytest.raises(UserError, match=r"plan\.yaml") as caught:
+        read_plan(tmp_path / "plan.yaml")
+    assert message in str(caught.value)
+
+
+def test_a_plan_without_a_tensor_is_refused(recipe: Recipe) -> None:
+    plan = base_plan(recipe)
+    short = dataclasses.replace(plan, tensors=plan.tensors[1:])
+    with pytest.raises(UserError, match=r"embedding\.weight is missing"):
+        Plan.from_dict(short.to_dict())

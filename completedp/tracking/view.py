@@ -8,6 +8,7 @@ replaced.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import time
@@ -205,14 +206,18 @@ class StudyView:
                 self._client.log_artifacts(self._parent, str(path), artifact_path=name)
             elif path.exists():
                 self._client.log_artifact(self._parent, str(path))
-        metrics = [
-            (key, float(value), end, 0)
-            for key, value in (_flatten(records[-1]) if done else ())
-            if isinstance(value, int | float) and not isinstance(value, bool)
-        ]
+        metrics = [(key, value, end, 0) for key, value in self._summary()] if done else []
         status = "done" if done else "interrupted"
         self._log(self._parent, metrics=metrics, tags={"completedp.status": status})
         self._client.set_terminated(self._parent, "FINISHED" if done else "KILLED", end_time=end)
+
+    def _summary(self) -> Iterator[tuple[str, float]]:
+        """The numbers of the study's summary, by dotted path."""
+        path = self._study / "summary.json"
+        if path.exists():
+            for key, value in _flatten(json.loads(path.read_text(encoding="utf-8"))):
+                if isinstance(value, int | float) and not isinstance(value, bool):
+                    yield key, float(value)
 
     def _log(
         self,

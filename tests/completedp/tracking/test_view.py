@@ -31,6 +31,8 @@ def runs_of(root: Path, name: str) -> tuple[list[Any], dict[int, Any]]:
 def test_layout(root: Path, make_study: MakeStudy) -> None:
     study = make_study("layout", 12)
     (study / "recipe.yaml").write_text("kind: recipe\n")
+    summary = {"confirmed": {"global": {"mean": 2.5}, "difference": None}, "chosen": "global"}
+    (study / "summary.json").write_text(json.dumps(summary))
     (study / "figures").mkdir()
     (study / "figures" / "loss.png").write_bytes(b"png")
     (synced,) = track(root, "layout")
@@ -47,7 +49,9 @@ def test_layout(root: Path, make_study: MakeStudy) -> None:
     assert sorted(str(p.relative_to(artifacts)) for p in artifacts.rglob("*.*")) == [
         "figures/loss.png",
         "recipe.yaml",
+        "summary.json",
     ]
+    assert parent.data.metrics["confirmed.global.mean"] == 2.5
 
 
 def test_a_trial_has_its_multipliers_curve_and_times(root: Path, make_study: MakeStudy) -> None:

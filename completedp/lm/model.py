@@ -15,10 +15,8 @@ from torch import Tensor, nn
 
 from completedp.config import ModelConfig
 from completedp.lm.loss import cross_entropy
+from completedp.lm.ops import rms_norm, rotary_tables, rotate
 from completedp.resolved import Resolved
-
-# RMSNorm's own ε, which does not scale: small beside the mean square of any live activation.
-NORM_EPS = 1e-6
 
 
 class LanguageModel(nn.Module):
@@ -31,23 +29,25 @@ class LanguageModel(nn.Module):
     residual_attention_L: Tensor
     residual_ffn_L: Tensor
     output_multiplier: Tensor
-    cos_T1E: Tensor
-    sin_T1E: Tensor
+    cos_THE: Tensor
+    sin_THE: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.depth))
-        self.final_norm = nn.RMSNorm(config.width, NORM_EPS)
+        self.final_norm = Norm(config.width)
         self.unembedding = nn.Linear(config.width, config.vocab_size, bias=False)
-        cos_T1E, sin_T1E = rotary_tables(config)
+        cos_THE, sin_THE = rotary_tables(
+            config.context, config.heads, config.head_dim, config.rope_base
+        )
         for name, value in {
             "residual_attention_L": torch.ones(config.depth),
             "residual_ffn_L": torch.ones(config.depth),
             "output_multiplier": torch.ones(()),
-            "cos_T1E": cos_T1E,
-            "sin_T1E": sin_T1E,
+            "cos_THE": cos_THE,
+            "sin_THE": sin_THE,
         }.items():
             self.register_buffer(name, value, persistent=False)
 
@@ -64,11 +64,11 @@ class LanguageModel(nn.Module):
     def hidden(self, tokens_BT: Tensor) -> Tensor:
         """Final hidden states `B x T x D`, the multiplier on the logits already applied to them."""
         length = tokens_BT.shape[1]
-        rotary = (self.cos_T1E[:length], self.sin_T1E[:length])
+        rotary = (self.cos_THE[:length], self.sin_THE[:length])
         x_BTD = self.embedding(tokens_BT)
         for i, layer in enumerate(self.layers):
             x_BTD = layer(x_BTD, rotary, self.residual_attention_L[i], self.residual_ffn_L[i])
-        final_BTD: Tensor = self.final_norm(x_BTD) * self.output_multiplier
+        final_BTD: Tensor = self.final_norm(x_BTD, self.output_multiplier)
         return final_BTD
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
@@ -89,9 +89,9 @@ class Layer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.width, NORM_EPS)
+        self.attention_norm = Norm(config.width)
         self.attention = Attention(config)
-        self.ffn_norm = nn.RMSNorm(config.width, NORM_EPS)
+        self.ffn_norm = Norm(config.width)
         self.ffn = FeedForward(config)
 
     def forward(
@@ -118,28 +118,42 @@ class Attention(nn.Module):
         self.k = nn.Linear(config.width, kv_width, bias=False)
         self.v = nn.Linear(config.width, kv_width, bias=False)
         if config.qk_norm:
-            self.q_norm = nn.RMSNorm(config.head_dim, NORM_EPS)
-            self.k_norm = nn.RMSNorm(config.head_dim, NORM_EPS)
+            self.q_norm = Norm(config.head_dim)
+            self.k_norm = Norm(config.head_dim)
         self.qk_norm = config.qk_norm
         self.out = nn.Linear(config.width, config.width, bias=False)
 
     def forward(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], residual: Tensor) -> Tensor:
-        # One product for the three matrices: fewer passes over the activations, in backward as well.
-        weight = torch.cat((self.q.weight, self.k.weight, self.v.weight))
-        qkv = torch.unflatten(F.linear(x_BTD, weight), -1, (-1, self.head_dim))
-        q_BTHE, k_BTKE, v_BTKE = torch.split(qkv, [self.heads, self.kv_heads, self.kv_heads], dim=2)
+        shape = (*x_BTD.shape[:2], -1, self.head_dim)
+        q_BTHE, k_BTKE = self.q(x_BTD).view(shape), self.k(x_BTD).view(shape)
+        v_BTKE = self.v(x_BTD).view(shape)
         if self.qk_norm:
             q_BTHE, k_BTKE = self.q_norm(q_BTHE), self.k_norm(k_BTKE)
-        q_BTHE, k_BTKE = rotate(q_BTHE, *rotary), rotate(k_BTKE, *rotary)
+        cos_THE, sin_THE = rotary
+        q_BTHE = rotate(q_BTHE, cos_THE, sin_THE)
+        k_BTKE = rotate(k_BTKE, cos_THE[:, : self.kv_heads], sin_THE[:, : self.kv_heads])
         mixed_BHTE = F.scaled_dot_product_attention(
-            q_BTHE.transpose(1, 2),
-            k_BTKE.transpose(1, 2).to(q_BTHE.dtype),
-            v_BTKE.transpose(1, 2).to(q_BTHE.dtype),
+            q_BTHE.to(v_BTKE.dtype).transpose(1, 2),
+            k_BTKE.to(v_BTKE.dtype).transpose(1, 2),
+            v_BTKE.transpose(1, 2),
             is_causal=True,
             enable_gqa=self.heads != self.kv_heads,
         )
         # The coefficient multiplies the matrix, not the activations: the same product, less memory read.
         return F.linear(mixed_BHTE.transpose(1, 2).flatten(2), residual * self.out.weight)
+
+
+class Norm(nn.Module):
+    """RMSNorm over the last dimension, with a gain, and a multiplier where one is given."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(features))
+
+    def forward(self, x_D: Tensor, multiplier: Tensor | None = None) -> Tensor:
+        # On the gain rather than on the activations: the same product, less memory read.
+        gain_D = self.weight if multiplier is None else self.weight * multiplier
+        return rms_norm(x_D, gain_D)
 
 
 class FeedForward(nn.Module):
@@ -154,30 +168,6 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(config.ffn, config.width, bias=False)
 
     def forward(self, x_BTD: Tensor, residual: Tensor) -> Tensor:
-        if self.gated:
-            both = F.linear(x_BTD, torch.cat((self.up.weight, self.gate.weight)))
-            up_BTF, gate_BTF = both.chunk(2, dim=-1)
-            inner_BTF = F.silu(gate_BTF) * up_BTF
-        else:
-            inner_BTF = F.gelu(self.up(x_BTD))
+        up_BTF = self.up(x_BTD)
+        inner_BTF = F.silu(self.gate(x_BTD)) * up_BTF if self.gated else F.gelu(up_BTF)
         return F.linear(inner_BTF, residual * self.down.weight)
-
-
-def rotary_tables(config: ModelConfig) -> tuple[Tensor, Tensor]:
-    """cos and signed sin of every position's angles, each `T x 1 x E`, in float32.
-
-    Feature i turns with feature i + E/2 [RoFormer, arXiv 2104.09864, in the split-half layout]. The
-    minus of the rotation is in the sine, so `rotate` needs no negation.
-    """
-    half = config.head_dim // 2
-    frequency = config.rope_base ** (-torch.arange(half, dtype=torch.float64) / half)
-    angle = torch.arange(config.context, dtype=torch.float64)[:, None, None] * frequency
-    cos, sin = angle.cos().float(), angle.sin().float()
-    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
-
-
-def rotate(x_BTHE: Tensor, cos_T1E: Tensor, sin_T1E: Tensor) -> Tensor:
-    """Rotary position embedding of every head."""
-    low, high = x_BTHE.chunk(2, dim=-1)
-    swapped_BTHE = torch.cat((high, low), dim=-1)
-    return (x_BTHE * cos_T1E + swapped_BTHE * sin_T1E).to(x_BTHE.dtype)

@@ -104,5 +104,7 @@ class _Curve:
         if step == 1 or not self._path.exists():
             return ""
         lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
-        whole = (line for line in lines if line.endswith("\n"))  # a killed writer tears the last one
+        whole = (
+            line for line in lines if line.endswith("\n")
+        )  # a killed writer tears the last one
         return "".join(line for line in whole if json.loads(line)["step"] < step)

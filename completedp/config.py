@@ -47,6 +47,8 @@ class ModelConfig:
         ):
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name} is {getattr(self, name)}; expected 1 or more")
+        if not (math.isfinite(self.rope_base) and self.rope_base > 0):
+            raise UserError(f"model.rope_base is {self.rope_base}; expected a number above 0")
         if self.head_dim % 2:
             raise UserError(
                 f"model.head_dim is {self.head_dim}; rotary embedding needs an even one"

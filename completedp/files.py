@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import tempfile
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -99,6 +100,8 @@ def validate(kind: type[T], data: object, where: str) -> T:
     """Plain data as the dataclass `kind`. Raises `UserError` with the path of every offending key."""
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+    for path, value in _non_finite(data, ()):
+        raise UserError(f"{where}: {'.'.join(path)} is {value}; expected a finite number")
     _forbid_extra_keys(kind, ConfigDict(extra="forbid", strict=True))
     try:
         # JSON mode: strict about types, yet a list is a tuple.
@@ -107,6 +110,18 @@ def validate(kind: type[T], data: object, where: str) -> T:
         raise UserError(f"{where}: {error}") from None
     except ValidationError as error:
         raise UserError("\n".join(_sentence(kind, e, where) for e in error.errors())) from None
+
+
+def _non_finite(data: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], float]]:
+    """Every NaN and infinity in plain data, with its path: no file of ours has a use for one."""
+    if isinstance(data, float) and not math.isfinite(data):
+        yield path, data
+    if isinstance(data, Mapping):
+        for key, value in data.items():
+            yield from _non_finite(value, (*path, str(key)))
+    elif isinstance(data, list | tuple):
+        for i, value in enumerate(data):
+            yield from _non_finite(value, (*path, str(i)))
 
 
 def _forbid_extra_keys(kind: Any, config: Any) -> None:

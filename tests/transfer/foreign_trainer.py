@@ -1,6 +1,7 @@
 """A training loop of somebody else: torch, a model, and an exported file. No rule of ours is in it.
 
-Usage: foreign_trainer.py EXPORTED BATCHES SEED FOLDED. Prints the loss of every step as JSON.
+Usage: foreign_trainer.py BATCHES SEED FOLDED EXPORTED... Prints the losses of every step as JSON, a list
+for each exported file.
 """
 
 import hashlib
@@ -55,7 +56,7 @@ def from_json(path: Path, model: torch.nn.Module, seed: int, folded: bool) -> An
     return table["train"], groups, table["residual"], table["output_multiplier"]
 
 
-def main(exported: str, batches: str, seed: int, folded: bool) -> None:
+def losses(exported: str, batches: str, seed: int, folded: bool) -> list[float]:
     config = json.loads(Path(batches).with_name("model.json").read_text())
     model = LanguageModel(ModelConfig(**config))
     read = from_python if exported.endswith(".py") else from_json
@@ -66,7 +67,7 @@ def main(exported: str, batches: str, seed: int, folded: bool) -> None:
     model.output_multiplier.fill_(output_multiplier)
     optimizer = torch.optim.AdamW(groups, fused=True)
     peaks = [group["lr"] for group in optimizer.param_groups]
-    losses = []
+    seen = []
     steps, warmup = train["steps"], round(train["warmup"] * train["steps"])
     for step, tokens_ST in enumerate(torch.from_numpy(numpy.load(batches))):
         factor = (
@@ -82,10 +83,11 @@ def main(exported: str, batches: str, seed: int, folded: bool) -> None:
         if train["clip"]:
             torch.nn.utils.clip_grad_norm_(model.parameters(), train["clip"])
         optimizer.step()
-        losses.append(ce.item())
-    print(json.dumps(losses))
+        seen.append(ce.item())
+    return seen
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "folded")
+    batches, seed, folded, *files = sys.argv[1:]
+    print(json.dumps([losses(file, batches, int(seed), folded == "folded") for file in files]))

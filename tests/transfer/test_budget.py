@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from completedp.config import DataConfig, ModelConfig, TrainConfig
@@ -81,6 +81,7 @@ def test_any_scale_is_whole(
     assert abs(scale.tokens - tokens) <= scale.batch / 2
 
 
+@settings(max_examples=25)
 @given(exponent=st.floats(17, 26))
 def test_a_budget_is_met(large: Recipe, exponent: float) -> None:
     target = for_flops(large, 10**exponent)

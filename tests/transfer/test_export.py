@@ -70,15 +70,16 @@ def own_losses(plan: Plan, text: Path, folder: Path) -> list[float]:
     return losses
 
 
-def foreign_losses(plan: Plan, format: str, folder: Path, *, folded: bool = False) -> list[float]:
-    """The same steps in a fresh process that knows the exported file and the batches alone."""
-    exported = folder / FORMATS[format].file_name
-    exported.write_text(FORMATS[format].render(plan))
-    arguments = [exported, folder / "batches.npy", SEED, "folded" if folded else "plain"]
+def foreign_losses(plan: Plan, folder: Path, *, folded: bool = False) -> list[list[float]]:
+    """The same steps in a fresh process that knows the exported files and the batches alone."""
+    exported = [folder / chosen.file_name for chosen in FORMATS.values()]
+    for path, chosen in zip(exported, FORMATS.values(), strict=True):
+        path.write_text(chosen.render(plan))
+    arguments = [folder / "batches.npy", SEED, "folded" if folded else "plain", *exported]
     done = subprocess.run(
         [sys.executable, TRAINER, *map(str, arguments)], capture_output=True, text=True, check=True
     )
-    losses: list[float] = json.loads(done.stdout)
+    losses: list[list[float]] = json.loads(done.stdout)
     return losses
 
 
@@ -91,8 +92,8 @@ def test_exports_train_to_the_tools_own_losses(
     else:
         plan = carried(recipe, parameterization="completed-p" if at == "target" else at)
     expected = own_losses(plan, text, tmp_path)
-    for name in FORMATS:
-        assert foreign_losses(plan, name, tmp_path) == pytest.approx(expected, rel=1e-6), name
+    for found in foreign_losses(plan, tmp_path):
+        assert found == pytest.approx(expected, rel=1e-6)
 
 
 def test_folded_exports_need_no_residual_hook(recipe: Recipe, text: Path, tmp_path: Path) -> None:
@@ -101,9 +102,8 @@ def test_folded_exports_need_no_residual_hook(recipe: Recipe, text: Path, tmp_pa
     plan = carried(unclipped)
     assert {c for by_layer in plan.residual.values() for c in by_layer} != {1.0}
     expected = own_losses(plan, text, tmp_path)
-    for name in FORMATS:
-        folded = foreign_losses(plan, name, tmp_path, folded=True)
-        assert folded == pytest.approx(expected, rel=1e-5), name
+    for found in foreign_losses(plan, tmp_path, folded=True):
+        assert found == pytest.approx(expected, rel=1e-5)
 
 
 def load(plan: Plan) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Monitor:
             raise Diverged(step, f"the training loss is {loss}")
         self.step = step
         self._pending.append(loss)
-        if step % self._stride == 0 or step == self._limits.steps:
+        if step % self._stride == 0:
             self._keep_point()
         self._judge(step, loss)
         if self._on_step is not None:

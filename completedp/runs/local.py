@@ -106,9 +106,14 @@ class LocalExecutor(Executor):
         deadline = time.monotonic() + timeout
         while True:
             left = max(0.0, deadline - time.monotonic())
+            ended = [slot for slot in self._slots if slot.worker is not None and slot.worker.ended]
             events: list[Event] = []
-            for key, _ in self._selector.select(left):
-                events += self._read(key.data)
+            ready = [key.data for key, _ in self._selector.select(0.0 if ended else left)]
+            for slot in ready:
+                events += self._read(slot)
+            # A child that a worker forked may hold its socket open: such an end is silent.
+            for slot in (slot for slot in ended if slot not in ready):
+                events += self._bury(slot)
             if events or left == 0.0:
                 return events
 
@@ -162,7 +167,7 @@ class LocalExecutor(Executor):
             slot.worker = None
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class _Slot:
     """A place for a worker: where it logs and computes, who is there, and at what."""
 
@@ -186,7 +191,6 @@ class _Worker:
         self._log = log
         command = [
             sys.executable,
-            "-P",
             "-m",
             "completedp.runs.worker",
             str(theirs.fileno()),
@@ -194,7 +198,7 @@ class _Worker:
         ]
         with theirs, log.open("ab") as output:
             self._log_start = output.tell()
-            # Blocked across the start, so that a Ctrl-C cannot end a worker that does not ignore it yet.
+            # Inherited, and so in force from the worker's first instruction on.
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
                 self._process = subprocess.Popen(
@@ -207,6 +211,11 @@ class _Worker:
                 )
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process has ended; its last messages may still be unread."""
+        return self._process.poll() is not None
 
     def send(self, message: dict[str, Any]) -> bool:
         """Whether the worker was there to receive it."""

@@ -1,7 +1,8 @@
 """A worker process: runs the jobs its coordinator sends, one after another, until the socket closes.
 
-`python -P -m completedp.runs.worker FD FOLDER`: FD is the inherited end of a socket pair, FOLDER the one
-that must hold this package. Lines of JSON both ways:
+`python -m completedp.runs.worker FD FOLDER`: FD is the inherited end of a socket pair, FOLDER the one that
+must hold this package. It is started with SIGINT blocked: the coordinator decides what Ctrl-C means.
+Lines of JSON both ways:
 
     to the worker      {"job": {…}}   {"cancel": trial}
     to the coordinator {"progress": {…}}   {"finished": {…}}   {"died": {"trial", "reason", "mistake"}}
@@ -17,7 +18,6 @@ import json
 import os
 import queue
 import select
-import signal
 import socket
 import sys
 import threading
@@ -114,8 +114,6 @@ def describe(error: Exception) -> str:
 
 def main(fd: int, folder: str) -> None:
     """Entry point of the process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator decides what Ctrl-C means
-    os.set_inheritable(fd, False)  # a helper process of the task must not keep the socket open
     found = Path(completedp.__file__).resolve().parent.parent
     if found != Path(folder):
         sys.exit(

@@ -46,7 +46,7 @@ def test_an_explosion_in_mid_run_ends_within_a_few_percent() -> None:
 
 
 def test_warm_up_itself_is_not_judged() -> None:
-    train(Monitor(limits(200, warmup=100)), [50.0] * 100 + [2.0] * 100)
+    train(Monitor(limits(200, warmup=100)), [50.0] * 100 + [4.0] * 100)
 
 
 def test_a_loss_without_a_uniform_guess_may_be_anything_finite() -> None:

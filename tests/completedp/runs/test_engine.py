@@ -57,6 +57,7 @@ class Dying(Executor):
         self.running: list[Job] = []
         self.submitted: list[int] = []
         self._finishing = finishing
+        self.closed = False
 
     def submit(self, job: Job) -> None:
         assert len(self.running) < self.capacity
@@ -80,7 +81,8 @@ class Dying(Executor):
 
     def cancel(self, trial: int) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        self.closed = True
 
 
 @pytest.fixture
@@ -245,6 +247,17 @@ def test_ctrl_c_twice_stops_at_once(search: subprocess.Popen[str], tmp_path: Pat
         pid = int((tmp_path / f"pid{i}").read_text())
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def test_an_interrupt_closes_the_executor(tmp_path: Path) -> None:
+    def interrupt(_: Event) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    executor = Dying(finishing=(0, 1))
+    with pytest.raises(KeyboardInterrupt):
+        run(Jobs(job(0), job(1)), executor, curves=tmp_path, on_event=interrupt)
+    assert executor.closed
 
 
 def test_the_handler_before_is_put_back(tmp_path: Path) -> None:

@@ -97,6 +97,30 @@ def test_a_killed_worker_is_a_death_and_is_replaced(one: LocalExecutor, tmp_path
     assert isinstance(the_end(one), Finished)
 
 
+def test_a_death_is_seen_though_a_child_holds_the_socket(
+    one: LocalExecutor, tmp_path: Path
+) -> None:
+    one.submit(job(1, "forks", pid_file=str(tmp_path / "child")))
+    start = time.monotonic()
+    died = the_end(one)
+    os.kill(int((tmp_path / "child").read_text()), signal.SIGKILL)
+    assert isinstance(died, Died)
+    assert time.monotonic() - start < 3
+
+
+def test_a_gpu_worker_does_not_outlive_an_exception(logs: Path) -> None:
+    pids = set()
+    with LocalExecutor(1, logs=logs, paths=[HERE], devices=["cuda:0"]) as executor:
+        for _ in range(2):
+            executor.submit(job(0))
+            end = the_end(executor)
+            assert isinstance(end, Finished)
+            pids.add(end.outcome.metrics["pid"])
+            executor.submit(job(1, "raises"))
+            assert the_end(executor) == Died(trial=1, reason="RuntimeError: no memory left")
+    assert len(pids) == 2
+
+
 def test_a_worker_killed_while_idle_is_replaced_unseen(one: LocalExecutor) -> None:
     for wait in (0.0, 0.3):  # before and after `poll` could notice
         one.submit(job(1))
@@ -231,16 +255,20 @@ def test_each_worker_sees_its_gpu_only(
     assert "gpus: 7" in seen[1]
 
 
-def test_close_ends_the_workers_at_once(logs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stuck", [False, True])
+def test_close_ends_the_workers_at_once(stuck: bool, logs: Path, tmp_path: Path) -> None:
     executor = LocalExecutor(1, logs=logs, paths=[HERE])
     executor.submit(job(0, "announce", path=str(tmp_path / "pid"), seconds=30))
     wait_for((tmp_path / "pid").exists)
     wait_for((tmp_path / "pid").read_text)
+    pid = int((tmp_path / "pid").read_text())
+    if stuck:
+        os.kill(pid, signal.SIGSTOP)
     start = time.monotonic()
     executor.close()
     executor.close()
     assert time.monotonic() - start < 1.0
-    assert not alive(int((tmp_path / "pid").read_text()))
+    assert not alive(pid)
 
 
 COORDINATOR = """

@@ -96,6 +96,21 @@ def killed(flag: str, times: int) -> Toy:
     return Toy(body, Limits(steps=1))
 
 
+def forks(pid_file: str) -> Toy:
+    """Leaves a child that holds every descriptor, then is killed."""
+
+    def body(seed: int, report: Report) -> float:
+        child = os.fork()
+        if child == 0:
+            time.sleep(30)
+            os._exit(0)
+        Path(pid_file).write_text(str(child))
+        os.kill(os.getpid(), signal.SIGKILL)
+        return 0.0
+
+    return Toy(body, Limits(steps=1))
+
+
 def exits() -> Toy:
     print("the last words")
     raise SystemExit(3)

@@ -21,7 +21,7 @@ from completedp.errors import UserError
 from completedp.plan import Plan
 from completedp.runs.job import Job, Outcome, Progress
 from completedp.runs.journal import sync_folder
-from completedp.runs.runner import run_job
+from completedp.runs.runner import run_job, train_function
 
 TASK = "completedp.lm.train:language_model"
 # A twentieth of a run is the most that an interruption costs; a checkpoint is three times the weights.
@@ -53,6 +53,7 @@ def plan_job(
 
 def run(job: Job, folder: Path, on_progress: Callable[[Progress], None]) -> Outcome:
     """Run the job here and write its folder. Raises `UserError` where the folder cannot be written."""
+    train_function(job)  # its refusals come before anything is written
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,0 +1,141 @@
+"""`completedp train`: what it writes, how it fails, and that an interrupted run goes on."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from completedp.cli import main
+from completedp.config import DataConfig
+from completedp.flops import shapes
+from completedp.lm import plan_run
+from completedp.recipe import Recipe
+from completedp.runs.job import Job, Progress
+from transfer.planner import base_plan
+
+Train = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def train(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Train:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("".join(f"line {i * i}\n" for i in range(12_000)))
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        words = ["completedp", "train", *map(str, arguments), "--data", "text.txt"]
+        monkeypatch.setattr("sys.argv", [*words, "--device", "cpu"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+def curve(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_outcome_curve_and_weights(
+    train: Train, recipe: Recipe, tmp_path: Path
+) -> None:
+    recipe.write(tmp_path / "recipe.yaml")
+    status, out, _ = train("recipe.yaml", "--seed", 1)
+    assert status == 0
+    (folder,) = (tmp_path / "mlruns" / "runs").iterdir()
+    assert folder.name.startswith("recipe-seed1-")
+    assert {p.name for p in folder.iterdir()} == {
+        "outcome.json",
+        "curve.jsonl",
+        "model.safetensors",
+    }
+    outcome = json.loads((folder / "outcome.json").read_text())
+    assert outcome["status"] == "completed"
+    assert [point["step"] for point in curve(folder)] == list(range(1, 25))
+    weights = {name: tuple(t.shape) for name, t in load_file(folder / "model.safetensors").items()}
+    assert weights == shapes(recipe.model)
+    assert f"loss {outcome['loss']:.4f} nats a token" in out
+    assert f"{outcome['metrics']['bits_per_byte']:.4f} bits a byte" in out
+    assert "step 24 of 24" in out
+
+
+def test_json_is_one_document(train: Train, recipe: Recipe, tmp_path: Path) -> None:
+    recipe.write(tmp_path / "recipe.yaml")
+    _, out, err = train("recipe.yaml", "--json", "--out", "run")
+    assert json.loads(out)["folder"] == "run"
+    assert "step 24 of 24" in err
+
+
+def test_a_diverged_run_says_when_and_why(train: Train, recipe: Recipe, tmp_path: Path) -> None:
+    values = dataclasses.replace(recipe.hparams.global_, lr=1e30)
+    hot = dataclasses.replace(recipe.hparams, global_=values)
+    dataclasses.replace(recipe, hparams=hot).write(tmp_path / "recipe.yaml")
+    status, _, err = train("recipe.yaml", "--out", "run")
+    assert status == 1
+    assert "diverged at step" in err
+    assert json.loads((tmp_path / "run" / "outcome.json").read_text())["loss"] is None
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_folder_that_cannot_be_is_refused(train: Train, recipe: Recipe, tmp_path: Path) -> None:
+    recipe.write(tmp_path / "recipe.yaml")
+    status, out, err = train("recipe.yaml", "--out", "recipe.yaml/run")
+    assert (status, out) == (2, "")
+    assert "recipe.yaml/run: cannot be written" in err
+    assert train("recipe.yaml", "--root", "recipe.yaml")[0] == 2
+
+
+def test_missing_data_leaves_nothing(train: Train, recipe: Recipe, tmp_path: Path) -> None:
+    recipe.write(tmp_path / "recipe.yaml")
+    (tmp_path / "text.txt").unlink()
+    status, out, err = train("recipe.yaml")
+    assert (status, out) == (2, "")
+    assert "text.txt" in err
+    assert {p.name for p in tmp_path.iterdir()} == {"recipe.yaml"}
+
+
+def test_an_interrupted_run_goes_on_to_the_same_weights(
+    train: Train, recipe: Recipe, tmp_path: Path
+) -> None:
+    plan = base_plan(recipe)
+
+    def job(folder: Path) -> Job:
+        return plan_run.plan_job(
+            plan,
+            data=DataConfig(source="text.txt"),
+            seed=0,
+            folder=folder,
+            cache=tmp_path / "cache",
+            device="cpu",
+        )
+
+    def interrupt(progress: Progress) -> None:
+        if progress.step == 13:
+            raise KeyboardInterrupt
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    plan_run.run(job(whole), whole, lambda _: None)
+    with pytest.raises(KeyboardInterrupt):
+        plan_run.run(job(broken), broken, interrupt)
+    assert not (broken / "outcome.json").exists()
+    with (broken / "curve.jsonl").open("a") as file:
+        file.write('{"step": 14, "lo')  # torn by a kill
+    seen: list[int] = []
+    plan_run.run(job(broken), broken, lambda progress: seen.append(progress.step))
+    assert seen[0] == 13
+    assert (broken / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert curve(broken) == curve(whole)
+
+
+def test_a_run_has_a_name_of_its_own(recipe: Recipe) -> None:
+    names = {
+        plan_run.run_name(base_plan(recipe), DataConfig(source=source), seed, "x")
+        for source in ("a", "b")
+        for seed in (0, 1)
+    }
+    assert len(names) == 4

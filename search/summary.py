@@ -102,7 +102,7 @@ def summarize(ledger: Ledger, recipe: Recipe) -> dict[str, Any]:
         "budget": ledger.budget,
         "outcomes": outcome_counts(ledger),
         "diverged": [
-            {"trial": t.trial, "phase": t.phase, "reason": t.reason}
+            {"trial": t.trial, "phase": t.phase, "step": t.steps, "reason": t.reason}
             for t in ledger.trials.values()
             if t.status == "diverged"
         ],

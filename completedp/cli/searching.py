@@ -85,9 +85,10 @@ def search(
     from completedp.lm.train import pick_device
     from search import preflight, session
     from search.ledger import Study
+    from search.place import Place, free_name
 
     preflight.check_budget(budget)
-    place = session.Place(root=root, name=name or session.free_name(root))
+    place = Place(root=root, name=name or free_name(root))
     chosen = str(pick_device(device))
     config, why = _configure(preset, data, strategy, freeze, start, chosen)
     session.check_free(place)
@@ -226,8 +227,9 @@ def _resume(
 ) -> None:
     from completedp.lm.train import pick_device
     from search import session
+    from search.place import Place
 
-    place = session.Place(root=root, name=name)
+    place = Place(root=root, name=name)
     config = place.read().study.config
     if budget is not None:
         session.raise_budget(place, budget)
@@ -285,7 +287,7 @@ def status(
 ) -> None:
     """Say where studies stand, from their journals alone."""
     from search.display import headline
-    from search.session import Place, study_names
+    from search.place import Place, study_names
 
     names = [name] if name else study_names(root)
     states = {n: headline(Place(root=root, name=n).read()) for n in names}
@@ -305,8 +307,9 @@ def report(
 ) -> None:
     """Print a finished study's summary again, and draw its figures again."""
     from search import session
+    from search.place import Place
 
-    place = session.Place(root=root, name=name)
+    place = Place(root=root, name=name)
     summary = session.report(place)
     if json:
         print_json(summary)

@@ -1,0 +1,143 @@
+"""The whole story: search at the proxy, both recipes carried to 4 x the width and 2 x the depth.
+
+    python benchmarks/story.py --root <folder> [--recipe recipe.yaml] [--budget 200] [--seeds 3]
+
+Tokens as at the base. Global and per-module under Complete(d)P, and with `sp-fan-in` and `mup` in its
+place; paired seeds, report split. Resumable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from completedp import files
+from completedp.recipe import Recipe
+from completedp.resolved import resolve
+from completedp.runs.job import Job
+from completedp.runs.local import LocalExecutor, default_workers
+from completedp.runs.sweep import run_all
+from completedp.scale import Ratios
+from search.confirm import compare
+from search.ledger import derive_seed
+from search.session import TASK
+
+RESULTS = Path(__file__).parent / "results"
+WIDTH, DEPTH = 4, 2
+PARAMETERIZATIONS = ("completed-p", "sp-fan-in", "mup")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--recipe", type=Path, help="of a search made before; default: search now")
+    parser.add_argument("--budget", type=int, default=200)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--width", type=float, default=WIDTH)
+    parser.add_argument("--depth", type=float, default=DEPTH)
+    parser.add_argument("--out", type=Path, default=RESULTS / "story.json")
+    arguments = parser.parse_args()
+    root = arguments.root.resolve()
+    path = arguments.recipe or searched(root, arguments.budget)
+    recipe = Recipe.read(path)
+    keys = [
+        (name, arm, derive_seed(0, "story", i))
+        for i in range(arguments.seeds)
+        for name in PARAMETERIZATIONS
+        for arm in ("global", "module")
+    ]
+    jobs = [
+        job(i, recipe, root, arguments.width, arguments.depth, *key) for i, key in enumerate(keys)
+    ]
+    folder = root / "story"
+    with LocalExecutor(default_workers("cpu"), logs=folder / "logs") as executor:
+        outcomes = run_all(jobs, executor, folder)
+    rows = []
+    for name in PARAMETERIZATIONS:
+        losses: dict[str, dict[int, float]] = {"global": {}, "module": {}}
+        for i, (p, arm, seed) in enumerate(keys):
+            loss = outcomes[i].loss
+            if p == name and loss is not None:
+                losses[arm][seed] = loss
+        rows.append(row(name, losses))
+    base = recipe.provenance["confirmed"]
+    result: dict[str, Any] = {
+        "command": f"python benchmarks/story.py --width {arguments.width} --depth {arguments.depth} "
+        f"--seeds {arguments.seeds}",
+        "recipe_digest": recipe.digest,
+        "base": {arm: base[arm]["mean"] for arm in ("global", "module")}
+        | {"difference": base["difference"]},
+        "rows": rows,
+    }
+    files.write_json(arguments.out, result)
+    print(f"{'':14s} {'global':>8s} {'module':>8s} {'difference':>11s}  95 % interval")
+    print(f"{'base':14s} {base['global']['mean']:8.4f} {base['module']['mean']:8.4f} "
+          f"{base['difference']['mean']:+11.4f}")  # fmt: skip
+    for r in rows:
+        d = r["difference"]
+        print(f"{r['parameterization']:14s} {r['global']:8.4f} {r['module']:8.4f} "
+              f"{d['mean']:+11.4f}  [{d['low']:+.4f}, {d['high']:+.4f}]")  # fmt: skip
+
+
+def searched(root: Path, budget: int) -> Path:
+    """The recipe of a search at `tiny`, made now or finished from before."""
+    folder = root / "studies" / "story"
+    if not (folder / "recipe.yaml").exists():
+        begun = (folder / "journal.jsonl").exists()
+        how = ["--resume", "story"] if begun else ["--budget", str(budget), "--name", "story"]
+        preset = [] if begun else ["--preset", "tiny"]
+        subprocess.run(["completedp", "search", *how, *preset, "--root", str(root)], check=True)
+    return folder / "recipe.yaml"
+
+
+def job(
+    trial: int,
+    recipe: Recipe,
+    root: Path,
+    width: float,
+    depth: float,
+    parameterization: str,
+    arm: str,
+    seed: int,
+) -> Job:
+    """One arm at the target scale under one parameterisation."""
+    import dataclasses
+
+    base = recipe.model
+    model = base.scaled(width=round(base.width * width), depth=round(base.depth * depth))
+    hparams = recipe.baseline if arm == "global" else recipe.hparams
+    resolved = resolve(
+        hparams,
+        model.inventory(base),
+        Ratios(width=width, depth=depth),
+        parameterization=parameterization,
+    )
+    arguments = {
+        "model": dataclasses.asdict(model),
+        "data": dataclasses.asdict(recipe.data),
+        "train": dataclasses.asdict(recipe.train),
+        "split": "report",
+        "cache": str(root / "data"),
+        "device": "cpu",
+    }
+    return Job(trial=trial, task=TASK, arguments=arguments, resolved=resolved, seed=seed)
+
+
+def row(name: str, losses: dict[str, dict[int, float]]) -> dict[str, Any]:
+    comparison = compare(losses["global"], losses["module"])
+    return {
+        "parameterization": name,
+        "global": statistics.fmean(losses["global"].values()),
+        "module": statistics.fmean(losses["module"].values()),
+        "losses": {arm: {str(s): x for s, x in by.items()} for arm, by in losses.items()},
+        "difference": comparison.to_dict() if comparison else None,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""Makes `bowl` and `studies` importable here, the first also by jobs."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from completedp.config import DataConfig, ModelConfig, StudyConfig, TrainConfig
+from completedp.hparams import GlobalValues
+
+sys.path.append(str(Path(__file__).parent))
+
+
+@pytest.fixture
+def config() -> StudyConfig:
+    return StudyConfig(
+        model=ModelConfig(width=32, depth=2, head_dim=16, ffn=88, vocab_size=256, context=64),
+        data=DataConfig(),
+        train=TrainConfig(tokens=8192, batch=1024),
+        values=GlobalValues(lr=2**-8),
+    )

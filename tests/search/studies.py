@@ -1,0 +1,34 @@
+"""Studies on the bowl, for the tests of the search."""
+
+from __future__ import annotations
+
+import functools
+
+from completedp.config import StudyConfig
+from completedp.hparams import HParams
+from completedp.resolved import resolve
+from completedp.runs.job import Job
+from completedp.scale import Ratios
+from search.ledger import Study
+from search.study import JobFactory
+
+
+def study_of(config: StudyConfig, *, budget: int = 40, seed: int = 0, name: str = "s") -> Study:
+    data = {"digest": "sha256:0", "tokens": {}, "bytes_per_token": {"report": 1.0}}
+    return Study(name=name, config=config, seed=seed, budget=budget, data=data)
+
+
+def bowl_job(
+    config: StudyConfig, pause: float, trial: int, hparams: HParams, seed: int, split: str
+) -> Job:
+    return Job(
+        trial=trial,
+        task="bowl:bowl",
+        arguments={"pause": pause},
+        resolved=resolve(hparams, config.model.inventory(config.model), Ratios()),
+        seed=seed,
+    )
+
+
+def job_factory(config: StudyConfig, pause: float = 0.0) -> JobFactory:
+    return functools.partial(bowl_job, config, pause)

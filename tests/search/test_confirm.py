@@ -1,0 +1,38 @@
+"""The paired comparison against a textbook example, and its verdicts."""
+
+import pytest
+
+from search.confirm import compare
+
+
+def test_interval_against_a_known_case() -> None:
+    """Differences 1..6: mean 3.5, s = 1.8708, t(5, .975) = 2.5706, half-width 1.9633."""
+    base = dict.fromkeys(range(6), 0.0)
+    tuned = {i: i + 1.0 for i in range(6)}
+    got = compare(base, tuned)
+    assert got is not None
+    assert (got.pairs, got.mean) == (6, 3.5)
+    assert (got.low, got.high) == (pytest.approx(1.5367, abs=1e-4), pytest.approx(5.4633, abs=1e-4))
+    assert got.verdict.startswith("no gain: ")
+
+
+@pytest.mark.parametrize(
+    ("differences", "verdict"),
+    [
+        ([-0.03, -0.031, -0.029, -0.03, -0.028, -0.032], "gain"),
+        ([-0.03, 0.03, -0.01, 0.02, 0.0, -0.01], "no gain shown"),
+        ([-0.03, -0.031, -0.029, -0.03, -0.028], "too few seeds"),
+    ],
+)
+def test_verdicts(differences: list[float], verdict: str) -> None:
+    base = dict.fromkeys(range(len(differences)), 2.0)
+    got = compare(base, {i: 2.0 + d for i, d in enumerate(differences)})
+    assert got is not None
+    assert got.verdict.startswith(verdict)
+
+
+def test_only_shared_seeds_count() -> None:
+    got = compare({1: 2.0, 2: 2.0, 3: 2.0}, {2: 1.9, 3: 1.8, 4: 0.0})
+    assert got is not None
+    assert got.pairs == 2
+    assert compare({1: 2.0}, {1: 1.0}) is None

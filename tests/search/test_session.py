@@ -1,0 +1,222 @@
+"""A whole study on a bowl: budget, phases, confirmation, resume, interruption, raised budgets."""
+
+import dataclasses
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bowl import STEPS
+from rich.console import Console
+from studies import job_factory, study_of
+
+from completedp.config import SearchConfig, StudyConfig
+from completedp.errors import UserError
+from completedp.hparams import KINDS
+from completedp.recipe import Recipe
+from completedp.runs.job import Event
+from completedp.runs.journal import read_records, trials
+from completedp.runs.local import InProcessExecutor
+from search import session
+from search.figures import draw
+from search.ledger import SMALLEST_BUDGET, confirmation_runs
+from search.place import Place
+
+QUIET = Console(quiet=True)
+
+
+class NoTracker:
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def update(self) -> None: ...
+
+    def close(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def _no_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "Tracker", NoTracker)
+    # Seconds a study; one test draws.
+    monkeypatch.setattr(session, "draw", lambda *_: [])
+
+
+class Killed(Exception):
+    """The coordinator's death between two events."""
+
+
+class KilledAfter(InProcessExecutor):
+    def __init__(self, events: int) -> None:
+        super().__init__()
+        self.left = events
+
+    def poll(self, timeout: float) -> list[Event]:
+        if self.left == 0:
+            raise Killed
+        self.left -= 1
+        return super().poll(timeout)
+
+
+def begin(tmp_path: Path, config: StudyConfig, **study: Any) -> Place:
+    place = Place(root=tmp_path, name="s")
+    session.create(place, study_of(config, **study))
+    return place
+
+
+def go_on(place: Place, config: StudyConfig, executor: Any = None) -> dict[str, Any] | None:
+    executor = executor or InProcessExecutor()
+    return session.run(place, executor, job_factory(config), console=QUIET)
+
+
+def outcomes(place: Place) -> list[dict[str, Any]]:
+    kept = ("event", "trial", "status", "loss", "steps", "values", "seed", "phase")
+    records = read_records(place.journal)
+    return [{k: r[k] for k in kept if k in r} for r in records]
+
+
+def test_a_whole_study(tmp_path: Path, config: StudyConfig) -> None:
+    place = begin(tmp_path, config, budget=60)
+    summary = go_on(place, config)
+    assert summary is not None
+    by_trial = trials(read_records(place.journal))
+    assert len(by_trial) == 60
+    assert all(t.status for t in by_trial.values())
+    phases = Counter(t.phase for t in by_trial.values())
+    assert phases == {"global": 14, "module": 40, "confirm": confirmation_runs(60)}
+    assert by_trial[0].values == dict.fromkeys(by_trial[0].values, 0.0)
+    searched = {t.seed for t in by_trial.values() if t.phase != "confirm"}
+    fresh = Counter(t.seed for t in by_trial.values() if t.phase == "confirm")
+    assert len(searched) == 1
+    assert not searched & set(fresh)
+    assert set(fresh.values()) == {2}
+    recipe = Recipe.read(place.recipe)
+    assert recipe.provenance["chosen"] == "module"
+    assert recipe.provenance["confirmed"]["difference"]["mean"] < 0
+    assert recipe.baseline.types == {}
+    assert read_records(place.journal)[-1]["event"] == "done"
+    figures = draw(place.read(), recipe.hparams, tmp_path / "figures")
+    assert {path.stem for path in figures} == {
+        "loss_by_trial",
+        *(f"multipliers_{kind}" for kind in KINDS),
+    }
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in figures)
+
+
+def test_identical_searches_give_identical_bytes(tmp_path: Path, config: StudyConfig) -> None:
+    places = [begin(tmp_path / name, config, budget=24) for name in "ab"]
+    for place in places:
+        go_on(place, config)
+    first, second = (place.recipe.read_bytes() for place in places)
+    assert first == second
+    assert outcomes(places[0]) == outcomes(places[1])
+    other = begin(tmp_path / "c", config, budget=24, seed=1)
+    go_on(other, config)
+    assert other.recipe.read_bytes() != first
+
+
+@pytest.mark.parametrize("events", [0, 1, 5, 13, 19, 22])
+def test_a_killed_study_resumes_to_the_same_bytes(
+    tmp_path: Path, config: StudyConfig, events: int
+) -> None:
+    whole = begin(tmp_path / "whole", config, budget=24)
+    go_on(whole, config)
+    place = begin(tmp_path / "killed", config, budget=24)
+    with pytest.raises(Killed):
+        go_on(place, config, KilledAfter(events))
+    assert go_on(place, config) is not None
+    assert outcomes(place) == outcomes(whole)
+    assert place.recipe.read_bytes() == whole.recipe.read_bytes()
+
+
+def test_a_done_study_prints_its_summary_again(tmp_path: Path, config: StudyConfig) -> None:
+    place = begin(tmp_path, config, budget=12)
+    first = go_on(place, config)
+    journal = place.journal.read_bytes()
+    assert go_on(place, config, KilledAfter(0)) == first == session.report(place)
+    assert place.journal.read_bytes() == journal
+
+
+def test_diverged_trials_are_counted_and_named(tmp_path: Path, config: StudyConfig) -> None:
+    steep = dataclasses.replace(config, values=dataclasses.replace(config.values, lr=2**-4))
+    place = begin(tmp_path, steep, budget=40)
+    summary = go_on(place, steep)
+    assert summary is not None
+    assert summary["outcomes"]["diverged"] == len(summary["diverged"]) > 0
+    assert all(d["step"] == STEPS and d["reason"] for d in summary["diverged"])
+    text = place.journal.read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+
+
+def test_nothing_completed_is_said(tmp_path: Path, config: StudyConfig) -> None:
+    search = SearchConfig(global_octaves={"lr": 0.1})
+    values = dataclasses.replace(config.values, lr=1.0)
+    hopeless = dataclasses.replace(config, values=values, search=search)
+    place = begin(tmp_path, hopeless, budget=12)
+    with pytest.raises(UserError, match=r"none of the \d global trials completed.*lower values.lr"):
+        go_on(place, hopeless)
+
+
+def test_a_global_only_study_confirms_one_arm(tmp_path: Path, config: StudyConfig) -> None:
+    search = SearchConfig(global_share=1.0)
+    only = dataclasses.replace(config, search=search)
+    place = begin(tmp_path, only, budget=40)
+    summary = go_on(place, only)
+    assert summary is not None
+    confirmed = summary["confirmed"]
+    assert set(confirmed) == {"global", "difference", "unit"}
+    assert len(confirmed["global"]["losses"]) == confirmation_runs(40)
+
+
+def test_raising_the_budget_searches_on_and_confirms_again(
+    tmp_path: Path, config: StudyConfig
+) -> None:
+    place = begin(tmp_path, config, budget=24)
+    go_on(place, config)
+    with pytest.raises(UserError, match="next useful total is"):
+        session.raise_budget(place, 25)
+    session.raise_budget(place, 40)
+    session.raise_budget(place, 40)
+    summary = go_on(place, config)
+    assert summary is not None
+    by_trial = trials(read_records(place.journal))
+    assert len(by_trial) == 40
+    rounds = Counter(t.extra["round"] for t in by_trial.values() if t.phase == "confirm")
+    assert rounds == {0: confirmation_runs(24), 1: confirmation_runs(40)}
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "a..b", "x" * 65, "a b", "-x"])
+def test_names_with_path_parts_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="study name"):
+        Place(root=tmp_path, name=name)
+
+
+def test_a_study_in_the_way(tmp_path: Path, config: StudyConfig) -> None:
+    place = begin(tmp_path, config)
+    with pytest.raises(UserError, match="--resume s"):
+        session.create(place, study_of(config))
+
+
+def test_an_edited_first_line_is_refused(tmp_path: Path, config: StudyConfig) -> None:
+    place = begin(tmp_path, config)
+    record = json.loads(place.journal.read_text())
+    record["config"]["train"]["batch"] = 2048
+    place.journal.write_text(json.dumps(record) + "\n")
+    with pytest.raises(UserError, match="does not match its digest"):
+        place.read()
+
+
+def test_a_journal_of_another_space_is_refused(tmp_path: Path, config: StudyConfig) -> None:
+    place = begin(tmp_path, config)
+    with place.journal.open("a") as file:
+        values = {"type.lr.router": 1.0}
+        record = {"event": "proposed", "trial": 0, "values": values, "phase": "module", "seed": 1}
+        file.write(json.dumps(record) + "\n")
+    with pytest.raises(UserError, match=r"type\.lr\.router"):
+        go_on(place, config)
+
+
+def test_smallest_budget_leaves_something_to_search_with() -> None:
+    assert SMALLEST_BUDGET - confirmation_runs(SMALLEST_BUDGET) == 8
+    assert [confirmation_runs(n) for n in (12, 60, 120, 200, 1000)] == [4, 6, 12, 16, 16]

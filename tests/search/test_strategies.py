@@ -1,0 +1,62 @@
+"""Strategies are pure functions of arena and generator, stay in the box, and begin at the start."""
+
+import numpy as np
+import pytest
+
+from completedp.errors import UserError
+from search.strategies import STRATEGIES, Arena, Observation, strategy_named
+from search.strategies.trust_region_random import CENTRE_EVERY, RADIUS, centre
+
+D = 7
+WALL = np.full(D, 4.0)
+
+
+def arena(losses: list[float | None], seed: int = 0) -> Arena:
+    rng = np.random.default_rng(seed)
+    observations = [
+        Observation(
+            point_D=rng.uniform(-4, 4, D),
+            status="diverged" if loss is None else "completed",
+            loss=loss,
+        )
+        for loss in losses
+    ]
+    return Arena(lower_D=-WALL, upper_D=WALL, start_D=np.zeros(D), observations=observations)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("losses", [[], [None], [None] * 9, [2.0, None, 1.0], [1.0] * 50])
+def test_contract(name: str, losses: list[float | None]) -> None:
+    strategy = STRATEGIES[name]
+    first, again = (strategy.propose(arena(losses), np.random.default_rng(5)) for _ in range(2))
+    assert np.array_equal(first, again)
+    assert first.shape == (D,)
+    assert np.all(np.abs(first) <= WALL)
+    if not losses:
+        assert np.array_equal(first, np.zeros(D))
+
+
+def test_trust_region_stays_near_its_centre() -> None:
+    here = arena([float(i) for i in range(30)])
+    for seed in range(50):
+        point_D = STRATEGIES["trust-region"].propose(here, np.random.default_rng(seed))
+        assert np.abs(point_D - centre(here)).max() <= RADIUS[1]
+
+
+def test_every_eighth_trial_is_the_centre() -> None:
+    here = arena([float(i) for i in range(CENTRE_EVERY - 1)])
+    point_D = STRATEGIES["trust-region"].propose(here, np.random.default_rng(0))
+    assert np.array_equal(point_D, centre(here))
+
+
+def test_the_centre_averages_the_best_third_and_ignores_the_diverged() -> None:
+    here = arena([3.0, 1.0, None, 2.0, 5.0, 6.0, 4.0])
+    points = [o.point_D for o in here.observations]
+    low, high = np.minimum(points[1], points[3]), np.maximum(points[1], points[3])
+    assert np.all((centre(here) >= low) & (centre(here) <= high))
+    assert np.linalg.norm(centre(here) - points[1]) < np.linalg.norm(centre(here) - points[3])
+
+
+def test_unknown_name() -> None:
+    with pytest.raises(UserError, match="did you mean 'trust-region'"):
+        strategy_named("trust-regoin")

@@ -205,6 +205,15 @@ def test_every_number_is_written_whole(recipe: Recipe) -> None:
     assert source["TRAIN"]["steps"] == plan.train.steps
 
 
+def test_the_file_folds_as_the_plan_does(recipe: Recipe) -> None:
+    """ε is too small for a short run to feel, so folding is compared value by value too."""
+    plan = carried(recipe)
+    exported = load(plan)
+    for row in plan.resolved.folded().tensors:
+        values = {name: getattr(row, name) for name in exported["TENSORS"][row.name]}
+        assert exported["_row"](row.name, True) == values
+
+
 def test_an_unknown_format_is_refused() -> None:
     with pytest.raises(UserError, match="unknown format 'jsn'; did you mean 'json'"):
         format_named("jsn")

@@ -1,0 +1,94 @@
+"""A search over a real cliff: how often random points of the box diverge, and how a search there ends.
+
+python benchmarks/cliff.py --points 40 --budget 60 --root <folder>
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from completedp import files
+from completedp.lm.data import prepare
+from completedp.lm.preset_files import load_preset
+from completedp.recipe import Recipe
+from completedp.runs.journal import read_records, trials
+from completedp.runs.local import LocalExecutor, default_workers
+from completedp.runs.sweep import run_all
+from search.session import language_model_job
+from search.space import Space
+
+RESULTS = Path(__file__).parent / "results"
+FIRST = 20  # what the search may spend on learning where the cliff is
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--points", type=int, default=40)
+    parser.add_argument("--budget", type=int, default=60)
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=RESULTS / "cliff.json")
+    arguments = parser.parse_args()
+    root = arguments.root.resolve()
+    result = {
+        "command": f"python benchmarks/cliff.py --points {arguments.points} --budget {arguments.budget}",
+        "random": random_points(root, arguments.points),
+        "search": searched(root, arguments.budget),
+    }
+    files.write_json(arguments.out, result)
+    print(json.dumps(result, indent=1))
+
+
+def random_points(root: Path, count: int) -> dict[str, Any]:
+    """Uniform in the whole box, global and per-module coordinates alike."""
+    config = load_preset("cliff")
+    prepare(config.data, config.model.vocab_size, config.train.eval_tokens, root / "data")
+    space = Space.from_config(config)
+    rng = np.random.default_rng(0)
+    jobs = []
+    for i in range(count):
+        point = space.project(
+            {c.name: rng.uniform(-c.octaves, c.octaves) for c in space.coordinates}
+        )
+        hparams = space.to_hparams(point)
+        jobs.append(language_model_job(config, root / "data", "cpu", i, hparams, 1, "select"))
+    with LocalExecutor(default_workers("cpu"), logs=root / "cliff-random" / "logs") as executor:
+        outcomes = run_all(jobs, executor, root / "cliff-random").values()
+    diverged = [o for o in outcomes if o.status == "diverged"]
+    return {
+        "points": count,
+        "diverged": len(diverged),
+        "share": len(diverged) / count,
+        "reasons": Counter((o.reason or "").split(" ")[0] for o in diverged),
+        "median_step": float(np.median([o.steps for o in diverged])) if diverged else None,
+    }
+
+
+def searched(root: Path, budget: int) -> dict[str, Any]:
+    folder = root / "studies" / "cliff"
+    if not (folder / "summary.json").exists():
+        begun = (folder / "journal.jsonl").exists()
+        how = ["--budget", str(budget), "--preset", "cliff", "--name", "cliff"]
+        how = ["--resume", "cliff"] if begun else how
+        subprocess.run(["completedp", "search", *how, "--root", str(root)], check=True)
+    found = list(trials(read_records(folder / "journal.jsonl")).values())
+    later = [t for t in found[FIRST:] if t.phase != "confirm"]
+    return {
+        "budget": budget,
+        "outcomes": Counter(t.status for t in found),
+        "diverged_after_first_20": sum(t.status == "diverged" for t in later) / len(later),
+        "recipe_valid": bool(Recipe.read(folder / "recipe.yaml").digest),
+        "confirmed": json.loads((folder / "summary.json").read_text())["confirmed"]["difference"],
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""A user's mistakes: a clear message with the offending value, status 2, no traceback, nothing written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from completedp.lm.preset_files import load_preset
+from completedp.recipe import Recipe
+from completedp.runs.lock import Lock
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    def completedp(*arguments: str, root: Path = tmp_path / "root") -> Any:
+        program = "from completedp.cli import main; main()"
+        return subprocess.run(
+            [sys.executable, "-c", program, *arguments, "--root", str(root)],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "COLUMNS": "200"},
+            check=False,
+        )
+
+    return completedp
+
+
+def refused(run: Run, tmp_path: Path, *arguments: str, says: str, **options: Any) -> str:
+    before = sorted(tmp_path.rglob("*"))
+    done = run(*arguments, **options)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert says in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+    new = [p for p in sorted(tmp_path.rglob("*")) if p not in before]
+    assert not new, new
+    return done.stderr
+
+
+def preset_with(tmp_path: Path, **changes: dict[str, Any]) -> str:
+    data = load_preset("tiny").to_dict()
+    for section, values in changes.items():
+        data[section] |= values
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(json.loads(json.dumps(data))))
+    return str(path)
+
+
+def test_unknown_preset(run: Run, tmp_path: Path) -> None:
+    refused(
+        run, tmp_path, "search", "--budget", "20", "--preset", "tinny", says="did you mean 'tiny'"
+    )
+
+
+def test_unknown_key_with_its_path(run: Run, tmp_path: Path) -> None:
+    mine = preset_with(tmp_path, train={"bacth": 4096})
+    text = refused(run, tmp_path, "search", "--budget", "20", "--preset", mine, says="train.bacth")
+    assert "did you mean 'batch'" in text
+
+
+def test_unknown_kind_to_freeze(run: Run, tmp_path: Path) -> None:
+    arguments = ("search", "--budget", "20", "--preset", "tiny", "--freeze", "epsilon")
+    refused(run, tmp_path, *arguments, says="unknown kind 'epsilon'")
+
+
+def test_budget_below_twelve(run: Run, tmp_path: Path) -> None:
+    refused(run, tmp_path, "search", "--budget", "11", "--preset", "tiny", says="--budget is 11")
+
+
+def test_unknown_strategy(run: Run, tmp_path: Path) -> None:
+    arguments = ("search", "--budget", "20", "--preset", "tiny", "--strategy", "turbo")
+    refused(run, tmp_path, *arguments, says="unknown strategy 'turbo'")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "empty"),
+        (bytes(range(256)) * 4096, "text"),
+        (b"too short a text\n" * 10, "tokens"),
+    ],
+    ids=["empty", "garbage", "short"],
+)
+def test_corpora(run: Run, tmp_path: Path, content: bytes, says: str) -> None:
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_bytes(content)
+    before = ("search", "--budget", "20", "--preset", "tiny", "--data", str(corpus))
+    done = run(*before)
+    assert done.returncode == 2, done.stderr
+    assert "corpus.txt" in done.stderr
+    assert says in done.stderr.lower()
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("studies"))
+    assert not list(tmp_path.rglob("*.bin"))
+
+
+def test_a_corpus_that_is_not_there(run: Run, tmp_path: Path) -> None:
+    arguments = ("search", "--budget", "20", "--preset", "tiny", "--data", "nowhere.txt")
+    refused(run, tmp_path, *arguments, says="nowhere.txt")
+
+
+def test_a_root_whose_parent_is_a_file(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    arguments = ("search", "--budget", "20", "--preset", "tiny")
+    refused(run, tmp_path, *arguments, says="file", root=tmp_path / "file" / "root")
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", ".."])
+def test_study_names_with_path_parts(run: Run, tmp_path: Path, name: str) -> None:
+    arguments = ("search", "--budget", "20", "--preset", "tiny", "--name", name)
+    refused(run, tmp_path, *arguments, says=repr(name))
+
+
+def write_journal(tmp_path: Path, **changes: Any) -> Path:
+    folder = tmp_path / "root" / "studies" / "old"
+    folder.mkdir(parents=True)
+    record = {"event": "study", "schema": 1, "name": "old", "config": {}, "digest": "", **changes}
+    (folder / "journal.jsonl").write_text(json.dumps(record) + "\n")
+    return folder
+
+
+def test_a_journal_of_another_schema(run: Run, tmp_path: Path) -> None:
+    write_journal(tmp_path, schema=7)
+    refused(run, tmp_path, "search", "--resume", "old", says="schema is 7")
+    refused(run, tmp_path, "status", says="schema is 7")
+
+
+def test_a_journal_of_another_configuration(run: Run, tmp_path: Path) -> None:
+    write_journal(tmp_path, config={"model": {"widht": 3}})
+    refused(run, tmp_path, "search", "--resume", "old", says="model.widht")
+
+
+def test_resume_of_no_study(run: Run, tmp_path: Path) -> None:
+    refused(run, tmp_path, "search", "--resume", "nobody", says="no study 'nobody'")
+
+
+def test_two_writers(run: Run, tmp_path: Path) -> None:
+    config = load_preset("tiny")
+    from completedp import files
+    from completedp.lm.data import prepare
+    from search.ledger import Study
+    from search.place import Place
+    from search.session import create
+
+    root = tmp_path / "root"
+    corpus = prepare(config.data, config.model.vocab_size, config.train.eval_tokens, root / "data")
+    place = Place(root=root, name="s")
+    data = {"digest": corpus.digest, "bytes_per_token": {"report": 1.0}}
+    create(place, Study(name="s", config=config, seed=0, budget=12, data=data))
+    assert files.digest(config.to_dict())
+    with Lock(place.lock):
+        done = run("search", "--resume", "s", "--workers", "1")
+    assert done.returncode == 2
+    assert f"process {os.getpid()}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (lambda d: d.update(schema=2), "schema is 2"),
+        (lambda d: d["hparams"]["global"].update(lr=-1.0), "lr is -1"),
+        (lambda d: d["hparams"]["types"].update(lr={"router": 2.0}), "types.lr.router"),
+        (lambda d: d["base"].update(width=64), "base"),
+        (lambda d: d.pop("model"), "model is missing"),
+        (lambda d: d["train"].update(tokens="many"), "train.tokens"),
+    ],
+)
+def test_recipes_edited_into_nonsense(
+    run: Run, tmp_path: Path, recipe: Recipe, edit: Callable[[dict[str, Any]], Any], says: str
+) -> None:
+    data = recipe.to_dict()
+    edit(data)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(json.loads(json.dumps(data))))
+    refused(run, tmp_path, "transfer", str(path), "--width", "64", says=says)
+
+
+def test_resume_refuses_what_the_study_decides(run: Run, tmp_path: Path) -> None:
+    arguments = ("search", "--resume", "s", "--preset", "tiny")
+    refused(run, tmp_path, *arguments, says="--preset cannot be given with --resume")

@@ -53,12 +53,16 @@ def wait_for(true: Callable[[], object], seconds: float = 10.0) -> None:
         time.sleep(0.01)
 
 
-def alive(pid: int) -> bool:
+def state(pid: int) -> str:
+    """The kernel's letter for a process: Z has ended, T is stopped; none is gone."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return False
-    return state != "Z"
+        return ""
+
+
+def alive(pid: int) -> bool:
+    return state(pid) not in ("", "Z")
 
 
 def test_a_worker_is_kept_with_what_its_task_made(one: LocalExecutor) -> None:
@@ -264,6 +268,7 @@ def test_close_ends_the_workers_at_once(stuck: bool, logs: Path, tmp_path: Path)
     pid = int((tmp_path / "pid").read_text())
     if stuck:
         os.kill(pid, signal.SIGSTOP)
+        wait_for(lambda: state(pid) == "T")
     start = time.monotonic()
     executor.close()
     executor.close()

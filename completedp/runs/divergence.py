@@ -19,6 +19,10 @@ HORIZON_FRACTION = 0.05
 # One loss counts for at most this many uniform guesses: the smoothed loss then says for how long the run
 # has been lost, not how high a spike was.
 CLIP_UNIFORM = 2.0
+# Until this share of the steps, a run that is below where it began is slow, not lost: initial losses lie
+# above a uniform guess, and at 1/64 of a good learning rate a run needs a third of its steps to pass below
+# (measured on the `tiny` preset).
+SLOW_FRACTION = 0.5
 # Points kept of a curve: enough for a figure, small beside a run in the journal's folder and in MLflow.
 CURVE_POINTS = 200
 
@@ -45,6 +49,7 @@ class Monitor:
         self._horizon = max(HORIZON_STEPS, math.ceil(HORIZON_FRACTION * limits.steps))
         self._smoothed = 0.0
         self._weight = 0.0
+        self._first = math.nan
         self._stride = max(1, math.ceil(limits.steps / CURVE_POINTS))
         self._points: list[tuple[int, float]] = []
         self._pending: list[float] = []
@@ -52,6 +57,8 @@ class Monitor:
     def __call__(self, step: int, loss: float) -> None:
         if not math.isfinite(loss):
             raise Diverged(step, f"the training loss is {loss}")
+        if self.step == 0:
+            self._first = loss
         self.step = step
         self._pending.append(loss)
         if step % self._stride == 0:
@@ -85,7 +92,9 @@ class Monitor:
         self._smoothed += gain * (min(loss, CLIP_UNIFORM * uniform) - self._smoothed)
         self._weight += gain * (1 - self._weight)
         mean = self._smoothed / self._weight
-        if after_warmup >= self._horizon and mean > uniform:
+        early = step <= SLOW_FRACTION * self._limits.steps
+        bound = max(uniform, self._first) if early else uniform
+        if after_warmup >= self._horizon and mean > bound:
             raise Diverged(
                 step,
                 f"the smoothed training loss is {mean:.4g}, above {uniform:.4g} of a uniform guess",

@@ -34,7 +34,7 @@ def test_a_loss_that_is_not_finite_is_divergence_at_its_step(bad: float) -> None
 def test_a_run_lost_above_a_uniform_guess_ends_soon_after_warm_up() -> None:
     monitor = Monitor(limits(1000))
     with pytest.raises(Diverged, match=r"smoothed training loss is 6.* above 5.545") as caught:
-        train(monitor, [6.0] * 1000)
+        train(monitor, [5.8] + [6.0] * 999)
     assert 10 < caught.value.step <= 100
 
 
@@ -43,6 +43,15 @@ def test_an_explosion_in_mid_run_ends_within_a_few_percent() -> None:
     with pytest.raises(Diverged) as caught:
         train(monitor, [2.0] * 500 + [1e9] * 500)
     assert 500 < caught.value.step <= 550
+
+
+def test_a_slow_start_below_where_it_began_has_half_the_steps() -> None:
+    falling = [UNIFORM + 0.3 - 0.8 * step / 400 for step in range(400)]
+    train(Monitor(limits(400)), falling)
+    monitor = Monitor(limits(400))
+    with pytest.raises(Diverged) as caught:
+        train(monitor, [UNIFORM + 0.3] + [UNIFORM + 0.2] * 399)
+    assert caught.value.step == 201
 
 
 def test_warm_up_itself_is_not_judged() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
+logging.disable(logging.INFO)  # Ax announces its storage when it is imported
 from ax.api.client import Client
 from ax.api.configs import RangeParameterConfig
 from ax.core.data import Data
@@ -18,6 +19,7 @@ from ax.generation_strategy.external_generation_node import ExternalGenerationNo
 from ax.generation_strategy.generation_strategy import GenerationStrategy
 from ax.utils.common.logger import set_ax_logger_levels
 
+logging.disable(logging.NOTSET)
 from search.space import Space
 
 METRIC = "loss"

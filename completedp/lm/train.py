@@ -203,12 +203,12 @@ class LanguageModelTask:
     def _backward(self, windows_ST: Tensor) -> Tensor:
         """The gradient of the mean over the optimiser's whole batch; its mean cross-entropy, unread."""
         parts = torch.split(windows_ST, self._sequences_at_once)
-        total = torch.zeros((), device=self.device)
+        entropies: list[Tensor] = []
         for part_BT in parts:
             loss, ce = self._forward(part_BT)
             torch.autograd.backward(loss / len(parts))
-            total += ce / len(parts)
-        return total
+            entropies.append(ce)
+        return torch.stack(entropies).mean()
 
     def _forward(self, windows_BT: Tensor) -> tuple[Tensor, Tensor]:
         windows_BT = windows_BT.to(self.device)

@@ -1,0 +1,46 @@
+"""The presets that ship, and files of the user's own."""
+
+from pathlib import Path
+
+import pytest
+
+from completedp import files, flops
+from completedp.errors import UserError
+from completedp.lm.preset_files import load_preset, preset_names, preset_path
+
+
+def test_the_presets_are_what_they_say() -> None:
+    assert preset_names() == ("cliff", "proxy-50m", "small", "tiny")
+    wanted = {
+        "tiny": (41e3, 19),
+        "cliff": (41e3, 19),
+        "small": (1.05e6, 20),
+        "proxy-50m": (50e6, 32),
+    }
+    for name, (parameters, tokens_each) in wanted.items():
+        preset = load_preset(name)
+        count = flops.parameter_count(preset.model)
+        assert count == pytest.approx(parameters, rel=0.03)
+        assert preset.train.tokens / count == pytest.approx(tokens_each, rel=0.03)
+        assert preset.train.tokens % preset.train.batch == 0
+    assert not load_preset("cliff").model.qk_norm
+    assert load_preset("cliff").train.clip == 0
+
+
+def test_a_copied_preset_is_a_preset(tmp_path: Path) -> None:
+    copy = tmp_path / "mine.yaml"
+    copy.write_text(preset_path("tiny").read_text())
+    assert load_preset(str(copy)) == load_preset("tiny")
+    files.write_yaml(copy, load_preset("proxy-50m").to_dict())
+    assert load_preset(str(copy)) == load_preset("proxy-50m")
+
+
+def test_unknown_presets_and_keys(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"unknown preset 'tinny'; did you mean 'tiny'"):
+        load_preset("tinny")
+    with pytest.raises(UserError, match="no such file"):
+        load_preset(str(tmp_path / "gone.yaml"))
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(preset_path("tiny").read_text().replace("  depth:", "  dept:"))
+    with pytest.raises(UserError, match=r"model\.dept: unknown key; did you mean 'depth'"):
+        load_preset(str(wrong))

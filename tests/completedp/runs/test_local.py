@@ -16,7 +16,12 @@ import completedp
 from completedp.errors import UserError
 from completedp.runs import local
 from completedp.runs.job import Died, Event, Finished, Progress
-from completedp.runs.local import InProcessExecutor, LocalExecutor, default_workers
+from completedp.runs.local import (
+    InProcessExecutor,
+    LocalExecutor,
+    default_workers,
+    devices_of,
+)
 
 PACKAGE_FOLDER = Path(completedp.__file__).parent.parent
 
@@ -331,3 +336,8 @@ def test_in_process() -> None:
     end = the_end(executor)
     assert isinstance(end, Finished)
     assert end.outcome.status == "stopped"
+
+
+def test_the_devices_of_a_kind() -> None:
+    assert devices_of("cpu") == ["cpu"]
+    assert devices_of("cuda:3") == ["cuda:3"]

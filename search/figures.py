@@ -101,7 +101,8 @@ def _multipliers(kind: str, hparams: HParams, model: ModelConfig) -> Any:
     axes.set_xticks(range(model.depth), [f"layer {i}" for i in range(model.depth)])
     for i, row in enumerate(table):
         for j, x in enumerate(row):
-            axes.text(j, i, f"{x:+.1f}", ha="center", va="center", fontsize=7)
+            colour = "white" if abs(x) > 0.6 * reach else "black"
+            axes.text(j, i, f"{x:+.1f}", ha="center", va="center", fontsize=7, color=colour)
     subject = f"1 - {kind}" if kind.startswith("beta") else kind
     axes.set_title(f"{subject}: log2 of type × depth", fontsize=9)
     figure.colorbar(image, ax=axes, shrink=0.8)

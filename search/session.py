@@ -104,6 +104,9 @@ def _run_trials(
             curves=place.folder / "curves",
             on_event=on_event,
             interrupted=lambda: hours > 0 and time.monotonic() > ends,
+            on_interrupt=lambda: display.say(
+                "beginning nothing new; what runs is finished first (Ctrl-C again: stop at once)"
+            ),
         )
 
 

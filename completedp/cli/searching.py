@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from completedp.cli.options import DEFAULT_ROOT, Json, Root, Seed
+from completedp.cli.options import DEFAULT_ROOT, Device, Json, Root, Seed, data_cache
 from completedp.cli.output import print_json, print_table
 from completedp.errors import UserError
 
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from completedp.config import StudyConfig
+    from completedp.hparams import GlobalValues
     from completedp.lm.data import Corpus
+    from completedp.recipe import Recipe
 
 
 def search(
@@ -38,7 +40,7 @@ def search(
     strategy: Annotated[
         str | None, typer.Option(help="trust-region (default) or random.", show_default=False)
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:<n>, or auto.")] = "auto",
+    device: Device = "auto",
     seed: Seed = 0,
     name: Annotated[str | None, typer.Option(help="The study's name; default study-<n>.")] = None,
     resume: Annotated[str | None, typer.Option(help="Go on with this study.")] = None,
@@ -144,20 +146,26 @@ def _configure(
             strategy=strategy or config.search.strategy,
         )
     if start is not None:
-        changes["values"] = Recipe.read(start).baseline.global_
+        changes["values"] = _start_values(Recipe.read(start), config, start)
     config = dataclasses.replace(config, **changes)
     strategy_named(config.search.strategy)
     return config, why
 
 
+def _start_values(recipe: Recipe, config: StudyConfig, path: Path) -> GlobalValues:
+    """A recipe's values mean something at its own scale only."""
+    if recipe.base != config.scale:
+        raise UserError(
+            f"--from {path}: the recipe is of {recipe.base}, the preset of {config.scale}; give a "
+            "--preset of the recipe's scale"
+        )
+    return recipe.baseline.global_
+
+
 def _corpus(config: StudyConfig, root: Path) -> Corpus:
     from completedp.lm.data import prepare
 
-    return prepare(config.data, config.model.vocab_size, config.train.eval_tokens, _cache(root))
-
-
-def _cache(root: Path) -> Path:
-    return root.resolve() / "data"
+    return prepare(config.data, config.model.vocab_size, config.train.eval_tokens, data_cache(root))
 
 
 def _describe(config: StudyConfig, corpus: Corpus) -> str:
@@ -202,7 +210,7 @@ def _run(
     from search import session
 
     make_job = functools.partial(
-        session.language_model_job, config, _cache(place.root), device.split(":")[0]
+        session.language_model_job, config, data_cache(place.root), device.split(":")[0]
     )
     with LocalExecutor(workers, logs=place.folder / "logs", devices=devices_of(device)) as executor:
         summary = session.run(place, executor, make_job, console=console, hours=hours)

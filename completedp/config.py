@@ -203,7 +203,8 @@ def check_together(model: ModelConfig, data: DataConfig, train: TrainConfig) -> 
                 f"train.{name} is {getattr(train, name)}; expected a multiple of "
                 f"model.context = {model.context}"
             )
-    if data.tokenizer == "bytes" and model.vocab_size != 256:
+    is_text = not data.source.endswith(".bin")  # the others are tokens already, of any vocabulary
+    if is_text and data.tokenizer == "bytes" and model.vocab_size != 256:
         raise UserError(
             f"model.vocab_size is {model.vocab_size}; the bytes tokenizer has exactly 256"
         )

@@ -16,9 +16,9 @@ def multiplier(train: TrainConfig, step: int) -> float:
     """The schedule at `step` in 0 … S−1, in (0, 1].
 
     Warm-up is linear and never 0: step t of W has (t + 1) / (W + 1), so that step W is the first at the
-    peak. `final_lr` is reached at t = S, one step after the last, so that no step is trained at 0: the
-    last one has the multiplier 1/(S−W) of the way before the end. `wsd` stays at the peak until the
-    last `decay` of the steps, then falls linearly (arXiv 2404.06395).
+    peak. `final_lr` is reached at t = S, one step after the last, so that no step is trained at 0: with
+    `linear` and `final_lr` 0 the last step has 1/(S−W). `wsd` stays at the peak until the last `decay`
+    of the steps, then falls linearly (arXiv 2404.06395).
     """
     steps, warmup = train.steps, warmup_steps(train)
     assert 0 <= step < steps, "a step of the run"

@@ -57,7 +57,7 @@ def open_source(source: str) -> Source:
             "to text, .jsonl, .parquet or .bin"
         )
     paths = _files(path)
-    if all(p.suffix == ".bin" for p in paths):
+    if path.suffix == ".bin":
         return Source(
             name=source,
             identity=_identity([], paths),
@@ -65,11 +65,6 @@ def open_source(source: str) -> Source:
             is_tokens=True,
         )
     return Source(name=source, identity=_identity([], paths), documents=lambda: _texts(paths))
-
-
-def is_tokens(source: str) -> bool:
-    """Whether the source is already tokenised (nanoGPT-style .bin)."""
-    return source.endswith(".bin")
 
 
 def _is_embedded(relative: Path) -> bool:

@@ -89,7 +89,7 @@ def test_rows_and_parameters_must_be_the_same_names(call: object) -> None:
 def test_groups_partition_the_parameters(multipliers: list[float], order: int) -> None:
     model = LanguageModel(SHAPE)
     types = dict(zip(completedp.modules.MODULE_TYPES, multipliers, strict=True))
-    values = resolved(lr=types, eps=types)
+    values = resolved(lr=types, eps=dict(zip(types, reversed(multipliers), strict=True)))
     shuffled = list(values.tensors)
     random.Random(order).shuffle(shuffled)
     groups = param_groups(model, dataclasses.replace(values, tensors=tuple(shuffled)))

@@ -44,3 +44,13 @@ def test_unknown_presets_and_keys(tmp_path: Path) -> None:
     wrong.write_text(preset_path("tiny").read_text().replace("  depth:", "  dept:"))
     with pytest.raises(UserError, match=r"model\.dept: unknown key; did you mean 'depth'"):
         load_preset(str(wrong))
+
+
+def test_only_text_is_bound_to_the_bytes_vocabulary(tmp_path: Path) -> None:
+    copy = tmp_path / "mine.yaml"
+    text = preset_path("tiny").read_text().replace("vocab_size: 256", "vocab_size: 50304")
+    copy.write_text(text)
+    with pytest.raises(UserError, match="the bytes tokenizer has exactly 256"):
+        load_preset(str(copy))
+    copy.write_text(text.replace("source: embedded", "source: tokens.bin"))
+    assert load_preset(str(copy)).model.vocab_size == 50304

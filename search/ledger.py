@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any, Literal
 
+import completedp
 from completedp import files
 from completedp.config import StudyConfig
 from completedp.errors import UserError
@@ -27,6 +30,16 @@ def derive_seed(study_seed: int, purpose: str, number: int = 0) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) >> 1
 
 
+def versions_now() -> dict[str, str]:
+    """What a study's numbers may depend on beside its configuration."""
+    packages = ("torch", "ax-platform", "botorch", "numpy")
+    return {
+        "completedp": completedp.__version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
+
+
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """The first record of a journal: what the study is, once and for all."""
@@ -36,6 +49,7 @@ class Study:
     seed: int
     budget: int
     data: Mapping[str, Any]
+    versions: Mapping[str, str] = field(default_factory=versions_now)
 
     def to_record(self) -> dict[str, Any]:
         """The journal's first record; the journal adds event and schema."""
@@ -47,6 +61,7 @@ class Study:
             "seed": self.seed,
             "budget": self.budget,
             "data": dict(self.data),
+            "versions": dict(self.versions),
         }
 
     @classmethod
@@ -65,6 +80,7 @@ class Study:
                 seed=int(record["seed"]),
                 budget=int(record["budget"]),
                 data=dict(record["data"]),
+                versions=dict(record["versions"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{where}: the study record is incomplete ({error})") from None

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-import platform
 import statistics
-from importlib.metadata import version
 from typing import Any
 
-import completedp
 from completedp.recipe import Recipe
 from search.confirm import ARMS, compare, losses_by_arm
 from search.ledger import Ledger, derive_seed
 from search.space import Space
 
 PARAMETERIZATION = "completed-p"
-RECORDED_VERSIONS = ("torch", "ax-platform", "botorch", "numpy")
 
 
 def build_recipe(ledger: Ledger) -> Recipe:
@@ -56,11 +52,7 @@ def build_recipe(ledger: Ledger) -> Recipe:
             "difference": comparison.to_dict() if comparison else None,
             "unit": "nats per token, report split",
         },
-        "versions": {
-            "completedp": completedp.__version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in RECORDED_VERSIONS},
-        },
+        "versions": dict(ledger.study.versions),
     }
     return Recipe(
         parameterization=PARAMETERIZATION,

@@ -11,6 +11,7 @@ from bowl import STEPS
 from rich.console import Console
 from studies import job_factory, study_of
 
+import completedp
 from completedp.config import SearchConfig, StudyConfig
 from completedp.errors import UserError
 from completedp.hparams import KINDS
@@ -129,12 +130,17 @@ def test_a_killed_study_resumes_to_the_same_bytes(
     assert place.recipe.read_bytes() == whole.recipe.read_bytes()
 
 
-def test_a_done_study_prints_its_summary_again(tmp_path: Path, config: StudyConfig) -> None:
+def test_a_done_study_prints_its_summary_again(
+    tmp_path: Path, config: StudyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = begin(tmp_path, config, budget=12)
     first = go_on(place, config)
     journal = place.journal.read_bytes()
+    recipe = place.recipe.read_bytes()
+    monkeypatch.setattr(completedp, "__version__", "9.9")  # later than the study
     assert go_on(place, config, KilledAfter(0)) == first == session.report(place)
     assert place.journal.read_bytes() == journal
+    assert place.recipe.read_bytes() == recipe
 
 
 def test_diverged_trials_are_counted_and_named(tmp_path: Path, config: StudyConfig) -> None:

@@ -159,6 +159,8 @@ class SearchConfig:
     module_octaves: Mapping[str, float] = field(default_factory=dict)
     frozen: tuple[str, ...] = ()
 
+    LARGEST_OCTAVES: ClassVar[float] = 32  # 2^32 to either side: beyond any float's use
+
     # Learning rates and ε live on wide log scales; 1-β beyond 8 x and init beyond 16 x were never useful
     # in the prototype, while q's lr and init did reach 1/16.
     GLOBAL_OCTAVES: ClassVar[Mapping[str, float]] = {
@@ -176,8 +178,18 @@ class SearchConfig:
         for part in ("global_octaves", "module_octaves"):
             for kind, octaves in getattr(self, part).items():
                 _known_kind(f"search.{part}.{kind}", kind)
-                if not (math.isfinite(octaves) and octaves > 0):
-                    raise UserError(f"search.{part}.{kind} is {octaves}; expected octaves above 0")
+                if not 0 < octaves <= self.LARGEST_OCTAVES:
+                    raise UserError(
+                        f"search.{part}.{kind} is {octaves}; expected octaves above 0, at most "
+                        f"{self.LARGEST_OCTAVES}"
+                    )
+        # The bounds in force are part of the study, whatever a later version's defaults are.
+        for part, defaults in (
+            ("global_octaves", self.GLOBAL_OCTAVES),
+            ("module_octaves", self.MODULE_OCTAVES),
+        ):
+            bounds = {**defaults, **getattr(self, part)}
+            object.__setattr__(self, part, {kind: float(o) for kind, o in bounds.items()})
         for kind in self.frozen:
             _known_kind("search.frozen", kind)
         if set(self.frozen) >= set(KINDS):
@@ -185,9 +197,7 @@ class SearchConfig:
 
     def octaves(self, part: Literal["global", "module"], kind: str) -> float:
         """The bound in force for a kind."""
-        if part == "global":
-            return float(self.global_octaves.get(kind, self.GLOBAL_OCTAVES[kind]))
-        return float(self.module_octaves.get(kind, self.MODULE_OCTAVES[kind]))
+        return (self.global_octaves if part == "global" else self.module_octaves)[kind]
 
 
 def _known_kind(path: str, kind: str) -> None:

@@ -85,9 +85,12 @@ def write_text(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); give another place"
+        ) from None
+    finally:
         Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def digest(data: object) -> str:

@@ -16,13 +16,15 @@ FEWEST_PAIRS = 6  # below this a t interval says more about luck than about the 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Paired differences module - global in nats a token; negative is a gain. `low`, `high`: 95 %."""
+    """Paired differences module - global in nats a token; negative is a gain. `low`, `high`: 95 %.
+
+    Only seeds on which both arms completed are pairs; the verdict speaks of the others too.
+    """
 
     pairs: int
     mean: float
     low: float
     high: float
-    verdict: str
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -41,6 +43,14 @@ def losses_by_arm(confirmations: Sequence[TrialRecord]) -> dict[str, dict[int, f
     }
 
 
+def diverged_by_arm(confirmations: Sequence[TrialRecord]) -> dict[str, int]:
+    """Arm → fresh seeds on which it diverged."""
+    return {
+        arm: sum(t.extra.get("arm") == arm and t.status == "diverged" for t in confirmations)
+        for arm in ARMS
+    }
+
+
 def compare(baseline: dict[int, float], tuned: dict[int, float]) -> Comparison | None:
     """The paired comparison over the seeds both have, or None with fewer than two."""
     seeds = [seed for seed in baseline if seed in tuned]
@@ -52,17 +62,18 @@ def compare(baseline: dict[int, float], tuned: dict[int, float]) -> Comparison |
     mean = statistics.fmean(differences)
     error = statistics.stdev(differences) / math.sqrt(len(seeds))
     reach = float(student.ppf(0.975, len(seeds) - 1)) * error
-    low, high = mean - reach, mean + reach
-    return Comparison(
-        pairs=len(seeds), mean=mean, low=low, high=high, verdict=_verdict(len(seeds), low, high)
-    )
+    return Comparison(pairs=len(seeds), mean=mean, low=mean - reach, high=mean + reach)
 
 
-def _verdict(pairs: int, low: float, high: float) -> str:
-    if pairs < FEWEST_PAIRS:
+def verdict(comparison: Comparison | None, diverged: dict[str, int]) -> str:
+    """What may be said of the per-module configuration."""
+    if diverged["module"] > diverged["global"]:
+        return f"no gain: the per-module configuration diverged on {diverged['module']} fresh seeds"
+    if comparison is None or comparison.pairs < FEWEST_PAIRS:
+        pairs = comparison.pairs if comparison else 0
         return f"too few seeds to conclude ({pairs} pairs; {FEWEST_PAIRS} are needed)"
-    if high < 0:
+    if comparison.high < 0:
         return "gain: the per-module configuration is better"
-    if low > 0:
+    if comparison.low > 0:
         return "no gain: the per-module configuration is worse"
     return "no gain shown: the interval includes zero"

@@ -45,7 +45,7 @@ def headline(ledger: Ledger) -> dict[str, str]:
     aside = sum(t.status == "set_aside" for t in trials)
     state = {
         "runs": f"{sum(count.values()) + aside} of {ledger.budget} done, "
-        f"{len(ledger.pending)} running, {count['diverged']} diverged"
+        f"{len(ledger.pending)} begun, {count['diverged']} diverged"
         + (f", {count['stopped']} stopped" if count["stopped"] else "")
         + (f", {aside} set aside" if aside else ""),
         "phase": phase_of(ledger),
@@ -99,7 +99,7 @@ def lead(ledger: Ledger) -> str:
 def trial_line(record: TrialRecord, budget: int) -> str:
     """One finished trial."""
     width = len(str(budget - 1))
-    seconds = f"{record.seconds:6.1f} s" if record.seconds is not None else ""
+    seconds = f"{record.seconds:6.1f} s" if record.status != "set_aside" else " " * 8
     if record.status == "completed":
         assert record.loss is not None
         end = f"loss {record.loss:.4f}"

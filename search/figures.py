@@ -20,8 +20,13 @@ _LABELS = {"global": "global", "module": "per module"}
 
 
 def draw(ledger: Ledger, hparams: HParams, folder: Path) -> list[Path]:
-    """Write every figure as PNG into `folder` and return their paths."""
+    """Write every figure as PNG into `folder`, in place of those there, and return their paths.
+
+    `hparams` is the configuration whose multipliers are drawn.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.png"):
+        old.unlink()
     paths = [_save(_loss_by_trial(ledger), folder / "loss_by_trial.png")]
     for kind in KINDS:
         if kind in hparams.types or kind in hparams.depth:

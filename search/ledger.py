@@ -24,6 +24,11 @@ def confirmation_runs(budget: int) -> int:
     return 2 * max(2, min(8, budget // 20))
 
 
+def global_runs(share: float, searching: int) -> int:
+    """Search runs of the global arm: its share, and at least the preset's own values and one other."""
+    return max(2, round(share * searching))
+
+
 def derive_seed(study_seed: int, purpose: str, number: int = 0) -> int:
     """A 31-bit seed that depends on the study's seed, the purpose and a number only."""
     text = f"{study_seed}/{purpose}/{number}"
@@ -99,6 +104,11 @@ class Ledger:
         """Raises `UserError` for records that are no whole, consistent study."""
         held = [dict(record) for record in records]
         study = Study.from_record(held[0], where)
+        for record in held:
+            if record["event"] == "budget" and not isinstance(record.get("budget"), int):
+                raise UserError(
+                    f"{where}: a budget record without its number; the journal is damaged"
+                )
         return cls(study=study, records=held, trials=trials(held))
 
     def add(self, record: Mapping[str, Any]) -> None:
@@ -140,7 +150,7 @@ class Ledger:
     @property
     def global_limit(self) -> int:
         """How many of those belong to the global arm."""
-        return max(2, round(self.study.config.search.global_share * self.search_limit))
+        return global_runs(self.study.config.search.global_share, self.search_limit)
 
     @property
     def next_phase(self) -> Phase:
@@ -156,6 +166,17 @@ class Ledger:
         """The completed trial with the lowest loss; the earlier one of equals."""
         finished = [t for t in self.of_phase(phase) if t.loss is not None]
         return min(finished, key=lambda t: t.loss or 0.0, default=None)
+
+    @property
+    def centre(self) -> TrialRecord | None:
+        """The global configuration that the per-module phase moves around: the best before it began.
+
+        Later global trials (of a raised budget) compete as the baseline, but do not move it: per-module
+        trials stay comparable.
+        """
+        first = min((t.trial for t in self.of_phase("module")), default=len(self.trials))
+        earlier = [t for t in self.of_phase("global") if t.trial < first and t.loss is not None]
+        return min(earlier, key=lambda t: t.loss or 0.0, default=None)
 
     @property
     def pending(self) -> list[TrialRecord]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from completedp.config import DataConfig, StudyConfig
 from completedp.errors import UserError
 from completedp.flops import training_flops
-from search.ledger import SMALLEST_BUDGET, confirmation_runs
+from search.ledger import SMALLEST_BUDGET, confirmation_runs, global_runs
 from search.space import Space
 
 MOST_EPOCHS = 4  # repeated data is nearly as good as new up to about four times (arXiv 2305.16264)
@@ -46,6 +48,10 @@ class Forecast:
             doubts.append(f"the search will take about {self.seconds / 3600:.1f} hours")
         return doubts
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, the doubts and the total included."""
+        return {**dataclasses.asdict(self), "seconds": self.seconds, "doubts": self.doubts}
+
 
 def check_budget(budget: int) -> None:
     """Raises `UserError` under the smallest budget."""
@@ -74,7 +80,7 @@ def choose_preset(device: str, data: DataConfig) -> tuple[str, str]:
 
 
 def _text_bytes(source: str) -> int:
-    path = Path(source)
+    path = Path(source).expanduser()
     if path.is_dir():
         return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
     return path.stat().st_size if path.is_file() else 0
@@ -117,7 +123,7 @@ def describe(config: StudyConfig, budget: int, cost: Forecast) -> list[str]:
     space = Space.from_config(config)
     confirming = confirmation_runs(budget)
     searching = budget - confirming
-    on_global = max(2, round(config.search.global_share * searching))
+    on_global = global_runs(config.search.global_share, searching)
     minutes = cost.seconds / 60
     total = f"{minutes / 60:.1f} h" if minutes > 90 else f"{minutes:.0f} min"
     frozen = f" (frozen: {', '.join(config.search.frozen)})" if config.search.frozen else ""
@@ -127,5 +133,5 @@ def describe(config: StudyConfig, budget: int, cost: Forecast) -> list[str]:
         f"budget: {budget} runs = {on_global} global + {searching - on_global} per module + "
         f"{confirming} to confirm on fresh seeds; strategy {config.search.strategy}",
         f"a run: {config.train.tokens:,} tokens, {cost.epochs:.2f} epochs, about "
-        f"{cost.seconds_per_run:.0f} s; all of them on {cost.workers} workers about {total}",
+        f"{cost.seconds_per_run:.0f} s; {cost.runs} runs on {cost.workers} workers about {total}",
     ]

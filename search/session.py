@@ -23,6 +23,7 @@ from search.display import Display, display_for
 from search.figures import draw
 from search.ledger import Ledger, Study
 from search.place import Place
+from search.space import Space
 from search.study import JobFactory, StudySource
 from search.summary import build_recipe, summarize
 
@@ -41,8 +42,15 @@ def check_free(place: Place) -> None:
 def create(place: Place, study: Study) -> None:
     """Begin a study: `study.yaml`, then the journal, whose first line makes it exist."""
     check_free(place)
-    files.write_yaml(place.folder / "study.yaml", study.config.to_dict())
+    try:
+        place.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{place.folder}: cannot be made ({error.strerror}); give another --root"
+        ) from None
     with Lock(place.lock):
+        check_free(place)
+        files.write_yaml(place.folder / "study.yaml", study.config.to_dict())
         Journal.create(place.journal, study.to_record()).close()
 
 
@@ -72,14 +80,14 @@ def run(
         ledger = place.read()
         display = display_for(ledger, console)
         tracker = Tracker(place.root, place.folder, warn=display.say)
-        if not ledger.done:
-            source = StudySource(ledger, journal.append, make_job)
-            if not _run_trials(place, source, executor, display, tracker, hours):
-                tracker.close()
-                return None
-        summary = _finish(place, ledger, journal)
-        tracker.close()
-        return summary
+        try:
+            if not ledger.done:
+                source = StudySource(ledger, journal.append, make_job)
+                if not _run_trials(place, source, executor, display, tracker, hours):
+                    return None
+            return _finish(place, ledger, journal)
+        finally:
+            tracker.close()
 
 
 def _run_trials(
@@ -105,7 +113,7 @@ def _run_trials(
             on_event=on_event,
             interrupted=lambda: hours > 0 and time.monotonic() > ends,
             on_interrupt=lambda: display.say(
-                "beginning nothing new; what runs is finished first (Ctrl-C again: stop at once)"
+                "beginning nothing new; what runs is finished first (Ctrl-C: stop at once)"
             ),
         )
 
@@ -162,5 +170,9 @@ def _write_results(place: Place, ledger: Ledger) -> dict[str, Any]:
     summary = summarize(ledger, recipe)
     recipe.write(place.folder / "recipe.yaml")
     files.write_json(place.folder / "summary.json", summary)
-    draw(ledger, recipe.hparams, place.folder / "figures")
+    best = ledger.best("module")
+    drawn = (
+        Space.from_config(ledger.study.config).to_hparams(best.values) if best else recipe.hparams
+    )
+    draw(ledger, drawn, place.folder / "figures")
     return summary

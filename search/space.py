@@ -64,8 +64,9 @@ class Space:
 
         for name in (f.name for f in fields(GlobalValues)):
             kind = _kind_of(name)
-            # A multiplier cannot move a weight decay of 0.
-            if kind not in search.frozen and getattr(config.values, name) > 0:
+            # A multiplier cannot move a weight decay of 0; for a β it moves 1-β.
+            immovable = name == "weight_decay" and config.values.weight_decay == 0
+            if kind not in search.frozen and not immovable:
                 add("global", kind, name)
         for kind in KINDS:
             if kind in search.frozen or not any(c.kind == kind for c in coordinates):
@@ -91,7 +92,9 @@ class Space:
     def check(self, values: Values, where: str) -> None:
         """Raises `UserError` where a journal's values name a coordinate this space does not have."""
         known = {c.name for c in self.coordinates}
-        for name in values:
+        for name, octaves in values.items():
+            if isinstance(octaves, bool) or not isinstance(octaves, int | float):
+                raise UserError(f"{where}: {name} is {octaves!r}; expected octaves, a number")
             if name not in known:
                 raise UserError(
                     f"{where}: the coordinate {name!r} is not in this study's space; the journal "
@@ -101,9 +104,9 @@ class Space:
     def project(self, values: Values) -> dict[str, float]:
         """The nearest point inside the box with every 1-β at most 0.99, rounded for the journal."""
         inside = {
-            c.name: round(min(max(values.get(c.name, 0.0), -c.octaves), c.octaves), DECIMALS)
+            c.name: min(max(round(values[c.name], DECIMALS), -limit), limit)
             for c in self.coordinates
-            if c.name in values
+            if c.name in values and (limit := _floor(c.octaves)) > 0
         }
         for kind in ("beta1", "beta2"):
             self._project_beta(kind, inside)

@@ -17,6 +17,9 @@ from search.ledger import Ledger, confirmation_runs, derive_seed
 from search.space import Coordinate, Space
 from search.strategies import Arena, Observation, strategy_named
 
+# More than a round of confirmation has, so that every round has seeds of its own.
+MOST_SEEDS = 1000
+
 Append = Callable[[Mapping[str, Any]], None]
 
 
@@ -58,8 +61,10 @@ class StudySource:
         elif len(self.ledger.trials) >= self.ledger.budget:
             return None
         elif not self.ledger.search_proposed:
+            if self._at_the_border and self._pending("global"):
+                return None  # the centre of the per-module phase is not known yet
             record = self._search_trial()
-        elif any(t.phase != "confirm" for t in self.ledger.pending):
+        elif self._pending("global", "module"):
             return None  # the incumbents are not known yet
         else:
             record = self._confirmation_trial()
@@ -92,9 +97,19 @@ class StudySource:
         elif record.status is not None:
             self._ax.abandoned(record.trial)
 
+    @property
+    def _at_the_border(self) -> bool:
+        """Whether the next search trial is the first per-module one."""
+        return self.ledger.next_phase == "module" and not self.ledger.of_phase("module")
+
+    def _pending(self, *phases: str) -> bool:
+        return any(t.phase in phases for t in self.ledger.pending)
+
     def _search_trial(self) -> TrialRecord:
         trial = len(self.ledger.trials)
         phase = self.ledger.next_phase
+        if self._at_the_border:
+            self.arms()  # refuses to go on from nothing
         values = self._ax.ask(trial)
         kept = [c.name for c in self._space.coordinates if phase == "module" or c.part == "global"]
         return self._proposed(
@@ -116,8 +131,9 @@ class StudySource:
             fixed: Mapping[str, float] = {}
             moving = self._space.part("global")
         else:
-            incumbent = self.ledger.best("global")
-            fixed = incumbent.values if incumbent else {}
+            centre = self.ledger.centre
+            assert centre is not None, "the border was passed with a global incumbent"
+            fixed = centre.values
             moving = self._space.part("type", "depth")
         point_D = self._strategy.propose(self._arena(moving, phase), rng)
         proposed = {c.name: float(x) for c, x in zip(moving, point_D, strict=True)}
@@ -125,8 +141,8 @@ class StudySource:
 
     def _arena(self, moving: tuple[Coordinate, ...], phase: str) -> Arena:
         bounds_D = np.array([c.octaves for c in moving])
-        incumbent = self.ledger.best("global") if phase == "module" else None
-        seen = [incumbent] if incumbent else []
+        centre = self.ledger.centre if phase == "module" else None
+        seen = [centre] if centre else []
         observations = [
             Observation(
                 point_D=np.array([t.values.get(c.name, 0.0) for c in moving]),
@@ -153,7 +169,11 @@ class StudySource:
             trial=len(self.ledger.trials),
             values=dict(arms[arm].values),
             phase="confirm",
-            seed=derive_seed(self.ledger.study.seed, "confirm", number // len(names)),
+            seed=derive_seed(
+                self.ledger.study.seed,
+                "confirm",
+                MOST_SEEDS * self.ledger.round + number // len(names),
+            ),
             arm=arm,
             of=arms[arm].trial,
             round=self.ledger.round,

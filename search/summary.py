@@ -7,7 +7,7 @@ import statistics
 from typing import Any
 
 from completedp.recipe import Recipe
-from search.confirm import ARMS, compare, losses_by_arm
+from search.confirm import ARMS, compare, diverged_by_arm, losses_by_arm, verdict
 from search.ledger import Ledger, derive_seed
 from search.space import Space
 
@@ -17,8 +17,8 @@ PARAMETERIZATION = "completed-p"
 def build_recipe(ledger: Ledger) -> Recipe:
     """The recipe of a study whose confirmation has ended.
 
-    Holds the per-module configuration unless its confirmed mean is worse than the global one's (then the
-    global one stands in both places, and `provenance.chosen` says so).
+    Holds the per-module configuration if it is confirmed: no worse on average over the pairs, and not
+    diverged on more fresh seeds. Else the global one stands in both places, as `provenance.chosen` says.
     """
     config = ledger.study.config
     space = Space.from_config(config)
@@ -27,8 +27,14 @@ def build_recipe(ledger: Ledger) -> Recipe:
     assert baseline is not None, "a study without a global incumbent does not confirm"
     losses = losses_by_arm(ledger.confirmations)
     comparison = compare(losses["global"], losses["module"])
+    diverged = diverged_by_arm(ledger.confirmations)
     tuned = best["module"]
-    if tuned is None or (comparison is not None and comparison.mean > 0):
+    if (
+        tuned is None
+        or comparison is None
+        or comparison.mean > 0
+        or diverged["module"] > diverged["global"]
+    ):
         tuned = baseline
     provenance: dict[str, Any] = {
         "chosen": tuned.phase,
@@ -50,6 +56,10 @@ def build_recipe(ledger: Ledger) -> Recipe:
         "confirmed": {
             **{arm: arm_summary(by_seed) for arm, by_seed in losses.items() if by_seed},
             "difference": comparison.to_dict() if comparison else None,
+            "diverged": diverged,
+            "verdict": verdict(comparison, diverged)
+            if best["module"]
+            else "nothing to compare: no per-module trial completed",
             "unit": "nats per token, report split",
         },
         "versions": dict(ledger.study.versions),

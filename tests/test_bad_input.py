@@ -16,6 +16,7 @@ import yaml
 from completedp.lm.preset_files import load_preset
 from completedp.recipe import Recipe
 from completedp.runs.lock import Lock
+from search.place import Place
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -115,6 +116,32 @@ def test_a_root_whose_parent_is_a_file(run: Run, tmp_path: Path) -> None:
     refused(run, tmp_path, *arguments, says="file", root=tmp_path / "file" / "root")
 
 
+@pytest.mark.parametrize("workers", ["two", "0", "-1", "²"])
+def test_workers(run: Run, tmp_path: Path, workers: str) -> None:
+    arguments = ("search", "--budget", "20", "--preset", "tiny", "--workers", workers)
+    refused(run, tmp_path, *arguments, says=f"--workers is {workers!r}")
+
+
+def test_presets_that_are_none(run: Run, tmp_path: Path) -> None:
+    refused(run, tmp_path, "preset", "nowhere.yaml", says="nowhere.yaml")
+    refused(run, tmp_path, "preset", ".", says="cannot be read")
+    refused(run, tmp_path, "preset", "--out", "mine.yaml", says="name of a preset")
+    (tmp_path / "folder").mkdir()
+    refused(run, tmp_path, "preset", "tiny", "--out", "folder", says="cannot be written")
+
+
+def test_a_refused_resume_leaves_the_study_as_it_was(
+    run: Run, tmp_path: Path, small_study: Place
+) -> None:
+    before = small_study.journal.read_bytes()
+    arguments = ("search", "--resume", "s", "--budget", "300")
+    refused(run, tmp_path, *arguments, "--workers", "two", says="--workers")
+    refused(run, tmp_path, *arguments, "--device", "cuda:99", says="cuda:99")
+    done = run("search", "--resume", "s", "--dry-run", "--json")
+    assert json.loads(done.stdout)["runs"] == 12
+    assert small_study.journal.read_bytes() == before
+
+
 @pytest.mark.parametrize("name", ["../x", "a/b", ".."])
 def test_study_names_with_path_parts(run: Run, tmp_path: Path, name: str) -> None:
     arguments = ("search", "--budget", "20", "--preset", "tiny", "--name", name)
@@ -144,12 +171,12 @@ def test_resume_of_no_study(run: Run, tmp_path: Path) -> None:
     refused(run, tmp_path, "search", "--resume", "nobody", says="no study 'nobody'")
 
 
-def test_two_writers(run: Run, tmp_path: Path) -> None:
+@pytest.fixture
+def small_study(tmp_path: Path) -> Place:
+    """A study of 12 runs at `tiny`, none of them begun."""
     config = load_preset("tiny")
-    from completedp import files
     from completedp.lm.data import prepare
     from search.ledger import Study
-    from search.place import Place
     from search.session import create
 
     root = tmp_path / "root"
@@ -157,8 +184,11 @@ def test_two_writers(run: Run, tmp_path: Path) -> None:
     place = Place(root=root, name="s")
     data = {"digest": corpus.digest, "bytes_per_token": {"report": 1.0}}
     create(place, Study(name="s", config=config, seed=0, budget=12, data=data))
-    assert files.digest(config.to_dict())
-    with Lock(place.lock):
+    return place
+
+
+def test_two_writers(run: Run, small_study: Place) -> None:
+    with Lock(small_study.lock):
         done = run("search", "--resume", "s", "--workers", "1")
     assert done.returncode == 2
     assert f"process {os.getpid()}" in done.stderr

@@ -10,7 +10,8 @@ import typer
 from completedp import __version__
 from completedp.cli.browsing import track, ui
 from completedp.cli.scaling import export, rules, transfer
-from completedp.cli.searching import preset, report, search, status
+from completedp.cli.searching import search
+from completedp.cli.studies import preset, report, status
 from completedp.cli.training import train
 from completedp.errors import UserError
 

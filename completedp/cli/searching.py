@@ -1,15 +1,17 @@
-"""The verbs that search and look at a search."""
+"""The verb that searches."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from completedp.cli.options import DEFAULT_ROOT, Device, Json, Root, Seed, data_cache
-from completedp.cli.output import print_json, print_table
+from completedp.cli.output import print_json
+from completedp.cli.studies import show_summary
 from completedp.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from completedp.hparams import GlobalValues
     from completedp.lm.data import Corpus
     from completedp.recipe import Recipe
+    from search.ledger import Study
+    from search.place import Place
 
 
 def search(
@@ -68,49 +72,177 @@ def search(
 
     # One BLAS thread each: the coordinator's own arithmetic must not take the workers' cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    console = Console(stderr=json, highlight=False)
-    if resume is not None:
-        given = {
-            "--preset": preset != "auto", "--data": data, "--strategy": strategy, "--name": name,
-            "--freeze": freeze, "--from": start, "--seed": seed,
-        }  # fmt: skip
-        for option, value in given.items():
-            if value:
-                raise UserError(
-                    f"{option} cannot be given with --resume: the study decides; leave it out"
-                )
-        _resume(resume, budget, workers, device, hours, root, console, json)
-        return
-    if budget is None:
-        raise UserError("--budget is missing; give the number of training runs, as --budget 200")
-
     from completedp.lm.train import pick_device
-    from search import preflight, session
+    from completedp.runs.local import default_workers
+
+    console = Console(stderr=json, highlight=False, soft_wrap=True, markup=False)
+    count = _whole_number("--workers", workers) if workers != "auto" else None
+    if resume is not None:
+        _refuse_beside_resume(
+            preset=None if preset == "auto" else preset,
+            data=data,
+            strategy=strategy,
+            name=name,
+            freeze=freeze,
+            seed=seed,
+            **{"from": start},
+        )
+        study, place = _existing(resume, root)
+        if budget is None and (summary := _done(place)) is not None:
+            show_summary(summary, place.recipe, json)
+            return
+        chosen = str(pick_device(device))
+    else:
+        chosen = str(pick_device(device))
+        study, place, why = _new(
+            budget, preset, data, strategy, freeze, start, chosen, seed, name, root
+        )
+        console.print(f"study {place.name}: preset {why}")
+    run = _Run(
+        place=place,
+        study=study,
+        device=chosen,
+        workers=count or default_workers(chosen),
+        hours=hours,
+        console=console,
+        json=json,
+    )
+    corpus = _corpus(study.config, root, expected=study.data.get("digest"))
+    cost = run.announce(budget, corpus)
+    if dry_run:
+        if json:
+            print_json(cost)
+        return
+    if cost["doubts"] and not yes:
+        raise UserError(f"{'; '.join(cost['doubts'])}: add --yes if that is meant")
+    run.start(budget, corpus, resumed=resume is not None)
+
+
+def _refuse_beside_resume(**given: Any) -> None:
+    for option, value in given.items():
+        if value:
+            raise UserError(
+                f"--{option} cannot be given with --resume: the study decides; leave it out"
+            )
+
+
+def _whole_number(option: str, text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+        raise UserError(f"{option} is {text!r}; expected a whole number above 0, or auto")
+    return int(text)
+
+
+def _existing(name: str, root: Path) -> tuple[Study, Place]:
+    from search.place import Place
+
+    place = Place(root=root, name=name)
+    return place.read().study, place
+
+
+def _done(place: Place) -> dict[str, Any] | None:
+    """The summary of a study that is done."""
+    if not place.read().done:
+        return None
+    from search import session
+
+    return session.report(place)
+
+
+def _new(
+    budget: int | None,
+    preset: str,
+    data: str | None,
+    strategy: str | None,
+    freeze: str,
+    start: Path | None,
+    device: str,
+    seed: int,
+    name: str | None,
+    root: Path,
+) -> tuple[Study, Place, str]:
+    """A study that does not exist yet, its place, and a word on its preset; its data comes later."""
     from search.ledger import Study
     from search.place import Place, free_name
+    from search.preflight import check_budget
+    from search.session import check_free
 
-    preflight.check_budget(budget)
+    if budget is None:
+        raise UserError("--budget is missing; give the number of training runs, as --budget 200")
+    check_budget(budget)
     place = Place(root=root, name=name or free_name(root))
-    chosen = str(pick_device(device))
-    config, why = _configure(preset, data, strategy, freeze, start, chosen)
-    session.check_free(place)
-    corpus = _corpus(config, root)
-    count = _workers(workers, chosen)
-    cost = preflight.forecast(
-        config, runs=budget, workers=count, train_tokens=corpus.tokens("train"), device=chosen
-    )
-    console.print(f"study {place.name}: preset {why}", markup=False, soft_wrap=True)
-    for line in (f"data: {_describe(config, corpus)}", *preflight.describe(config, budget, cost)):
-        console.print(line, markup=False, soft_wrap=True)
-    if dry_run:
-        return
-    if cost.doubts and not yes:
-        raise UserError(f"{'; '.join(cost.doubts)}: add --yes if that is meant")
-    study = Study(
-        name=place.name, config=config, seed=seed, budget=budget, data=_provenance(corpus)
-    )
-    session.create(place, study)
-    _run(place, config, count, chosen, hours, console, json)
+    config, why = _configure(preset, data, strategy, freeze, start, device)
+    check_free(place)
+    return Study(name=place.name, config=config, seed=seed, budget=budget, data={}), place, why
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """A study about to run, and how."""
+
+    place: Place
+    study: Study
+    device: str
+    workers: int
+    hours: float
+    console: Console
+    json: bool
+
+    def announce(self, budget: int | None, corpus: Corpus) -> dict[str, Any]:
+        """Say what will run and what it costs; returns the same for a program."""
+        from search import preflight
+
+        done = 0
+        if self.study.data:
+            ledger = self.place.read()
+            done = len(ledger.trials) - len(ledger.pending)
+            budget = budget or ledger.budget
+        assert budget is not None, "a new study has a budget"
+        config = self.study.config
+        cost = preflight.forecast(
+            config,
+            runs=max(0, budget - done),
+            workers=self.workers,
+            train_tokens=corpus.tokens("train"),
+            device=self.device,
+        )
+        self.console.print(f"data: {_describe(config, corpus)}")
+        for line in preflight.describe(config, budget, cost):
+            self.console.print(line)
+        return {"study": self.place.name, "budget": budget, **cost.to_dict()}
+
+    def start(self, budget: int | None, corpus: Corpus, *, resumed: bool) -> None:
+        """Run it, and show how it ended."""
+        import dataclasses
+        import functools
+
+        from completedp.runs.local import LocalExecutor, devices_of
+        from search import session
+
+        place = self.place
+        if not resumed:
+            session.create(place, dataclasses.replace(self.study, data=_provenance(corpus)))
+        elif budget is not None:
+            session.raise_budget(place, budget)
+        make_job = functools.partial(
+            session.language_model_job,
+            self.study.config,
+            data_cache(place.root),
+            self.device.split(":")[0],
+        )
+        with LocalExecutor(
+            self.workers, logs=place.folder / "logs", devices=devices_of(self.device)
+        ) as executor:
+            summary = session.run(place, executor, make_job, console=self.console, hours=self.hours)
+        if summary is not None:
+            show_summary(summary, place.recipe, self.json)
+            return
+        from search.display import headline
+
+        again = f"completedp search --resume {place.name} --root {place.root}"
+        self.console.print(f"stopped; go on with: {again}")
+        if self.json:
+            print_json({"study": place.name, "stopped": True, **headline(place.read())})
+        raise typer.Exit(130)
 
 
 def _configure(
@@ -162,10 +294,19 @@ def _start_values(recipe: Recipe, config: StudyConfig, path: Path) -> GlobalValu
     return recipe.baseline.global_
 
 
-def _corpus(config: StudyConfig, root: Path) -> Corpus:
+def _corpus(config: StudyConfig, root: Path, expected: str | None) -> Corpus:
+    """The study's corpus. Raises `UserError` where it is not the one that an older study began with."""
     from completedp.lm.data import prepare
 
-    return prepare(config.data, config.model.vocab_size, config.train.eval_tokens, data_cache(root))
+    corpus = prepare(
+        config.data, config.model.vocab_size, config.train.eval_tokens, data_cache(root)
+    )
+    if expected is not None and corpus.digest != expected:
+        raise UserError(
+            f"the text of {config.data.source!r} is not what the study began with (digest "
+            f"{corpus.digest}, the study has {expected}); restore it, or begin a new study"
+        )
+    return corpus
 
 
 def _describe(config: StudyConfig, corpus: Corpus) -> str:
@@ -183,184 +324,3 @@ def _provenance(corpus: Corpus) -> dict[str, Any]:
         "tokens": {split: corpus.tokens(split) for split in SPLITS},
         "bytes_per_token": {split: corpus.bytes_per_token(split) for split in SPLITS},
     }
-
-
-def _workers(workers: str, device: str) -> int:
-    from completedp.runs.local import default_workers
-
-    if workers == "auto":
-        return default_workers(device)
-    if not workers.isdigit() or int(workers) < 1:
-        raise UserError(f"--workers is {workers!r}; expected a whole number above 0, or auto")
-    return int(workers)
-
-
-def _run(
-    place: Any,
-    config: StudyConfig,
-    workers: int,
-    device: str,
-    hours: float,
-    console: Console,
-    json: bool,
-) -> None:
-    import functools
-
-    from completedp.runs.local import LocalExecutor, devices_of
-    from search import session
-
-    make_job = functools.partial(
-        session.language_model_job, config, data_cache(place.root), device.split(":")[0]
-    )
-    with LocalExecutor(workers, logs=place.folder / "logs", devices=devices_of(device)) as executor:
-        summary = session.run(place, executor, make_job, console=console, hours=hours)
-    if summary is None:
-        console.print(f"stopped; go on with: completedp search --resume {place.name}")
-        raise typer.Exit(130)
-    if json:
-        print_json(summary)
-    else:
-        _print_summary(summary, place.recipe)
-
-
-def _resume(
-    name: str,
-    budget: int | None,
-    workers: str,
-    device: str,
-    hours: float,
-    root: Path,
-    console: Console,
-    json: bool,
-) -> None:
-    from completedp.lm.train import pick_device
-    from search import session
-    from search.place import Place
-
-    place = Place(root=root, name=name)
-    config = place.read().study.config
-    if budget is not None:
-        session.raise_budget(place, budget)
-    corpus = _corpus(config, root)
-    recorded = place.read().study.data.get("digest")
-    if corpus.digest != recorded:
-        raise UserError(
-            f"the text of {config.data.source!r} is not what study {name!r} began with (digest "
-            f"{corpus.digest}, the study has {recorded}); restore it, or begin a new study"
-        )
-    chosen = str(pick_device(device))
-    _run(place, config, _workers(workers, chosen), chosen, hours, console, json)
-
-
-def _print_summary(summary: dict[str, Any], recipe: Path) -> None:
-    confirmed = summary["confirmed"]
-    rows = [
-        [
-            {"global": "best global", "module": "best per module"}[arm],
-            f"{confirmed[arm]['mean']:.4f}",
-            "–" if (s := confirmed[arm]["standard_deviation"]) is None else f"{s:.4f}",
-            str(len(confirmed[arm]["losses"])),
-            f"{summary['bits_per_byte'][arm]:.4f}" if summary["bits_per_byte"] else "–",
-        ]
-        for arm in ("global", "module")
-        if arm in confirmed
-    ]
-    print_table(
-        f"{summary['study']}: fresh seeds, report split (nats a token)",
-        ["configuration", "mean", "sd of a seed", "seeds", "bits a byte"],
-        rows,
-    )
-    difference = confirmed["difference"]
-    if difference is None:
-        print("no per-module configuration to compare with")
-    else:
-        print(
-            f"paired difference {difference['mean']:+.4f} nats, 95 % interval "
-            f"[{difference['low']:+.4f}, {difference['high']:+.4f}]\n{difference['verdict']}"
-        )
-    moved = ", ".join(
-        f"{row['type']} {row['kind']} x {row['multiplier']:.3g}"
-        for row in summary["largest_multipliers"]
-    )
-    if moved:
-        print(f"moved most: {moved}")
-    outcomes = ", ".join(f"{count} {status}" for status, count in summary["outcomes"].items())
-    print(f"runs: {outcomes}\nrecipe ({summary['chosen']}): {recipe}")
-
-
-def status(
-    name: Annotated[str | None, typer.Argument(help="A study; default all of them.")] = None,
-    root: Root = DEFAULT_ROOT,
-    json: Json = False,
-) -> None:
-    """Say where studies stand, from their journals alone."""
-    from search.display import headline
-    from search.place import Place, study_names
-
-    names = [name] if name else study_names(root)
-    states = {n: headline(Place(root=root, name=n).read()) for n in names}
-    if json:
-        print_json(states)
-        return
-    if not states:
-        print(f"no study under {root} yet; begin one with: completedp search --budget 200")
-    for study, state in states.items():
-        print_table(study, ["", ""], [[key, text] for key, text in state.items()])
-
-
-def report(
-    name: Annotated[str, typer.Argument(help="A finished study.")],
-    root: Root = DEFAULT_ROOT,
-    json: Json = False,
-) -> None:
-    """Print a finished study's summary again, and draw its figures again."""
-    from search import session
-    from search.place import Place
-
-    place = Place(root=root, name=name)
-    summary = session.report(place)
-    if json:
-        print_json(summary)
-    else:
-        _print_summary(summary, place.recipe)
-
-
-def preset(
-    name: Annotated[str | None, typer.Argument(help="Print this one; default: list them.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write it here, as a file to edit.")] = None,
-    root: Root = DEFAULT_ROOT,
-    json: Json = False,
-) -> None:
-    """List the presets, or print one: a file that --preset takes."""
-    from completedp import files
-    from completedp.lm.preset_files import load_preset, preset_names, preset_path
-
-    if name is None:
-        configs = {n: load_preset(n) for n in preset_names()}
-        if json:
-            print_json({n: c.to_dict() for n, c in configs.items()})
-            return
-        from completedp.flops import parameter_count, training_flops
-
-        print_table(
-            "presets",
-            ["name", "parameters", "tokens a run", "FLOPs a run", "precision"],
-            [
-                [
-                    n,
-                    f"{parameter_count(c.model):,}",
-                    f"{c.train.tokens:,}",
-                    f"{training_flops(c.model, c.train.tokens):.2e}",
-                    c.train.precision,
-                ]
-                for n, c in configs.items()
-            ],
-        )
-        return
-    text = preset_path(name).read_text(encoding="utf-8")
-    if out is not None:
-        files.write_text(out, text)
-    elif json:
-        print_json(load_preset(name).to_dict())
-    else:
-        print(text, end="")

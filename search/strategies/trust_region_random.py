@@ -34,7 +34,9 @@ class TrustRegionRandom:
         if number == 0:
             return arena.start_D.copy()
         centre_D = centre(arena)
-        if number % CENTRE_EVERY == CENTRE_EVERY - 1:
+        # One trial's own mean is that trial again.
+        averaged = len(arena.completed) // SHARE_AVERAGED >= 2
+        if number % CENTRE_EVERY == CENTRE_EVERY - 1 and averaged:
             return centre_D
         radius = math.exp(rng.uniform(math.log(RADIUS[0]), math.log(RADIUS[1])))
         point_D = centre_D + rng.uniform(-radius, radius, size=centre_D.shape)

@@ -2,7 +2,9 @@
 
 import pytest
 
-from search.confirm import compare
+from search.confirm import compare, verdict
+
+NONE_DIVERGED = {"global": 0, "module": 0}
 
 
 def test_interval_against_a_known_case() -> None:
@@ -13,22 +15,28 @@ def test_interval_against_a_known_case() -> None:
     assert got is not None
     assert (got.pairs, got.mean) == (6, 3.5)
     assert (got.low, got.high) == (pytest.approx(1.5367, abs=1e-4), pytest.approx(5.4633, abs=1e-4))
-    assert got.verdict.startswith("no gain: ")
+    assert verdict(got, NONE_DIVERGED).startswith("no gain: ")
 
 
 @pytest.mark.parametrize(
-    ("differences", "verdict"),
+    ("differences", "says"),
     [
         ([-0.03, -0.031, -0.029, -0.03, -0.028, -0.032], "gain"),
         ([-0.03, 0.03, -0.01, 0.02, 0.0, -0.01], "no gain shown"),
         ([-0.03, -0.031, -0.029, -0.03, -0.028], "too few seeds"),
     ],
 )
-def test_verdicts(differences: list[float], verdict: str) -> None:
+def test_verdicts(differences: list[float], says: str) -> None:
     base = dict.fromkeys(range(len(differences)), 2.0)
     got = compare(base, {i: 2.0 + d for i, d in enumerate(differences)})
-    assert got is not None
-    assert got.verdict.startswith(verdict)
+    assert verdict(got, NONE_DIVERGED).startswith(says)
+    # Luckier seeds cannot outweigh a divergence that the baseline did not have.
+    assert "diverged on 2" in verdict(got, {"global": 1, "module": 2})
+    assert verdict(got, {"global": 2, "module": 2}).startswith(says)
+
+
+def test_nothing_to_compare() -> None:
+    assert verdict(None, NONE_DIVERGED).startswith("too few seeds to conclude (0 pairs")
 
 
 def test_only_shared_seeds_count() -> None:

@@ -162,6 +162,8 @@ def test_nothing_completed_is_said(tmp_path: Path, config: StudyConfig) -> None:
     place = begin(tmp_path, hopeless, budget=12)
     with pytest.raises(UserError, match=r"none of the \d global trials completed.*lower values.lr"):
         go_on(place, hopeless)
+    # Said before the rest of the budget is spent around an untried point.
+    assert {t.phase for t in trials(read_records(place.journal)).values()} == {"global"}
 
 
 def test_a_global_only_study_confirms_one_arm(tmp_path: Path, config: StudyConfig) -> None:
@@ -171,7 +173,8 @@ def test_a_global_only_study_confirms_one_arm(tmp_path: Path, config: StudyConfi
     summary = go_on(place, only)
     assert summary is not None
     confirmed = summary["confirmed"]
-    assert set(confirmed) == {"global", "difference", "unit"}
+    assert set(confirmed) == {"global", "difference", "diverged", "verdict", "unit"}
+    assert confirmed["verdict"].startswith("nothing to compare")
     assert len(confirmed["global"]["losses"]) == confirmation_runs(40)
 
 
@@ -188,8 +191,61 @@ def test_raising_the_budget_searches_on_and_confirms_again(
     assert summary is not None
     by_trial = trials(read_records(place.journal))
     assert len(by_trial) == 40
-    rounds = Counter(t.extra["round"] for t in by_trial.values() if t.phase == "confirm")
+    confirm = [t for t in by_trial.values() if t.phase == "confirm"]
+    rounds = Counter(t.extra["round"] for t in confirm)
     assert rounds == {0: confirmation_runs(24), 1: confirmation_runs(40)}
+    seeds = [{t.seed for t in confirm if t.extra["round"] == r} for r in (0, 1)]
+    assert not seeds[0] & seeds[1]
+    # New global trials compete as the baseline, and leave the per-module phase where it was.
+    module = [t for t in by_trial.values() if t.phase == "module"]
+    fixed = {tuple(v for k, v in t.values.items() if k.startswith("global.")) for t in module}
+    assert len(fixed) == 1
+    assert max(t.trial for t in by_trial.values() if t.phase == "global") > module[0].trial
+
+
+class Waiting(InProcessExecutor):
+    """Two jobs at a time; the older one finishes."""
+
+    capacity = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue: list[Any] = []
+
+    def submit(self, job: Any) -> None:
+        self.queue.append(job)
+
+    def poll(self, timeout: float) -> list[Event]:
+        super().submit(self.queue.pop(0))
+        return super().poll(timeout)
+
+
+def test_the_module_phase_waits_for_every_global_trial(tmp_path: Path, config: StudyConfig) -> None:
+    place = begin(tmp_path, config, budget=24)
+    go_on(place, config, Waiting())
+    ended: set[int] = set()
+    for record in read_records(place.journal):
+        if record["event"] == "finished":
+            ended.add(record["trial"])
+        if record.get("phase") == "module":
+            assert set(range(place.read().global_limit)) <= ended
+            break
+
+
+def test_an_arm_that_diverges_on_fresh_seeds_is_not_chosen(
+    tmp_path: Path, config: StudyConfig
+) -> None:
+    place = begin(tmp_path, config, budget=24)
+    go_on(place, config)
+    lines = [json.loads(line) for line in place.journal.read_text().splitlines()]
+    arm_of = {r["trial"]: r["arm"] for r in lines if r.get("phase") == "confirm"}
+    for record in lines:
+        if record["event"] == "finished" and arm_of.get(record["trial"]) == "module":
+            record |= {"status": "diverged", "loss": None, "reason": "the training loss is nan"}
+    place.journal.write_text("".join(json.dumps(r) + "\n" for r in lines))
+    summary = session.report(place)
+    assert summary["chosen"] == "global"
+    assert "diverged on 2 fresh seeds" in summary["confirmed"]["verdict"]
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "a..b", "x" * 65, "a b", "-x"])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import completedp
 from completedp.config import DataConfig, ModelConfig, SearchConfig, StudyConfig, TrainConfig
-from completedp.hparams import GlobalValues
+from completedp.hparams import KINDS, GlobalValues
 from search.space import LARGEST_ONE_MINUS_BETA, Space
 
 CONFIG = StudyConfig(
@@ -84,6 +84,24 @@ def test_no_decay_means_nothing_to_search_there() -> None:
     assert "weight_decay" not in {c.kind for c in space.coordinates}
 
 
+def test_a_beta_of_zero_is_still_searched() -> None:
+    values = dataclasses.replace(CONFIG.values, beta1=0.0)
+    space = Space.from_config(dataclasses.replace(CONFIG, values=values))
+    assert "beta1" in {c.kind for c in space.coordinates}
+
+
+def test_bounds_are_written_out_and_finite() -> None:
+    search = SearchConfig(global_octaves={"lr": 2 / 3})
+    assert search.octaves("global", "lr") == 2 / 3
+    assert set(search.global_octaves) == set(search.module_octaves) == set(KINDS)
+    space = Space.from_config(dataclasses.replace(CONFIG, search=search))
+    assert space.project({"global.lr": 5.0})["global.lr"] <= 2 / 3
+    with pytest.raises(completedp.UserError, match=r"global_octaves\.lr is 2000"):
+        SearchConfig(global_octaves={"lr": 2000})
+
+
 def test_a_foreign_coordinate_is_refused() -> None:
     with pytest.raises(completedp.UserError, match=r"type\.lr\.router"):
         SPACE.check({"type.lr.router": 1.0}, "trial 3")
+    with pytest.raises(completedp.UserError, match="expected octaves, a number"):
+        SPACE.check({"global.lr": "high"}, "trial 3")

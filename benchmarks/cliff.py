@@ -78,13 +78,15 @@ def searched(root: Path, budget: int) -> dict[str, Any]:
         begun = (folder / "journal.jsonl").exists()
         how = ["--budget", str(budget), "--preset", "cliff", "--name", "cliff"]
         how = ["--resume", "cliff"] if begun else how
-        subprocess.run(["completedp", "search", *how, "--root", str(root)], check=True)
+        subprocess.run(["completedp", "search", *how, "--root", str(root), "--yes"], check=True)
     found = list(trials(read_records(folder / "journal.jsonl")).values())
     later = [t for t in found[FIRST:] if t.phase != "confirm"]
     return {
         "budget": budget,
         "outcomes": Counter(t.status for t in found),
-        "diverged_after_first_20": sum(t.status == "diverged" for t in later) / len(later),
+        "diverged_after_first_20": sum(t.status == "diverged" for t in later) / len(later)
+        if later
+        else None,
         "recipe_valid": bool(Recipe.read(folder / "recipe.yaml").digest),
         "confirmed": json.loads((folder / "summary.json").read_text())["confirmed"]["difference"],
     }

@@ -27,7 +27,7 @@ from completedp.hparams import HParams
 from completedp.lm.preset_files import load_preset
 from completedp.recipe import Recipe
 from completedp.resolved import resolve
-from completedp.runs.job import Job
+from completedp.runs.job import Job, Outcome
 from completedp.runs.local import LocalExecutor, default_workers
 from completedp.runs.sweep import run_all
 from completedp.scale import Ratios
@@ -93,7 +93,8 @@ def study(root: Path, name: str, preset: str, budget: int, seed: int) -> dict[st
         assert watched.status == 0, (root / f"{name}.log").read_text()[-2000:]
         files.write_json(measured, {**dataclasses.asdict(watched), "resumed": begun})
     summary = json.loads((folder / "summary.json").read_text())
-    return {"summary": summary, "process": json.loads(measured.read_text())}
+    process = json.loads(measured.read_text()) if measured.exists() else None
+    return {"summary": summary, "process": process}
 
 
 def paired(row: dict[str, Any]) -> dict[str, Any]:
@@ -136,19 +137,17 @@ def tokens_to_equal(root: Path, row: dict[str, Any], config: StudyConfig) -> dic
     losses: dict[str, dict[str, float]] = {}
     for horizon in HORIZONS:
         losses[str(horizon)] = {
-            f"p={exponent}": statistics.fmean(
-                outcomes[i].loss or float("nan")
-                for i, key in enumerate(keys)
-                if key[:2] == (horizon, exponent)
-            )
+            f"p={exponent}": statistics.fmean(found)
             for exponent in (0.0, 0.5)
+            if (found := completed(outcomes, keys, horizon, exponent))
         }
     at_one = statistics.fmean(by_seed(row["global_only"], "global")[s] for s in seeds)
     target = statistics.fmean(by_seed(row["per_module"], "module")[s] for s in seeds)
-    best = [at_one, *(min(losses[str(h)].values()) for h in HORIZONS)]
-    logs = np.log2([1.0, *HORIZONS])
-    needed = float(2 ** np.interp(-target, [-x for x in best], logs))
-    beyond = target < min(best)
+    reached = [at_one, *(min(losses[str(h)].values(), default=at_one) for h in HORIZONS)]
+    # More tokens never need hurt: one may stop at the best shorter horizon.
+    best = np.minimum.accumulate(reached)
+    needed = float(2 ** np.interp(-target, -best, np.log2([1.0, *HORIZONS])))
+    beyond = bool(target < best[-1])
     return {
         "global_only_loss_by_horizon": {"1.0": at_one, **losses},
         "per_module_loss": target,
@@ -156,6 +155,14 @@ def tokens_to_equal(root: Path, row: dict[str, Any], config: StudyConfig) -> dic
         "at_least": beyond,
         "seeds": seeds,
     }
+
+
+def completed(
+    outcomes: dict[int, Outcome], keys: list[tuple[float, float, int]], horizon: float, p: float
+) -> list[float]:
+    """The losses of one horizon and exponent; none of a run that diverged."""
+    chosen = (outcomes.get(i) for i, key in enumerate(keys) if key[:2] == (horizon, p))
+    return [o.loss for o in chosen if o is not None and o.loss is not None]
 
 
 def horizon_job(

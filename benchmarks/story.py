@@ -9,6 +9,7 @@ place; paired seeds, report split. Resumable.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
 import subprocess
 from pathlib import Path
@@ -21,7 +22,7 @@ from completedp.runs.job import Job
 from completedp.runs.local import LocalExecutor, default_workers
 from completedp.runs.sweep import run_all
 from completedp.scale import Ratios
-from search.confirm import compare
+from search.confirm import ARMS, compare
 from search.ledger import derive_seed
 from search.session import TASK
 
@@ -49,7 +50,7 @@ def main() -> None:
         (name, arm, derive_seed(0, "story", i))
         for i in range(arguments.seeds)
         for name in PARAMETERIZATIONS
-        for arm in ("global", "module")
+        for arm in ARMS
     ]
     jobs = [
         job(i, recipe, root, arguments.width, arguments.depth, *key) for i, key in enumerate(keys)
@@ -61,27 +62,32 @@ def main() -> None:
     for name in PARAMETERIZATIONS:
         losses: dict[str, dict[int, float]] = {"global": {}, "module": {}}
         for i, (p, arm, seed) in enumerate(keys):
-            loss = outcomes[i].loss
-            if p == name and loss is not None:
-                losses[arm][seed] = loss
+            outcome = outcomes.get(i)
+            if p == name and outcome is not None and outcome.loss is not None:
+                losses[arm][seed] = outcome.loss
         rows.append(row(name, losses))
-    base = recipe.provenance["confirmed"]
+    confirmed = recipe.provenance["confirmed"]
+    base = {arm: confirmed[arm]["mean"] for arm in ARMS if arm in confirmed}
     result: dict[str, Any] = {
         "command": f"python benchmarks/story.py --width {arguments.width} --depth {arguments.depth} "
         f"--seeds {arguments.seeds}",
-        "recipe_digest": recipe.digest,
-        "base": {arm: base[arm]["mean"] for arm in ("global", "module")}
-        | {"difference": base["difference"]},
+        "recipe": {"digest": recipe.digest, "chosen": recipe.provenance["chosen"]},
+        "base": {**base, "difference": confirmed["difference"]},
         "rows": rows,
     }
     files.write_json(arguments.out, result)
     print(f"{'':14s} {'global':>8s} {'module':>8s} {'difference':>11s}  95 % interval")
-    print(f"{'base':14s} {base['global']['mean']:8.4f} {base['module']['mean']:8.4f} "
-          f"{base['difference']['mean']:+11.4f}")  # fmt: skip
+    print(line("base", result["base"]))
     for r in rows:
-        d = r["difference"]
-        print(f"{r['parameterization']:14s} {r['global']:8.4f} {r['module']:8.4f} "
-              f"{d['mean']:+11.4f}  [{d['low']:+.4f}, {d['high']:+.4f}]")  # fmt: skip
+        print(line(r["parameterization"], r))
+
+
+def line(name: str, values: dict[str, Any]) -> str:
+    """A row of the table; a dash where an arm has no completed run."""
+    means = [f"{values[arm]:8.4f}" if values.get(arm) is not None else f"{'–':>8s}" for arm in ARMS]
+    d = values["difference"]
+    difference = f"{d['mean']:+11.4f}  [{d['low']:+.4f}, {d['high']:+.4f}]" if d else f"{'–':>11s}"
+    return f"{name:14s} {' '.join(means)} {difference}"
 
 
 def searched(root: Path, budget: int) -> Path:
@@ -91,7 +97,9 @@ def searched(root: Path, budget: int) -> Path:
         begun = (folder / "journal.jsonl").exists()
         how = ["--resume", "story"] if begun else ["--budget", str(budget), "--name", "story"]
         preset = [] if begun else ["--preset", "tiny"]
-        subprocess.run(["completedp", "search", *how, *preset, "--root", str(root)], check=True)
+        subprocess.run(
+            ["completedp", "search", *how, *preset, "--root", str(root), "--yes"], check=True
+        )
     return folder / "recipe.yaml"
 
 
@@ -106,8 +114,6 @@ def job(
     seed: int,
 ) -> Job:
     """One arm at the target scale under one parameterisation."""
-    import dataclasses
-
     base = recipe.model
     model = base.scaled(width=round(base.width * width), depth=round(base.depth * depth))
     hparams = recipe.baseline if arm == "global" else recipe.hparams
@@ -132,8 +138,7 @@ def row(name: str, losses: dict[str, dict[int, float]]) -> dict[str, Any]:
     comparison = compare(losses["global"], losses["module"])
     return {
         "parameterization": name,
-        "global": statistics.fmean(losses["global"].values()),
-        "module": statistics.fmean(losses["module"].values()),
+        **{arm: statistics.fmean(by.values()) if by else None for arm, by in losses.items()},
         "losses": {arm: {str(s): x for s, x in by.items()} for arm, by in losses.items()},
         "difference": comparison.to_dict() if comparison else None,
     }

@@ -57,7 +57,11 @@ def train(
                 flush=True,
             )
 
-    outcome = plan_run.run(job, folder, on_progress)
+    ended = plan_run.run(job, folder, on_progress)
+    outcome = ended.outcome
+    if ended.before:
+        note = f"finished before; its outcome again (to train anew, remove {folder})"
+        print(note, file=stream, flush=True)
     if json:
         print_json({"folder": str(folder), **outcome.to_dict()})
     elif outcome.loss is not None:

@@ -2,7 +2,8 @@
 
 `<folder>/step-<n>/` holds `model.safetensors`, `optimizer.safetensors` and `state.json`. It appears whole
 or not at all, and only the newest stays. A run resumed from one continues to the last bit as if it had
-not been interrupted: there is no other state, because batches and schedule are functions of the step.
+not been interrupted: there is no other state, because batches and schedule are functions of the step,
+and what judges the run, a `ResumableReport`, has its own state saved along.
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ from torch import Tensor, nn
 
 from completedp import files
 from completedp.errors import UserError
+from completedp.runs.job import Report, ResumableReport
+from completedp.runs.journal import sync
 
 _PREFIX = "step-"
+_STATE = "state.json"  # the last file written: with it a checkpoint is complete
 # AdamW's whole state of a tensor.
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -44,9 +48,14 @@ class Checkpoints:
         return step == steps or bool(self.every and step % self.every == 0)
 
     def save(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, clipped: int
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        report: Report,
+        step: int,
+        clipped: int,
     ) -> None:
-        """Save the run after `step` steps, `clipped` of them with a clipped gradient."""
+        """Save the run after `step` steps, all of them reported, `clipped` with a clipped gradient."""
         writing = self.folder / ".writing"
         shutil.rmtree(writing, ignore_errors=True)  # of a writer that was killed
         try:
@@ -57,25 +66,32 @@ class Checkpoints:
             ) from None
         _save(writing / "model.safetensors", model.state_dict())
         _save(writing / "optimizer.safetensors", dict(_moments(optimizer)))
+        judged = report.state() if isinstance(report, ResumableReport) else None
         files.write_json(
-            writing / "state.json", {"run": self._run, "step": step, "clipped": clipped}
+            writing / _STATE,
+            {"run": self._run, "step": step, "clipped": clipped, "report": judged},
         )
-        older = self._found()
-        os.replace(writing, self.folder / f"{_PREFIX}{step:09d}")
-        _sync(self.folder)
+        sync(writing)
+        new = self.folder / f"{_PREFIX}{step:09d}"
+        shutil.rmtree(new, ignore_errors=True)  # incomplete, or the run would not have come here
+        older = list(self.folder.glob(f"{_PREFIX}*"))
+        os.replace(writing, new)
+        sync(self.folder)
         for path in older:
             shutil.rmtree(path)
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
-        """Restore the newest checkpoint into both, in place: its step and clipped steps, (0, 0) if none.
+    def load(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, report: Report
+    ) -> tuple[int, int]:
+        """Restore the newest checkpoint into all three, in place: its step and clipped steps, (0, 0) if
+        there is none.
 
         Raises `UserError` when it is of another run.
         """
-        found = self._found()
-        if not found:
+        path = newest(self.folder)
+        if path is None:
             return 0, 0
-        path = found[-1]
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        state = json.loads((path / _STATE).read_text(encoding="utf-8"))
         if state["run"] != self._run:
             raise UserError(
                 f"{path}: belongs to a run with other values, data or seed; give another folder, or "
@@ -87,10 +103,15 @@ class Checkpoints:
             optimizer.state[parameter] = {
                 key: moments[f"{name}/{key}"].to(parameter.device) for key in _MOMENTS
             }
+        if state.get("report") and isinstance(report, ResumableReport):
+            report.restore(state["report"])
         return int(state["step"]), int(state["clipped"])
 
-    def _found(self) -> list[Path]:
-        return sorted(self.folder.glob(f"{_PREFIX}*"))
+
+def newest(folder: Path) -> Path | None:
+    """The newest complete checkpoint in a run's folder of them. A kill can leave an older one beside it."""
+    complete = (path.parent for path in folder.glob(f"{_PREFIX}*/{_STATE}"))
+    return max(complete, default=None)
 
 
 def _named(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
@@ -106,12 +127,4 @@ def _moments(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
 
 def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
     save_file(dict(tensors), path)
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(path)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -131,13 +132,13 @@ class LanguageModelTask:
         optimizer = adamw(self.model, resolved)
         done, clipped = 0, torch.zeros((), device=self.device)
         if self._checkpoints is not None:
-            self._checkpoints.open_for(self._run_content(resolved, seed))
-            done, clipped_before = self._checkpoints.load(self.model, optimizer)
+            self._checkpoints.open_for(self.run_content(resolved, seed))
+            done, clipped_before = self._checkpoints.load(self.model, optimizer, report)
             clipped.fill_(clipped_before)
         first, started = done, time.perf_counter()
         for done in self._train(optimizer, first, seed, clipped, report):
-            if self._checkpoints is not None and self._checkpoints.is_due(done, train.steps):
-                self._checkpoints.save(self.model, optimizer, done, int(clipped.item()))
+            if self._checkpoints is not None and self._save_is_due(done):
+                self._checkpoints.save(self.model, optimizer, report, done, int(clipped.item()))
         seconds = time.perf_counter() - started
         loss = self.evaluate()
         metrics = {"clipped_fraction": clipped.item() / train.steps}
@@ -178,7 +179,6 @@ class LanguageModelTask:
         )
         peaks = [float(group["lr"]) for group in optimizer.param_groups]
         unread: list[Tensor] = []
-        read_together = 1 if self.device.type == "cpu" else GPU_REPORT_STEPS
         for step in range(first, train.steps):
             factor = schedule.multiplier(train, step)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
@@ -189,11 +189,22 @@ class LanguageModelTask:
                 clipped += norm > train.clip
             optimizer.step()
             optimizer.zero_grad()
-            if len(unread) == read_together or step + 1 == train.steps:
+            # A run that resumes reports nothing twice and nothing never: a checkpoint has no unread loss.
+            if len(unread) >= self._report_steps or self._save_is_due(step + 1):
                 for i, loss in enumerate(torch.stack(unread).tolist(), step + 2 - len(unread)):
                     report(i, loss)
                 unread.clear()
             yield step + 1
+
+    @property
+    def _report_steps(self) -> int:
+        return 1 if self.device.type == "cpu" else GPU_REPORT_STEPS
+
+    def _save_is_due(self, step: int) -> bool:
+        """Whether a checkpoint comes after `step`; the end of the run always counts."""
+        if self._checkpoints is None:
+            return step == self.train_config.steps
+        return self._checkpoints.is_due(step, self.train_config.steps)
 
     @property
     def _sequences_at_once(self) -> int:
@@ -222,7 +233,7 @@ class LanguageModelTask:
         loss = self.model.loss
         return torch.compile(loss) if self.train_config.compile else loss
 
-    def _run_content(self, resolved: Resolved, seed: int) -> dict[str, Any]:
+    def run_content(self, resolved: Resolved, seed: int) -> dict[str, Any]:
         """All that a run's numbers depend on."""
         return {
             "model": vars(self.model_config),
@@ -234,20 +245,31 @@ class LanguageModelTask:
 
 
 def main(arguments: list[str]) -> int:
-    """Train the job in a file; print its outcome, or write it to the second file. The exit status."""
+    """Train the job in a file; print its outcome, or write it to the second file. The exit status.
+
+    An outcome that cannot be written is printed.
+    """
     if len(arguments) not in (1, 2):
         print("usage: python -m completedp.lm.train job.json [outcome.json]", file=sys.stderr)
         return 2
+    out = Path(arguments[1]) if len(arguments) == 2 else None
     try:
+        if out is not None and (out.is_dir() or not os.access(out.parent, os.W_OK)):
+            raise UserError(f"{out}: cannot be written; give a file in a folder that is there")
         outcome = run_job(_read_job(Path(arguments[0])))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     text = json.dumps(outcome.to_dict(), allow_nan=False)
-    if len(arguments) == 2:
-        Path(arguments[1]).write_text(text + "\n", encoding="utf-8")
-    else:
+    if out is None:
         print(text)
+        return 0
+    try:
+        out.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        print(text)
+        print(f"error: {out}: cannot be written ({error.strerror}); printed", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from completedp import files
 from completedp.runs.job import Outcome
-from completedp.runs.journal import sync_folder
+from completedp.runs.journal import sync
 
 
 def write_curve(folder: Path, outcome: Outcome) -> None:
@@ -16,7 +16,7 @@ def write_curve(folder: Path, outcome: Outcome) -> None:
         json.dumps({"step": step, "loss": loss}, allow_nan=False) for step, loss in outcome.curve
     )
     files.write_text(_path(folder, outcome.trial), "".join(f"{line}\n" for line in lines))
-    sync_folder(folder)
+    sync(folder)
 
 
 def read_curve(folder: Path, trial: int) -> tuple[tuple[int, float], ...]:

@@ -7,7 +7,8 @@ that of a uniform guess after warm-up.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from completedp.runs.job import Diverged, Limits, Stopped
 
@@ -28,7 +29,7 @@ CURVE_POINTS = 200
 
 
 class Monitor:
-    """A `Report`: collects the curve and judges each step.
+    """A `ResumableReport`: collects the curve and judges each step.
 
     `on_step(step, loss)` hears of every finite loss; `should_stop()` true ends the run with `Stopped`.
     Raises `Diverged` with the step and the reason. A run with fewer steps after its warm-up than the
@@ -68,6 +69,24 @@ class Monitor:
             self._on_step(step, loss)
         if self._should_stop is not None and self._should_stop():
             raise Stopped
+
+    def state(self) -> dict[str, Any]:
+        """All that the steps so far have changed."""
+        return {
+            "step": self.step,
+            "first": self._first,
+            "smoothed": self._smoothed,
+            "weight": self._weight,
+            "points": list(self._points),
+            "pending": list(self._pending),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        self.step, self._first = state["step"], state["first"]
+        self._smoothed, self._weight = state["smoothed"], state["weight"]
+        self._points = [(step, loss) for step, loss in state["points"]]
+        self._pending = list(state["pending"])
 
     @property
     def curve(self) -> tuple[tuple[int, float], ...]:

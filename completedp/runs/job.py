@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from completedp.resolved import Resolved
 
@@ -74,6 +74,17 @@ class Report(Protocol):
     """
 
     def __call__(self, step: int, loss: float) -> None: ...
+
+
+@runtime_checkable
+class ResumableReport(Report, Protocol):
+    """A `Report` that a checkpoint can carry, so that a resumed run is judged like an uninterrupted one."""
+
+    def state(self) -> dict[str, Any]:
+        """What it knows of the steps reported, as plain JSON types."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up a `state`, in place of any step reported."""
 
 
 class TrainFunction(Protocol):

@@ -58,7 +58,7 @@ class Journal:
         journal = cls(path)
         journal.append({"event": "study", "schema": JOURNAL_SCHEMA, **study})
         for folder in (path.parent, path.parent.parent):
-            sync_folder(folder)
+            sync(folder)
         return journal
 
     @classmethod
@@ -141,9 +141,10 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no number")
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable: a new file is lost with its folder's entry."""
-    fd = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make a file's content durable, or the names in a folder: a new file is lost with its folder's
+    entry."""
+    fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:

@@ -1,4 +1,4 @@
-"""One writer a study: a lock the kernel gives back when its holder ends, however it ends."""
+"""One writer a folder: a lock the kernel gives back when its holder ends, however it ends."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from completedp.errors import UserError
 
 
 class Lock:
-    """`with Lock(folder / "lock"):` the study in that folder, which exists, has one writer.
+    """`with Lock(folder / "lock"):` what is in that folder, which exists, has one writer.
+
+    `kind` is what messages call it: a study, a sweep, a run.
 
     The file stays: removing it would let two processes hold two files of one name. Workers do not
     inherit the lock (descriptors close on exec). Entering raises `UserError` naming the holder where it
     is taken.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kind: str = "study") -> None:
         self._path = path
+        self._kind = kind
         self._fd = -1
 
     def __enter__(self) -> Lock:
@@ -43,7 +46,7 @@ class Lock:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"study {self._path.parent.name} is being written by {self._holder()}; "
+                f"{self._kind} {self._path.parent.name} is being written by {self._holder()}; "
                 "wait for it, or end it"
             ) from None
         except OSError as error:

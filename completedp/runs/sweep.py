@@ -57,7 +57,7 @@ def run_all(
     directory.mkdir(parents=True, exist_ok=True)
     path, curves = directory / "journal.jsonl", directory / "curves"
     digest = files.digest([job.to_dict() for job in jobs])
-    with Lock(directory / "lock"):
+    with Lock(directory / "lock", "sweep"):
         before = _finished_before(path, curves, digest) if exists(path) else {}
         opened = Journal.open(path) if exists(path) else Journal.create(path, {"digest": digest})
         with opened as journal:

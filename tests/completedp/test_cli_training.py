@@ -14,6 +14,7 @@ from completedp.flops import shapes
 from completedp.lm import plan_run
 from completedp.recipe import Recipe
 from completedp.runs.job import Job, Progress
+from completedp.runs.lock import Lock
 from transfer.planner import base_plan
 
 Train = Callable[..., tuple[int, str, str]]
@@ -53,6 +54,7 @@ def test_a_run_leaves_outcome_curve_and_weights(
         "outcome.json",
         "curve.jsonl",
         "model.safetensors",
+        "lock",
     }
     outcome = json.loads((folder / "outcome.json").read_text())
     assert outcome["status"] == "completed"
@@ -130,6 +132,71 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(
     assert seen[0] == 13
     assert (broken / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert curve(broken) == curve(whole)
+    outcomes = [json.loads((f / "outcome.json").read_text()) for f in (broken, whole)]
+    assert outcomes[0]["curve"] == outcomes[1]["curve"]
+    assert len(outcomes[0]["curve"]) == 24
+
+
+@pytest.mark.parametrize(
+    "killed_in", ["_keep_weights", "sync", "files.write_json", "shutil.rmtree"]
+)
+@pytest.mark.parametrize("after", [True, False])
+def test_a_kill_at_the_end_loses_nothing(
+    recipe: Recipe,
+    train: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    killed_in: str,
+    after: bool,
+) -> None:
+    recipe.write(tmp_path / "recipe.yaml")
+    train("recipe.yaml", "--out", "whole")
+    *owner, name = killed_in.split(".")
+    place = getattr(plan_run, owner[0]) if owner else plan_run
+    original = getattr(place, name)
+
+    def killed(first: object, *arguments: object, **options: object) -> None:
+        if "run" not in str(first) or "step-" in str(first) or ".writing" in str(first):
+            original(first, *arguments, **options)
+            return
+        if after:
+            original(first, *arguments, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(place, name, killed)
+        assert train("recipe.yaml", "--out", "run")[0] == 130
+    status, out, _ = train("recipe.yaml", "--out", "run")
+    assert status == 0
+    assert "loss" in out
+    whole, run = (tmp_path / name for name in ("whole", "run"))
+    assert {p.name for p in run.iterdir()} == {p.name for p in whole.iterdir()}
+    for name in ("curve.jsonl", "model.safetensors"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_a_finished_run_is_printed_again(train: Train, recipe: Recipe, tmp_path: Path) -> None:
+    recipe.write(tmp_path / "recipe.yaml")
+    first = train("recipe.yaml", "--out", "run")
+    again = train("recipe.yaml", "--out", "run")
+    assert again[0] == 0
+    assert "step " not in again[1]
+    assert again[1].startswith("finished before")
+    assert first[1].splitlines()[-1] in again[1]
+    status, _, err = train("recipe.yaml", "--out", "run", "--seed", 1)
+    assert status == 2
+    assert "run: holds the finished run of other values, data or seed" in err
+    (tmp_path / "run" / "outcome.json").write_text("[]")
+    assert "not the outcome of a run" in train("recipe.yaml", "--out", "run")[2]
+
+
+def test_one_writer_a_run(train: Train, recipe: Recipe, tmp_path: Path) -> None:
+    recipe.write(tmp_path / "recipe.yaml")
+    (tmp_path / "one").mkdir()
+    with Lock(tmp_path / "one" / "lock", "run"):
+        status, _, err = train("recipe.yaml", "--out", "one")
+    assert status == 2
+    assert "run one is being written by process" in err
 
 
 def test_a_run_has_a_name_of_its_own(recipe: Recipe) -> None:

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from completedp.errors import UserError
+from completedp.lm.checkpoint import Checkpoints
 from completedp.lm.train import LanguageModelTask
+from completedp.runs.divergence import Monitor
 from completedp.runs.job import Stopped
 
 from .conftest import losses_of, resolved_for
@@ -69,6 +71,59 @@ def test_a_torn_checkpoint_is_no_checkpoint(
     assert sorted(p.name for p in tmp_path.iterdir()) == [".writing", "step-000000002"]
     monkeypatch.undo()
     assert losses_of(made, values) == wanted[2:]
+
+
+def test_an_incomplete_checkpoint_beside_a_complete_one(task: Make, tmp_path: Path) -> None:
+    made = task(checkpoints=str(tmp_path), checkpoint_steps=2)
+    values = resolved_for(made.model_config)
+    wanted = losses_of(task(), values)
+    interrupted_at(made, values, 4)
+    for step in (2, 6):
+        (tmp_path / f"step-{step:09d}").mkdir()
+        (tmp_path / f"step-{step:09d}" / "model.safetensors").write_text("")
+    assert losses_of(made, values) == wanted[4:]
+    assert [p.name for p in tmp_path.iterdir()] == ["step-000000010"]
+
+
+def test_a_checkpoint_has_no_unread_loss(
+    task: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, where losses are read several at once."""
+    monkeypatch.setattr(LanguageModelTask, "_report_steps", 5)
+    made = task(checkpoints=str(tmp_path), checkpoint_steps=4)
+    values = resolved_for(made.model_config)
+    wanted = losses_of(task(), values)
+    seen: list[float] = []
+    save = Checkpoints.save
+
+    def killed(self: Checkpoints, *arguments: Any) -> None:
+        save(self, *arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoints, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            made(values, 0, lambda step, loss: seen.append(loss))
+    assert seen == wanted[:4]
+    assert losses_of(made, values) == wanted[4:]
+
+
+def test_a_resumed_run_has_the_whole_curve_and_is_judged_by_it(task: Make, tmp_path: Path) -> None:
+    made = task(checkpoints=str(tmp_path), checkpoint_steps=4)
+    values = resolved_for(made.model_config)
+    whole = Monitor(made.limits)
+    task()(values, 0, whole)
+
+    def interrupt(step: int, _: float) -> None:
+        if step == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        made(values, 0, Monitor(made.limits, on_step=interrupt))
+    for _ in range(2):  # the second time nothing is left to train
+        resumed = Monitor(made.limits)
+        made(values, 0, resumed)
+        assert resumed.state() == whole.state()
 
 
 def test_another_runs_checkpoint_is_refused(task: Make, tmp_path: Path) -> None:

@@ -177,11 +177,24 @@ def test_the_command_writes_a_file_and_refuses_what_is_no_job(
     arguments: Callable[..., dict[str, Any]],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     job, out = tmp_path / "job.json", tmp_path / "out.json"
     job.write_text(json.dumps(a_job(task, arguments()).to_dict()))
     assert main([str(job), str(out)]) == 0
     assert json.loads(out.read_text())["trial"] == 3
+    for nowhere in (tmp_path / "none" / "out.json", tmp_path):
+        assert main([str(job), str(nowhere)]) == 2
+        assert "cannot be written" in capsys.readouterr().err
+    out.unlink()
+
+    def trained(_: Job) -> Any:
+        out.mkdir()  # the place is lost meanwhile
+        return run_job(a_job(task, arguments()))
+
+    monkeypatch.setattr("completedp.lm.train.run_job", trained)
+    assert main([str(job), str(out)]) == 2
+    assert json.loads(capsys.readouterr().out)["trial"] == 3
     assert main([]) == 2
     assert main([str(tmp_path / "gone.json")]) == 2
     assert "cannot be read" in capsys.readouterr().err

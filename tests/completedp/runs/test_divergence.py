@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -96,6 +97,26 @@ def test_a_point_is_the_mean_since_the_one_before() -> None:
     train(monitor, [1.0, 3.0] * CURVE_POINTS)
     assert monitor.curve[0] == (2, 2.0)
     assert len(monitor.curve) == CURVE_POINTS
+
+
+@pytest.mark.parametrize("at", [1, 30, 70, 199])
+@pytest.mark.parametrize("level", [UNIFORM - 0.1, UNIFORM + 0.1])
+def test_a_restored_monitor_judges_like_the_one_before(at: int, level: float) -> None:
+    losses = [UNIFORM + 0.3] + [level + 0.01 * (i % 7) for i in range(599)]
+
+    def judged(monitor: Monitor, begin: int) -> object:
+        try:
+            for step in range(begin, 600):
+                monitor(step + 1, losses[step])
+        except Diverged as error:
+            return error.step, error.reason, monitor.curve
+        return monitor.curve
+
+    before, whole = Monitor(limits(600)), Monitor(limits(600))
+    train(before, losses[:at])
+    resumed = Monitor(limits(600))
+    resumed.restore(json.loads(json.dumps(before.state(), allow_nan=False)))
+    assert judged(resumed, at) == judged(whole, 0)
 
 
 def test_stopped_once_asked() -> None:

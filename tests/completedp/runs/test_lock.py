@@ -29,6 +29,8 @@ def test_the_second_writer_is_told_who_the_first_is(tmp_path: Path) -> None:
         pass
     assert f"study {tmp_path.name} is being written by process {os.getpid()}" in str(caught.value)
     assert socket.gethostname() in str(caught.value)
+    with Lock(path, "run"), pytest.raises(UserError, match=f"^run {tmp_path.name} is"):
+        Lock(path, "run").__enter__()
     with Lock(path):
         pass
 

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
@@ -20,24 +21,39 @@ T = TypeVar("T")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 as people mean it: `3e-4` is a number, a key given twice is an error."""
+    """YAML 1.1 as people mean it: `3e-4` is a number, a date is text, a key given twice is an error."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        # Depth first, in which PyYAML refuses what contains itself; by default it builds it.
+        return super().construct_object(node, deep=True)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen:
-                line = key_node.start_mark.line + 1
+            line = key_node.start_mark.line + 1
+            if not isinstance(key, Hashable):
+                raise UserError(f"line {line}: a key is {key!r}; expected plain text")
+            if key in seen:
                 raise UserError(f"line {line}: the key {key!r} is given twice; keep one")
             seen.add(key)
         return super().construct_mapping(node, deep)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads: text that it would take for a number is quoted."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$|^[-+]?\.\d[\d_]*[eE][-+]?\d+$"),
     list("-+0123456789."),
 )
+_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -54,6 +70,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: {error}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"{path}: not valid YAML: nested too deeply") from None
+    except (ValueError, LookupError, AttributeError) as error:
+        # What PyYAML lets through of a value that is not what its tag or its first characters say.
+        raise UserError(f"{path}: not valid YAML: a value cannot be read ({error})") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: expected a mapping at the top, got {type(data).__name__}")
     return data
@@ -61,7 +82,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def write_yaml(path: Path, data: Mapping[str, Any]) -> None:
     """Replace `path` atomically; keys keep their order, so identical data gives identical bytes."""
-    write_text(path, yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True, width=100))
+    text = yaml.dump(dict(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    write_text(path, text)
 
 
 def write_json(path: Path, data: object) -> None:
@@ -103,28 +125,30 @@ def validate(kind: type[T], data: object, where: str) -> T:
     """Plain data as the dataclass `kind`. Raises `UserError` with the path of every offending key."""
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-    for path, value in _non_finite(data, ()):
+    for path, value in _beyond_floats(data, ()):
         raise UserError(f"{where}: {'.'.join(path)} is {value}; expected a finite number")
     _forbid_extra_keys(kind, ConfigDict(extra="forbid", strict=True))
     try:
         # JSON mode: strict about types, yet a list is a tuple.
         return TypeAdapter(kind).validate_json(json.dumps(data))
-    except TypeError as error:
+    except (TypeError, RecursionError) as error:
         raise UserError(f"{where}: {error}") from None
     except ValidationError as error:
         raise UserError("\n".join(_sentence(kind, e, where) for e in error.errors())) from None
 
 
-def _non_finite(data: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], float]]:
-    """Every NaN and infinity in plain data, with its path: no file of ours has a use for one."""
+def _beyond_floats(data: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Every NaN, infinity and whole number that no float holds in plain data, with its path and name."""
     if isinstance(data, float) and not math.isfinite(data):
-        yield path, data
+        yield path, str(data)
+    if isinstance(data, int) and abs(data) > sys.float_info.max:
+        yield path, f"a whole number of {data.bit_length()} bits"
     if isinstance(data, Mapping):
         for key, value in data.items():
-            yield from _non_finite(value, (*path, str(key)))
+            yield from _beyond_floats(value, (*path, str(key)))
     elif isinstance(data, list | tuple):
         for i, value in enumerate(data):
-            yield from _non_finite(value, (*path, str(i)))
+            yield from _beyond_floats(value, (*path, str(i)))
 
 
 def _forbid_extra_keys(kind: Any, config: Any) -> None:

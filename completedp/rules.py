@@ -36,7 +36,7 @@ class Power:
     q: float = 0.0
 
     def at(self, *, fan: float, ratios: Ratios, q: float, alpha: float) -> float:
-        """The factor's value."""
+        """The factor's value. Raises `OverflowError` or gives 0 or inf beyond the range of floats."""
         return (
             math.pow(fan, self.fan)
             * math.pow(ratios.width, self.width)
@@ -226,6 +226,11 @@ class RuleSet:
 
     def __post_init__(self) -> None:
         self.options.check_for(self.name)
+        if not 0 < self.q < math.inf:
+            raise UserError(
+                f"q = batch / tokens^(2 x duration_exponent) is {self.q:g} at {self._said}; expected "
+                "a finite number above 0: bring the batch and tokens ratios nearer to 1"
+            )
 
     @property
     def parameterization(self) -> Parameterization:
@@ -240,14 +245,39 @@ class RuleSet:
     def q(self) -> float:
         """q = m_B / m_D^(2p), the factor of 1-β (linear) or the exponent of β (power)."""
         active = self._active
-        return active.batch / math.pow(active.tokens, 2 * self.options.duration_exponent)
+        try:
+            return active.batch / math.pow(active.tokens, 2 * self.options.duration_exponent)
+        except OverflowError:
+            return 0.0
+        except ZeroDivisionError:
+            return math.inf
+
+    @property
+    def _said(self) -> str:
+        """The ratios and options that a factor depends on, for a message."""
+        options = ("alpha", "duration_exponent")
+        return ", ".join(
+            [
+                *(f"{axis} ratio {value:g}" for axis, value in vars(self._active).items()),
+                *(f"{name} {getattr(self.options, name):g}" for name in options),
+            ]
+        )
 
     def value(self, power: Power, fan: float | None = None) -> float:
         """The number a table entry stands for; `fan` defaults to m_N."""
         active = self._active
         if fan is None or "width" not in self.parameterization.axes:
             fan = active.width
-        return power.at(fan=fan, ratios=active, q=self.q, alpha=self.options.alpha)
+        try:
+            value = power.at(fan=fan, ratios=active, q=self.q, alpha=self.options.alpha)
+        except OverflowError:
+            value = math.inf
+        if not 0 < value < math.inf:
+            raise UserError(
+                f"a factor of {self.name} is {value:g} at {self._said}; expected a finite number above "
+                "0: bring the ratios nearer to 1"
+            )
+        return value
 
     def row(self, role: str) -> Row:
         """The role's row with the options applied to it."""
@@ -281,16 +311,22 @@ class RuleSet:
         return self.value(self.parameterization.output)
 
     def beta(self, base: float, tensor: str) -> float:
-        """β at the target. Raises `UserError` naming `tensor` where `linear` leaves (0, 1)."""
-        if self.options.beta_rule == "power":
-            return math.pow(base, self.q)
+        """β at the target. Raises `UserError` naming `tensor` where it leaves [0, 1), and where `linear`
+        would reach 0 from above."""
+        rule = self.options.beta_rule
         scaled = self.q * (1.0 - base)
-        if scaled >= 1.0:
+        beta = math.pow(base, self.q) if rule == "power" else 1.0 - scaled
+        if beta >= 1.0:
+            raise UserError(
+                f"{tensor}: beta {base:g} under beta_rule {rule!r} rounds to 1 (q = {self.q:.4g}), an "
+                "average that never moves: give a larger batch or fewer tokens"
+            )
+        if rule == "linear" and scaled >= 1.0 and self.q != 1.0:
             raise UserError(
                 f"{tensor}: beta {base:g} under beta_rule 'linear' gives 1 - beta = {scaled:.4g} "
                 f"(q = {self.q:.4g}); it must stay below 1: use beta_rule 'power', valid for every ratio"
             )
-        return 1.0 - scaled
+        return beta
 
 
 def factors(

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from completedp.errors import UserError
 
+LARGEST = 2**63 - 1  # of any size: what a tensor library can count
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
@@ -22,6 +24,8 @@ class Scale:
             value = getattr(self, name)
             if value < 1:
                 raise UserError(f"scale.{name} is {value}; expected a positive whole number")
+            if value > LARGEST:
+                raise UserError(f"scale.{name} is {value:.4g}; expected at most {LARGEST:.4g}")
 
     def ratios_to(self, base: Scale) -> Ratios:
         """The ratios this scale / `base`."""
@@ -49,6 +53,11 @@ class Ratios:
                 raise UserError(
                     f"the {name} ratio is {value}; expected a finite number above 0 (target / base)"
                 )
+        if not 0 < self.steps < math.inf:
+            raise UserError(
+                f"the tokens ratio {self.tokens:g} over the batch ratio {self.batch:g} gives "
+                f"{self.steps:g} x the steps; expected a finite number above 0"
+            )
 
     @property
     def steps(self) -> float:

@@ -96,11 +96,36 @@ def test_decay_per_step_does_not_depend_on_width(width: float) -> None:
         ("completed-p", {"tokens": math.inf}, "tokens ratio is inf"),
         ("completed-p", {"decay": "weird"}, "decay is 'weird'"),
         ("completed-p", {"beta_rul": "power"}, "did you mean 'beta_rule'"),
+        (
+            "completed-p",
+            {"tokens": 1e200, "duration_exponent": 1.0},
+            r"q = .* is 0 at .*tokens ratio 1e\+200",
+        ),
+        ("completed-p", {"tokens": 1e-200, "duration_exponent": 1.0}, "q = .* is inf"),
+        ("completed-p", {"tokens": 8.0, "duration_exponent": 1e6}, "duration_exponent 1e.06"),
+        ("completed-p", {"batch": 1e-300, "tokens": 1e30}, "1e.30 over the batch ratio 1e-300"),
+        ("completed-p", {"width": 1e200}, r"factor of completed-p is 0 at .*width ratio 1e\+200"),
+        ("completed-p", {"width": 1e-200}, r"factor of completed-p is inf at .*width ratio 1e-200"),
     ],
 )
 def test_refusals(name: str, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(completedp.UserError, match=message):
         completedp.factors(name, **arguments)
+
+
+def rules_at(beta_rule: str, **ratios: float) -> RuleSet:
+    options = rule_options({"beta_rule": beta_rule})
+    return RuleSet(name="completed-p", ratios=Ratios(**ratios), options=options)
+
+
+@pytest.mark.parametrize("beta_rule", ["linear", "power"])
+def test_a_beta_of_zero_and_one_that_would_round_to_one(beta_rule: str) -> None:
+    assert rules_at(beta_rule).beta(0.0, "q") == 0.0
+    assert rules_at(beta_rule, batch=4, tokens=4).beta(0.0, "q") == 0.0
+    with pytest.raises(completedp.UserError, match=r"q: beta 0.9 under .* rounds to 1 \(q = 1e-20"):
+        rules_at(beta_rule, tokens=1e20).beta(0.9, "q")
+    with pytest.raises(completedp.UserError, match="use beta_rule 'power'"):
+        rules_at("linear", batch=2).beta(0.5, "q")
 
 
 def test_linear_beta_rule_is_refused_by_name_where_it_leaves_the_unit_interval() -> None:

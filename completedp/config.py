@@ -35,7 +35,19 @@ class ModelConfig:
     qk_norm: bool = True
     rope_base: float = 10_000.0
 
+    # Far beyond any model, and yet every tensor of one can be listed.
+    LARGEST: ClassVar[Mapping[str, int]] = {
+        "width": 2**18,
+        "depth": 2**12,
+        "ffn": 2**22,
+        "vocab_size": 2**31,
+        "context": 2**31,
+    }
+
     def __post_init__(self) -> None:
+        for name, most in self.LARGEST.items():
+            if getattr(self, name) > most:
+                raise UserError(f"model.{name} is {getattr(self, name)}; expected at most {most}")
         for name in (
             "width",
             "depth",
@@ -132,6 +144,10 @@ class TrainConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise UserError(f"train.{name} is {value}; expected 0 or more")
+        if self.microbatch < 0:
+            raise UserError(
+                f"train.microbatch is {self.microbatch}; expected 0 (the whole batch at once) or more"
+            )
         if self.microbatch and self.batch % self.microbatch:
             raise UserError(
                 f"train.microbatch is {self.microbatch}; expected a divisor of train.batch = {self.batch}"

@@ -63,6 +63,11 @@ class TensorSpec:
             return None
         return self.base_fan_in**-0.5 if self.base_fan_in else 1.0
 
+    @property
+    def init_value(self) -> float:
+        """Where a tensor without an init std starts [C]: gains at 1, biases at 0."""
+        return 1.0 if self.role.endswith("norm") else 0.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Inventory:

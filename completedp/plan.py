@@ -12,10 +12,15 @@ from typing import Any, Literal
 from completedp import files
 from completedp.config import SCHEMA, DataConfig, ModelConfig, TrainConfig, check_together
 from completedp.errors import UserError
-from completedp.modules import BRANCHES
+from completedp.flops import parameter_count, training_flops
+from completedp.modules import BRANCHES, TensorSpec
 from completedp.resolved import Resolved, TensorRow
-from completedp.rules import RuleOptions
+from completedp.rules import PARAMETERIZATIONS, RuleOptions
 from completedp.scale import Ratios, Scale
+
+# An optimiser that computes in float32 takes a larger lr for inf; a smaller ε loses its digits, then all.
+_FLOAT32_LARGEST = (2 - 2**-23) * 2.0**127
+_FLOAT32_SMALLEST = 2.0**-126
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +72,27 @@ class Plan:
         """From the file's content; refuses values no trainer could use, by the tensor's name."""
         plan = files.validate(cls, dict(data), where)
         try:
-            _check(plan)
+            plan.check()
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
         return plan
+
+    def check(self) -> None:
+        """Raises `UserError` for what no trainer could use, by its path: what is written can be read."""
+        _check_rules(self)
+        _check(self)
+
+
+def _check_rules(plan: Plan) -> None:
+    if plan.parameterization not in PARAMETERIZATIONS:
+        raise UserError(
+            f"parameterization is {plan.parameterization!r}; expected one of "
+            f"{', '.join(PARAMETERIZATIONS)}"
+        )
+    try:
+        plan.options.check_for(plan.parameterization)
+    except UserError as error:
+        raise UserError(f"options: {error}") from None
 
 
 def _check(plan: Plan) -> None:
@@ -79,6 +101,12 @@ def _check(plan: Plan) -> None:
     if said != scale:
         raise UserError(f"scale is {scale}, but model and train say {said}; they must agree")
     check_together(model, plan.data, train)
+    for name, counted in (
+        ("parameters", parameter_count(model)),
+        ("flops", training_flops(model, train.tokens)),
+    ):
+        if getattr(plan, name) != counted:
+            raise UserError(f"{name} is {getattr(plan, name)}; model and train make {counted}")
     expected = {spec.name: spec for spec in model.inventory(model)}
     for i, row in enumerate(plan.tensors):
         spec = expected.pop(row.name, None)
@@ -89,7 +117,7 @@ def _check(plan: Plan) -> None:
                 f"tensors.{i}: {row.name} is {row.module_type!r} of layer {row.layer}; expected "
                 f"{spec.module_type!r} of layer {spec.layer}"
             )
-        _check_row(row)
+        _check_row(row, spec)
     if expected:
         raise UserError(f"tensors: {next(iter(expected))} is missing; add its row")
     if set(plan.residual) != set(BRANCHES):
@@ -104,10 +132,14 @@ def _check(plan: Plan) -> None:
     _check_number("output_multiplier", plan.output_multiplier, lowest=0, open_=True)
 
 
-def _check_row(row: TensorRow) -> None:
-    """The bounds of `torch.optim.AdamW`, and an ε and lr above 0."""
+def _check_row(row: TensorRow, spec: TensorSpec) -> None:
+    """The bounds of `torch.optim.AdamW`, an ε and lr that float32 holds, and the init of its role."""
     for name in ("lr", "eps"):
         _check_number(f"{row.name}: {name}", getattr(row, name), lowest=0, open_=True)
+    if row.lr > _FLOAT32_LARGEST:
+        raise UserError(f"{row.name}: lr is {row.lr}; expected at most {_FLOAT32_LARGEST:.8g}")
+    if row.eps < _FLOAT32_SMALLEST:
+        raise UserError(f"{row.name}: eps is {row.eps}; expected at least {_FLOAT32_SMALLEST:.8g}")
     for name in ("weight_decay", "beta1", "beta2"):
         _check_number(f"{row.name}: {name}", getattr(row, name), lowest=0)
     for name in ("beta1", "beta2"):
@@ -115,11 +147,23 @@ def _check_row(row: TensorRow) -> None:
             raise UserError(
                 f"{row.name}: {name} is {getattr(row, name)}; expected a number below 1"
             )
-    _check_number(f"{row.name}: init_std", row.init_std or 0.0, lowest=0)
-    _check_number(f"{row.name}: init_value", row.init_value, lowest=-math.inf, open_=True)
+    _check_init(row, spec)
+
+
+def _check_init(row: TensorRow, spec: TensorSpec) -> None:
+    if spec.is_weight and row.init_std is not None:
+        _check_number(f"{row.name}: init_std", row.init_std, lowest=0, open_=True)
+    elif spec.is_weight:
+        raise UserError(f"{row.name}: init_std is missing; expected a number above 0 for a weight")
+    elif row.init_std is not None:
+        raise UserError(f"{row.name}: init_std is {row.init_std}; expected none for a {spec.role}")
+    if row.init_value != spec.init_value:
+        raise UserError(
+            f"{row.name}: init_value is {row.init_value}; expected {spec.init_value} for a {spec.role}"
+        )
 
 
 def _check_number(path: str, value: float, *, lowest: float, open_: bool = False) -> None:
     if not math.isfinite(value) or value < lowest or (open_ and value == lowest):
-        bound = "" if lowest == -math.inf else f" {'above' if open_ else 'not below'} {lowest:g}"
-        raise UserError(f"{path} is {value}; expected a finite number{bound}")
+        bound = f"{'above' if open_ else 'not below'} {lowest:g}"
+        raise UserError(f"{path} is {value}; expected a finite number {bound}")

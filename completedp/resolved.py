@@ -140,7 +140,7 @@ def _row(hparams: HParams, spec: TensorSpec, inventory: Inventory, rules: RuleSe
         beta2=_beta(spec.name, "beta2", base.beta2, multiplier("beta2"), rules),
         eps=base.eps * multiplier("eps") * factor["eps"],
         init_std=init_std,
-        init_value=1.0 if spec.role.endswith("norm") else 0.0,
+        init_value=spec.init_value,
     )
 
 

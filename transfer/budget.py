@@ -73,7 +73,7 @@ def for_flops(recipe: Recipe, flops: float, *, batch: int | None = None) -> Targ
     """The scale at which a whole training takes `flops` FLOPs: the recipe's aspect ratio (width / depth)
     and tokens per parameter kept as near as whole heads and layers allow, tokens fitted to the budget.
 
-    Raises `UserError` where the budget is less than a batch of the smallest model.
+    Raises `UserError` where the budget is less than a batch of the smallest model, or beyond the largest.
     """
     if not (math.isfinite(flops) and flops > 0):
         raise UserError(f"flops is {flops}; expected a finite number above 0, 1e20 for one")
@@ -170,16 +170,33 @@ def _nearest_model(recipe: Recipe, flops: float) -> ModelConfig:
         candidate = model(groups)
         return float(training_flops(candidate, _own_tokens(recipe, candidate)[0]))
 
-    high = 1
+    most = _most_groups(recipe.model)
+    if cost(most) < flops:
+        largest = model(most)
+        raise UserError(
+            f"flops is {flops:.4g}; the largest model of this family (width {largest.width}, depth "
+            f"{largest.depth}) takes {cost(most):.4g}: give less"
+        )
+    low, high = 0, 1
     while cost(high) < flops:
-        high *= 2
-    low = high // 2
+        low, high = high, min(2 * high, most)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if cost(middle) < flops else (low, middle)
     if low == 0:
         return model(1)
     return model(min((low, high), key=lambda groups: abs(math.log(cost(groups) / flops))))
+
+
+def _most_groups(model: ModelConfig) -> int:
+    """The widest member of the family that is a model still, in groups of heads."""
+    unit = model.head_dim * model.queries_per_kv
+    widest = min(
+        ModelConfig.LARGEST["width"],
+        ModelConfig.LARGEST["depth"] * _aspect(model),
+        ModelConfig.LARGEST["ffn"] * model.width / model.ffn,
+    )
+    return max(1, int(widest / unit))
 
 
 def _ratio_warnings(ratios: Ratios) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ def make_plan(
 
     `parameterization` defaults to the recipe's. `options` are those of `completedp.rules.RuleOptions`;
     the β rule defaults to `power` where the parameterisation has one. Raises `UserError` as
-    `completedp.resolve` does.
+    `completedp.resolve` and `Plan.check` do.
     """
     name = parameterization or recipe.parameterization
     chosen = rule_options({**default_options(name), **options})
@@ -49,7 +49,7 @@ def make_plan(
         parameterization=name,
         **dataclasses.asdict(chosen),
     )
-    return Plan(
+    plan = Plan(
         parameterization=name,
         options=chosen,
         scale=scale,
@@ -64,6 +64,8 @@ def make_plan(
         residual=resolved.residual,
         output_multiplier=resolved.output_multiplier,
     )
+    plan.check()  # with the multipliers, a value can leave what a trainer takes
+    return plan
 
 
 def base_plan(recipe: Recipe) -> Plan:

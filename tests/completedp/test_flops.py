@@ -38,6 +38,8 @@ def test_parameters_are_the_models(shape: ModelConfig) -> None:
     assert flops.shapes(shape) == counted
     assert list(flops.shapes(shape)) == [spec.name for spec in shape.inventory(shape)]
     assert flops.parameter_count(shape) == sum(p.numel() for p in LanguageModel(shape).parameters())
+    assert flops.parameter_count(shape) == sum(flops.parameters(shape).values())
+    assert flops.training_flops(shape, 7) == 3 * sum(flops.forward_flops(shape, 7).values())
 
 
 def test_flops_are_torchs(shape: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,7 +115,14 @@ def test_impossible_sizes_are_refused(recipe: Recipe, sizes: dict[str, int], nam
         for_scale(recipe, **sizes)
 
 
-@pytest.mark.parametrize("flops", [0.0, -1.0, math.inf, math.nan, 1.0, 1e3])
+def test_a_huge_budget_is_planned(recipe: Recipe, large: Recipe) -> None:
+    for base, flops in ((recipe, 1e28), (large, 1e30)):
+        target = for_flops(base, flops)
+        assert target.model.depth <= ModelConfig.LARGEST["depth"]
+        assert training_flops(target.model, target.scale.tokens) == pytest.approx(flops, rel=1e-3)
+
+
+@pytest.mark.parametrize("flops", [0.0, -1.0, math.inf, math.nan, 1.0, 1e3, 1e40, 1e60, 1e300])
 def test_impossible_budgets_are_refused(recipe: Recipe, flops: float) -> None:
     with pytest.raises(UserError, match="flops is"):
         for_flops(recipe, flops)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import completedp
@@ -119,6 +119,18 @@ EDITS: dict[str, tuple[Any, str]] = {
     "output_multiplier": (0.0, "output_multiplier is 0.0"),
     "options.alpha": (2.0, "alpha is 2.0"),
     "modell": (1, "unknown key; did you mean 'model'"),
+    "parameterization": ("mupp", "parameterization is 'mupp'; expected one of"),
+    "options.decay": ("weird", "decay is 'weird'"),
+    "parameters": (41_000, "parameters is 41000; model and train make"),
+    "flops": (10**9, "flops is 1000000000; model and train make"),
+    "tensors.0.init_std": (None, "embedding.weight: init_std is missing"),
+    "tensors.1.init_std": (0.1, "init_std is 0.1; expected none for a hidden_norm"),
+    "tensors.1.init_value": (0.0, "init_value is 0.0; expected 1.0 for a hidden_norm"),
+    "tensors.2.init_value": (1.0, "init_value is 1.0; expected 0.0 for a hidden_weight"),
+    "tensors.3.eps": (1e-38, "eps is 1e-38; expected at least 1.1754944e-38"),
+    "tensors.3.lr": (1e39, "lr is 1e+39; expected at most 3.4028235e+38"),
+    "model.depth": (10**15, "model.depth is 1000000000000000"),
+    "train.microbatch": (-64, "train.microbatch is -64"),
 }
 
 
@@ -135,6 +147,36 @@ def test_a_plan_edited_into_nonsense_is_refused(recipe: Recipe, tmp_path: Path, 
     with pytest.raises(UserError, match=r"plan\.yaml") as caught:
         read_plan(tmp_path / "plan.yaml")
     assert message in str(caught.value)
+
+
+def test_options_that_do_not_fit_are_refused(recipe: Recipe) -> None:
+    data = base_plan(recipe).to_dict() | {"parameterization": "mup"}
+    with pytest.raises(UserError, match="plan: options: beta_rule=power has no meaning"):
+        Plan.from_dict(data)
+
+
+@pytest.mark.parametrize("eps", [1e-8, 1.2e-38])
+@given(
+    width=st.sampled_from([16, 32, 2**17]),
+    depth=st.sampled_from([1, 2, 40]),
+    batch=st.integers(0, 40).map(lambda n: 64 * 2**n),
+    steps=st.integers(0, 40).map(lambda n: 2**n),
+    rule=st.sampled_from(["linear", "power"]),
+)
+@settings(max_examples=30)
+def test_what_is_planned_can_be_read(
+    recipe: Recipe, eps: float, width: int, depth: int, batch: int, steps: int, rule: str
+) -> None:
+    values = dataclasses.replace(recipe.hparams.global_, eps=eps)
+    source = dataclasses.replace(
+        recipe, hparams=dataclasses.replace(recipe.hparams, global_=values)
+    )
+    try:
+        target = for_scale(source, width=width, depth=depth, batch=batch, tokens=batch * steps)
+        plan = make_plan(source, target.scale, target.model, beta_rule=rule)
+    except UserError:
+        return
+    assert Plan.from_dict(plan.to_dict()) == plan
 
 
 def test_a_plan_without_a_tensor_is_refused(recipe: Recipe) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from completedp.errors import UserError
-from completedp.runs.journal import exists, read_records
+from completedp.runs.journal import exists, read_records, studies
 from search.ledger import Ledger
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -54,10 +54,7 @@ class Place:
 
 def study_names(root: Path) -> list[str]:
     """The studies under a root, by name."""
-    folder = root / "studies"
-    if not folder.is_dir():
-        return []
-    return sorted(p.name for p in folder.iterdir() if exists(p / "journal.jsonl"))
+    return [folder.name for folder in studies(root)]
 
 
 def free_name(root: Path) -> str:

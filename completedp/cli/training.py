@@ -71,6 +71,10 @@ def train(
             + ("" if bits is None else f", {bits:.4f} bits a byte")
             + f" on the report split; {outcome.seconds:.0f} s; in {folder}"
         )
+        # The threshold has no scaling rule: how often it acts is for a person to compare.
+        if plan.train.clip:
+            share = outcome.metrics["clipped_fraction"]
+            print(f"gradients clipped at norm {plan.train.clip:g} in {share:.1%} of the steps")
     if outcome.status != "completed":
         reason = f"{outcome.status} at step {outcome.steps:,}: {outcome.reason}"
         print(f"{reason}; in {folder}", file=sys.stderr)

@@ -66,10 +66,6 @@ class Corpus:
         split = self._meta["splits"][name]
         return None if split["bytes"] is None else split["bytes"] / split["tokens"]
 
-    def epochs(self, tokens: int) -> float:
-        """Passes over the train split that `tokens` of training make."""
-        return tokens / self.tokens("train")
-
 
 def prepare(data: DataConfig, vocab_size: int, eval_tokens: int, cache: Path) -> Corpus:
     """The corpus of `data` in `cache`, prepared on the first call.

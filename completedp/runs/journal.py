@@ -107,6 +107,11 @@ def exists(path: Path) -> bool:
         return False
 
 
+def studies(root: Path) -> list[Path]:
+    """The folders of a root's studies, by name."""
+    return sorted(path.parent for path in root.glob("studies/*/journal.jsonl") if exists(path))
+
+
 def read_records(path: Path) -> list[dict[str, Any]]:
     """Every complete record, the study's first; a torn last line is ignored. Never writes.
 

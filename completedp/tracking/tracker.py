@@ -9,18 +9,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from completedp.errors import UserError, nearest
-from completedp.runs.journal import exists
+from completedp.runs.journal import studies
 from completedp.tracking.store import Store, first_line, import_mlflow, locked
 from completedp.tracking.view import StudyView, Synced
 
 # A database locked by another study's writer is free again within a second; a broken one is not.
 ATTEMPTS = 3
 RETRY_SECONDS = 1.0
-
-
-def studies(root: Path) -> list[Path]:
-    """The folders of the root's studies, by name."""
-    return sorted(path.parent for path in root.glob("studies/*/journal.jsonl") if exists(path))
 
 
 def track(root: Path, name: str | None = None) -> list[Synced]:

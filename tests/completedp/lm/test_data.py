@@ -66,7 +66,6 @@ def test_a_single_file_is_cut_at_paragraphs_and_held_out_by_a_twentieth(text_fil
     for split in ("select", "report"):
         assert 0.05 < corpus.tokens(split) / total < 0.07
     assert corpus.bytes_per_token("train") == pytest.approx(1, abs=0.01)
-    assert corpus.epochs(2 * corpus.tokens("train")) == 2
 
 
 def test_text_without_line_ends_is_cut_between_characters(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from completedp.runs.journal import (
     exists,
     finished_record,
     read_records,
+    studies,
     trials,
 )
 
@@ -70,6 +71,16 @@ def test_a_study_exists_exactly_when_its_first_line_does(path: Path) -> None:
     assert read_records(path) == [STUDY]
     with pytest.raises(UserError, match="a study already"):
         Journal.create(path, {"name": "s"})
+
+
+def test_the_studies_of_a_root(tmp_path: Path, path: Path) -> None:
+    assert studies(tmp_path) == []
+    for name in ("s", "a"):
+        Journal.create(path.parents[1] / name / "journal.jsonl", {"name": name}).close()
+    (path.parents[1] / "begun").mkdir()
+    (path.parents[1] / "begun" / "journal.jsonl").write_text('{"event": "stu')
+    (path.parents[1] / "file").write_text("")
+    assert [folder.name for folder in studies(tmp_path)] == ["a", "s"]
 
 
 def test_a_torn_line_neither_counts_nor_swallows_the_next_record(path: Path) -> None:

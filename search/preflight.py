@@ -133,5 +133,5 @@ def describe(config: StudyConfig, budget: int, cost: Forecast) -> list[str]:
         f"budget: {budget} runs = {on_global} global + {searching - on_global} per module + "
         f"{confirming} to confirm on fresh seeds; strategy {config.search.strategy}",
         f"a run: {config.train.tokens:,} tokens, {cost.epochs:.2f} epochs, about "
-        f"{cost.seconds_per_run:.0f} s; {cost.runs} runs on {cost.workers} workers about {total}",
+        f"{cost.seconds_per_run:.0f} s; {cost.runs} runs, {cost.workers} at a time, about {total}",
     ]

@@ -198,7 +198,8 @@ class LiveDisplay:
             )
         finished = [t for t in ledger.trials.values() if t.status is not None]
         recent = [Text(trial_line(t, ledger.budget)) for t in finished[-self.RECENT :]]
-        bar = ProgressBar(total=ledger.budget, completed=done, width=60)
+        bar = Table.grid()  # a bar by itself does not end its line
+        bar.add_row(ProgressBar(total=ledger.budget, completed=done, width=60))
         return Group(facts, bar, running, *recent)
 
     def _time_left(self, done: int) -> str:

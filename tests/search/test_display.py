@@ -1,0 +1,89 @@
+"""What a person sees: every finished trial once, and the lead with its uncertainty."""
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+from studies import study_of
+
+from completedp.config import StudyConfig
+from completedp.runs.job import Died, Progress
+from search.display import LiveDisplay, PlainDisplay, display_for, headline
+from search.ledger import Ledger
+
+
+def proposed(trial: int, phase: str, **extra: Any) -> dict[str, Any]:
+    record = {"event": "proposed", "trial": trial, "values": {}, "phase": phase, "seed": trial // 2}
+    return {**record, **extra}
+
+
+def finished(trial: int, loss: float | None) -> dict[str, Any]:
+    status = "diverged" if loss is None else "completed"
+    record = {"event": "finished", "trial": trial, "status": status, "loss": loss, "steps": 4}
+    reason = {} if loss is not None else {"reason": "the training loss is nan"}
+    return {**record, "tokens": 40, "seconds": 1.5, **reason}
+
+
+@pytest.fixture
+def ledger(config: StudyConfig) -> Ledger:
+    first = {"event": "study", **study_of(config, budget=24).to_record()}
+    return Ledger.from_records([first], "journal")
+
+
+def add(ledger: Ledger, *records: dict[str, Any]) -> None:
+    for record in records:
+        ledger.add(record)
+
+
+def test_a_study_that_has_not_begun(ledger: Ledger) -> None:
+    state = headline(ledger)
+    assert state["runs"].startswith("0 of 24 done")
+    assert state["phase"] == "global values, 0 of 5"
+    assert state["lead"] == "not yet known"
+
+
+def test_the_lead_is_of_one_seed_until_it_is_confirmed(ledger: Ledger) -> None:
+    for trial in range(5):
+        add(ledger, proposed(trial, "global"), finished(trial, 2.0 + trial / 100))
+    add(ledger, proposed(5, "module"), finished(5, 1.9))
+    add(ledger, proposed(6, "module"), finished(6, None))
+    state = headline(ledger)
+    assert "1 diverged" in state["runs"]
+    assert state["phase"] == "per-module multipliers, 2 of 15"
+    assert state["lead"].startswith("-0.1000 ± 0.0071 nats (one seed")
+    for i, arm in enumerate(("global", "module") * 2, 20):
+        add(ledger, proposed(i, "confirm", arm=arm, round=0))
+        add(ledger, finished(i, 2.0 - (0.05 + i / 1000) * (arm == "module")))
+    assert "over 2 fresh paired seeds" in headline(ledger)["lead"]
+
+
+def test_plain_lines_name_every_finished_trial_once(ledger: Ledger) -> None:
+    out = io.StringIO()
+    display = display_for(ledger, Console(file=out, force_terminal=False))
+    assert isinstance(display, PlainDisplay)
+    with display:
+        add(ledger, proposed(0, "global"))
+        display.event(Progress(trial=0, step=1, steps=4, loss=3.0))
+        assert out.getvalue() == ""
+        add(ledger, finished(0, 1.25), proposed(1, "global"), finished(1, None))
+        display.event(Died(trial=7, reason="killed"))
+        display.event(Died(trial=7, reason="killed"))
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 2
+    assert lines[0].endswith("loss 1.2500")
+    assert lines[1].endswith("diverged: the training loss is nan")
+
+
+def test_the_live_panel_shows_what_runs(ledger: Ledger) -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=120)
+    display = display_for(ledger, console)
+    assert isinstance(display, LiveDisplay)
+    with display:
+        add(ledger, proposed(0, "global"), finished(0, 1.25), proposed(1, "global"))
+        display.event(Progress(trial=1, step=3, steps=4, loss=3.0))
+        display.say("a decision")
+    shown = out.getvalue()
+    for text in ("1 of 24 done, 1 begun", "step 3/4", "train loss 3.000", "a decision"):
+        assert text in shown

@@ -1,0 +1,57 @@
+"""What is said before a search starts, and what wants a --yes."""
+
+from pathlib import Path
+
+import pytest
+
+from completedp.config import DataConfig, StudyConfig
+from completedp.errors import UserError
+from completedp.lm.preset_files import load_preset
+from search import preflight
+from search.ledger import SMALLEST_BUDGET, confirmation_runs
+
+
+def test_a_cpu_gets_tiny_whatever_the_data() -> None:
+    assert preflight.choose_preset("cpu", DataConfig())[0] == "tiny"
+
+
+def test_a_gpu_gets_as_much_as_its_text_allows(tmp_path: Path) -> None:
+    assert preflight.choose_preset("cuda", DataConfig())[0] == "small"
+    corpus = tmp_path / "corpus.txt"
+    with corpus.open("wb") as file:
+        file.truncate(2_000_000_000)  # sparse: takes no room
+    assert preflight.choose_preset("cuda", DataConfig(source=str(corpus)))[0] == "proxy-50m"
+    assert preflight.choose_preset("cuda", DataConfig(source=str(tmp_path)))[0] == "proxy-50m"
+
+
+@pytest.mark.parametrize(
+    ("epochs", "seconds", "doubts"), [(1.0, 5.0, 0), (4.1, 5.0, 1), (1.0, 60.0, 1), (9.0, 60.0, 2)]
+)
+def test_doubts(epochs: float, seconds: float, doubts: int) -> None:
+    cost = preflight.Forecast(runs=200, workers=2, epochs=epochs, seconds_per_run=seconds)
+    assert len(cost.doubts) == doubts
+    assert cost.to_dict()["doubts"] == cost.doubts
+
+
+def test_the_announced_parts_of_the_budget_sum_to_it(config: StudyConfig) -> None:
+    cost = preflight.Forecast(runs=200, workers=2, epochs=0.1, seconds_per_run=5.0)
+    line = preflight.describe(config, 200, cost)[1]
+    numbers = [
+        int(word) for word in line.replace("=", " ").replace("+", " ").split() if word.isdigit()
+    ]
+    assert numbers[0] == sum(numbers[1:4]) == 200
+    assert numbers[3] == confirmation_runs(200)
+
+
+def test_the_forecast_is_of_the_right_size() -> None:
+    """A run of `tiny` takes 5 to 20 s on one core of any machine of the last decade."""
+    tiny = load_preset("tiny")
+    cost = preflight.forecast(tiny, runs=200, workers=2, train_tokens=10**7, device="cpu")
+    assert 0.5 < cost.seconds_per_run < 120
+    assert cost.epochs == tiny.train.tokens / 10**7
+
+
+def test_budget() -> None:
+    preflight.check_budget(SMALLEST_BUDGET)
+    with pytest.raises(UserError, match="--budget is 11"):
+        preflight.check_budget(11)

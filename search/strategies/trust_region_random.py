@@ -15,8 +15,12 @@ import numpy as np
 from search.strategies.arena import Arena, Point
 
 # Octaves, drawn log-uniformly a trial, so that no radius has to be tuned or adapted to noise: the best
-# fixed one in the prototype lay between 0.5 and 1.7, and shrinking on noise is what stalled its box.
-RADIUS = (0.7, 2.0)
+# fixed one in the prototype lay between 0.5 and 1.7 in 37 dimensions, and shrinking on noise is what
+# stalled its box. What a random step costs by curvature grows with the mean square of its coordinates
+# times their number (0.14 nats for one octave in each of 90 at `tiny`; docs/log.md), so that in more
+# dimensions the same cost buys a shorter step.
+RADIUS = (0.5, 1.7)
+RADIUS_DIMENSIONS = 37
 # The centre is the mean of the best third, at most 30: on a synthetic 90-dimensional bowl with the
 # prototype's noise this gained twice what the single best did (docs/log.md).
 SHARE_AVERAGED = 3
@@ -38,7 +42,8 @@ class TrustRegionRandom:
         averaged = len(arena.completed) // SHARE_AVERAGED >= 2
         if number % CENTRE_EVERY == CENTRE_EVERY - 1 and averaged:
             return centre_D
-        radius = math.exp(rng.uniform(math.log(RADIUS[0]), math.log(RADIUS[1])))
+        shrink = min(1.0, math.sqrt(RADIUS_DIMENSIONS / len(centre_D)))
+        radius = shrink * math.exp(rng.uniform(math.log(RADIUS[0]), math.log(RADIUS[1])))
         point_D = centre_D + rng.uniform(-radius, radius, size=centre_D.shape)
         return np.clip(point_D, arena.lower_D, arena.upper_D)
 

@@ -43,6 +43,21 @@ def test_trust_region_stays_near_its_centre() -> None:
         assert np.abs(point_D - centre(here)).max() <= RADIUS[1]
 
 
+def test_in_more_dimensions_a_step_is_shorter_in_each() -> None:
+    """The mean square of a step, summed over its coordinates, stays as it is in 37 dimensions."""
+    sums = []
+    for d in (37, 148):
+        start_D = np.zeros(d)
+        seen = [Observation(point_D=start_D, status="completed", loss=1.0)]
+        wide = Arena(lower_D=start_D - 4, upper_D=start_D + 4, start_D=start_D, observations=seen)
+        points = [
+            STRATEGIES["trust-region"].propose(wide, np.random.default_rng(seed))
+            for seed in range(400)
+        ]
+        sums.append(np.mean([np.sum(point_D**2) for point_D in points]))
+    assert sums[0] == pytest.approx(sums[1], rel=0.1)
+
+
 def test_every_eighth_trial_is_the_centre() -> None:
     here = arena([float(i) for i in range(CENTRE_EVERY - 1)])
     point_D = STRATEGIES["trust-region"].propose(here, np.random.default_rng(0))

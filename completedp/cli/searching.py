@@ -94,9 +94,19 @@ def search(
         chosen = str(pick_device(device))
     else:
         chosen = str(pick_device(device))
-        study, place, why = _new(
-            budget, preset, data, strategy, freeze, start, chosen, seed, name, root
+        wanted = _Wanted(
+            budget=budget,
+            preset=preset,
+            data=data,
+            strategy=strategy,
+            freeze=freeze,
+            start=start,
+            device=chosen,
+            seed=seed,
+            name=name,
+            root=root,
         )
+        study, place, why = wanted.study()
         console.print(f"study {place.name}: preset {why}")
     run = _Run(
         place=place,
@@ -148,31 +158,70 @@ def _done(place: Place) -> dict[str, Any] | None:
     return session.report(place)
 
 
-def _new(
-    budget: int | None,
-    preset: str,
-    data: str | None,
-    strategy: str | None,
-    freeze: str,
-    start: Path | None,
-    device: str,
-    seed: int,
-    name: str | None,
-    root: Path,
-) -> tuple[Study, Place, str]:
-    """A study that does not exist yet, its place, and a word on its preset; its data comes later."""
-    from search.ledger import Study
-    from search.place import Place, free_name
-    from search.preflight import check_budget
-    from search.session import check_free
+@dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    """What the options ask of a study that does not exist yet."""
 
-    if budget is None:
-        raise UserError("--budget is missing; give the number of training runs, as --budget 200")
-    check_budget(budget)
-    place = Place(root=root, name=name or free_name(root))
-    config, why = _configure(preset, data, strategy, freeze, start, device)
-    check_free(place)
-    return Study(name=place.name, config=config, seed=seed, budget=budget, data={}), place, why
+    budget: int | None
+    preset: str
+    data: str | None
+    strategy: str | None
+    freeze: str
+    start: Path | None
+    device: str
+    seed: int
+    name: str | None
+    root: Path
+
+    def study(self) -> tuple[Study, Place, str]:
+        """The study, its place, and a word on its preset; its data comes later."""
+        from search.ledger import Study
+        from search.place import Place, free_name
+        from search.preflight import check_budget
+        from search.session import check_free
+
+        if self.budget is None:
+            raise UserError(
+                "--budget is missing; give the number of training runs, as --budget 200"
+            )
+        check_budget(self.budget)
+        place = Place(root=self.root, name=self.name or free_name(self.root))
+        config, why = self._config()
+        check_free(place)
+        study = Study(name=place.name, config=config, seed=self.seed, budget=self.budget, data={})
+        return study, place, why
+
+    def _config(self) -> tuple[StudyConfig, str]:
+        """The resolved configuration, and a word on the preset."""
+        import dataclasses
+
+        from completedp.config import DataConfig
+        from completedp.lm.preset_files import load_preset
+        from completedp.recipe import Recipe
+        from search import preflight
+        from search.strategies import strategy_named
+
+        preset = why = self.preset
+        if preset == "auto":
+            source = DataConfig(source=self.data or "embedded")
+            preset, reason = preflight.choose_preset(self.device, source)
+            why = f"{preset} ({reason})"
+        config = load_preset(preset)
+        changes: dict[str, Any] = {}
+        if self.data is not None:
+            changes["data"] = dataclasses.replace(config.data, source=self.data)
+        frozen = tuple(kind.strip() for kind in self.freeze.split(",") if kind.strip())
+        if frozen or self.strategy is not None:
+            changes["search"] = dataclasses.replace(
+                config.search,
+                frozen=frozen or config.search.frozen,
+                strategy=self.strategy or config.search.strategy,
+            )
+        if self.start is not None:
+            changes["values"] = _start_values(Recipe.read(self.start), config, self.start)
+        config = dataclasses.replace(config, **changes)
+        strategy_named(config.search.strategy)
+        return config, why
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,45 +292,6 @@ class _Run:
         if self.json:
             print_json({"study": place.name, "stopped": True, **headline(place.read())})
         raise typer.Exit(130)
-
-
-def _configure(
-    preset: str,
-    data: str | None,
-    strategy: str | None,
-    freeze: str,
-    start: Path | None,
-    device: str,
-) -> tuple[StudyConfig, str]:
-    """The resolved configuration, and a word on the preset."""
-    import dataclasses
-
-    from completedp.config import DataConfig
-    from completedp.lm.preset_files import load_preset
-    from completedp.recipe import Recipe
-    from search import preflight
-    from search.strategies import strategy_named
-
-    why = preset
-    if preset == "auto":
-        preset, reason = preflight.choose_preset(device, DataConfig(source=data or "embedded"))
-        why = f"{preset} ({reason})"
-    config = load_preset(preset)
-    changes: dict[str, Any] = {}
-    if data is not None:
-        changes["data"] = dataclasses.replace(config.data, source=data)
-    frozen = tuple(kind.strip() for kind in freeze.split(",") if kind.strip())
-    if frozen or strategy is not None:
-        changes["search"] = dataclasses.replace(
-            config.search,
-            frozen=frozen or config.search.frozen,
-            strategy=strategy or config.search.strategy,
-        )
-    if start is not None:
-        changes["values"] = _start_values(Recipe.read(start), config, start)
-    config = dataclasses.replace(config, **changes)
-    strategy_named(config.search.strategy)
-    return config, why
 
 
 def _start_values(recipe: Recipe, config: StudyConfig, path: Path) -> GlobalValues:

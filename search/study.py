@@ -152,6 +152,7 @@ class StudySource:
             for t in seen + self.ledger.of_phase(phase)
         ]
         return Arena(
+            seed=self.ledger.study.seed,
             lower_D=-bounds_D,
             upper_D=bounds_D,
             start_D=np.zeros(len(moving)),

@@ -9,12 +9,21 @@ from collections.abc import Mapping
 
 from completedp.errors import UserError, nearest
 from search.strategies.arena import Arena, Observation, Strategy
+from search.strategies.ax_default import AxDefault
+from search.strategies.cma_es import SeparableCMAES
+from search.strategies.optuna_samplers import OptunaSampler
 from search.strategies.random_box import RandomBox
+from search.strategies.sobol import Sobol
 from search.strategies.trust_region_random import TrustRegionRandom
 
 STRATEGIES: Mapping[str, Strategy] = {
     "trust-region": TrustRegionRandom(),
     "random": RandomBox(),
+    "sobol": Sobol(),
+    "cma-es": SeparableCMAES(),
+    "ax": AxDefault(),
+    "optuna-tpe": OptunaSampler("tpe"),
+    "optuna-gp": OptunaSampler("gp"),
 }
 
 __all__ = ["STRATEGIES", "Arena", "Observation", "Strategy", "strategy_named"]

@@ -23,8 +23,12 @@ class Observation:
 
 @dataclass(frozen=True, kw_only=True)
 class Arena:
-    """A box in octaves, the point to start from, and the phase's trials in the journal's order."""
+    """A box in octaves, the point to start from, and the phase's trials in the journal's order.
 
+    `seed` is the study's, for what must stay the same from one proposal to the next.
+    """
+
+    seed: int
     lower_D: Point
     upper_D: Point
     start_D: Point

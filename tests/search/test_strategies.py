@@ -21,11 +21,17 @@ def arena(losses: list[float | None], seed: int = 0) -> Arena:
         )
         for loss in losses
     ]
-    return Arena(lower_D=-WALL, upper_D=WALL, start_D=np.zeros(D), observations=observations)
+    return Arena(
+        seed=3, lower_D=-WALL, upper_D=WALL, start_D=np.zeros(D), observations=observations
+    )
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-@pytest.mark.parametrize("losses", [[], [None], [None] * 9, [2.0, None, 1.0], [1.0] * 50])
+@pytest.mark.parametrize(
+    "losses",
+    [[], [None], [None] * 9, [2.0, None, 1.0], [1 + i % 7 for i in range(50)]],
+    ids=["none", "diverged", "all diverged", "three", "fifty"],
+)
 def test_contract(name: str, losses: list[float | None]) -> None:
     strategy = STRATEGIES[name]
     first, again = (strategy.propose(arena(losses), np.random.default_rng(5)) for _ in range(2))
@@ -49,7 +55,9 @@ def test_in_more_dimensions_a_step_is_shorter_in_each() -> None:
     for d in (37, 148):
         start_D = np.zeros(d)
         seen = [Observation(point_D=start_D, status="completed", loss=1.0)]
-        wide = Arena(lower_D=start_D - 4, upper_D=start_D + 4, start_D=start_D, observations=seen)
+        wide = Arena(
+            seed=0, lower_D=start_D - 4, upper_D=start_D + 4, start_D=start_D, observations=seen
+        )
         points = [
             STRATEGIES["trust-region"].propose(wide, np.random.default_rng(seed))
             for seed in range(400)

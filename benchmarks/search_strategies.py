@@ -1,0 +1,223 @@
+"""Every strategy on real training: equal budgets, the same start, judged on fresh seeds and the report split.
+
+    python benchmarks/search_strategies.py --strategies trust-region random --seeds 0 1 2 3 4 --root <folder>
+
+For each search seed the first study (`trust-region`) searches the global values; the studies of the other
+strategies begin with a copy of those trials, so that all move around one and the same global configuration.
+What each would have handed over after some of its per-module trials is then trained on the same fresh
+seeds. Interrupt it and start it again: nothing that finished is repeated. `--quick` is a form for CI.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import shutil
+import statistics
+import subprocess
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from completedp import files
+from completedp.config import StudyConfig
+from completedp.lm.preset_files import load_preset
+from completedp.runs.journal import Journal, TrialRecord, read_records
+from completedp.runs.local import LocalExecutor, default_workers
+from completedp.runs.sweep import run_all
+from search import session
+from search.ledger import confirmation_runs, derive_seed
+from search.place import Place
+from search.space import Space
+
+RESULTS = Path(__file__).parent / "results"
+BASE = "trust-region"
+GLOBAL = 40  # trials that every strategy starts from
+JUDGES = 6  # fresh seeds for each recipe
+RESAMPLES = 10_000
+
+
+def main() -> None:
+    arguments = _arguments()
+    root = arguments.root.resolve()
+    config = load_preset(arguments.preset)
+    rows: list[dict[str, Any]] = []
+    for seed in arguments.seeds:
+        for strategy in dict.fromkeys([BASE, *arguments.strategies]):
+            place = Place(root=root, name=f"{strategy}-{seed}")
+            searched(place, strategy, seed, config, arguments)
+            rows.append(judged(place, strategy, seed, arguments.checkpoints))
+            files.write_json(arguments.out, report(arguments, rows))
+            print(json.dumps(rows[-1]), flush=True)
+    print(json.dumps(report(arguments, rows)["summary"], indent=1))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--strategies", nargs="+", default=[BASE])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--trials", type=int, default=150, help="per-module trials")
+    parser.add_argument("--checkpoints", type=int, nargs="+", default=[30, 60, 100, 150])
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--quick", action="store_true", help="12 trials, 2 checkpoints, one seed")
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=RESULTS / "search_strategies.json")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.seeds, arguments.trials, arguments.checkpoints = [0], 12, [6, 12]
+    return arguments
+
+
+def searched(
+    place: Place, strategy: str, seed: int, config: StudyConfig, arguments: argparse.Namespace
+) -> None:
+    """Run or finish one strategy's study by the command line."""
+    if (place.folder / "summary.json").exists():
+        return
+    if not place.journal.exists():
+        searching = GLOBAL + arguments.trials
+        budget = next(b for b in count(searching) if b - confirmation_runs(b) == searching)
+        search = dataclasses.replace(
+            config.search,
+            strategy=strategy,
+            global_share=GLOBAL / searching,
+        )
+        preset = place.root / f"{place.name}.yaml"
+        files.write_yaml(preset, dataclasses.replace(config, search=search).to_dict())
+        if strategy == BASE:
+            begun = ["--budget", str(budget), "--preset", str(preset), "--seed", str(seed)]
+            _search([*begun, "--name", place.name, "--root", str(place.root)])
+            return
+        _begin_from(Place(root=place.root, name=f"{BASE}-{seed}"), place, strategy)
+    _search(["--resume", place.name, "--root", str(place.root)])
+
+
+def _search(how: list[str]) -> None:
+    subprocess.run(["completedp", "search", *how, "--yes"], check=True)
+
+
+def _begin_from(base: Place, place: Place, strategy: str) -> None:
+    """A study with the global trials of another, and a strategy of its own from there."""
+    ledger = base.read()
+    config = ledger.study.config
+    search = dataclasses.replace(config.search, strategy=strategy)
+    study = dataclasses.replace(
+        ledger.study, name=place.name, config=dataclasses.replace(config, search=search)
+    )
+    shared = {t.trial for t in ledger.of_phase("global")}
+    for trial in shared:
+        curve = base.folder / "curves" / f"{trial}.jsonl"
+        if curve.exists():
+            (place.folder / "curves").mkdir(parents=True, exist_ok=True)
+            shutil.copy(curve, place.folder / "curves" / curve.name)
+    session.create(place, study)
+    with Journal.open(place.journal) as journal:
+        for record in read_records(base.journal)[1:]:
+            if record.get("trial") in shared:
+                journal.append(record)
+
+
+def judged(place: Place, strategy: str, seed: int, checkpoints: list[int]) -> dict[str, Any]:
+    """The loss on fresh seeds of what the study would have handed over after so many trials."""
+    ledger = place.read()
+    config = ledger.study.config
+    space = Space.from_config(config)
+    modules = ledger.of_phase("module")
+    start = ledger.centre
+    assert start is not None
+    chosen: dict[int, TrialRecord] = {0: start}
+    for number in checkpoints:
+        chosen[number] = handed_over([start, *modules[:number]])
+    seeds = [derive_seed(seed, "judge", number) for number in range(JUDGES)]
+    distinct = list({record.trial: record for record in chosen.values()}.values())
+    jobs = [
+        session.language_model_job(
+            config,
+            place.root / "data",
+            "cpu",
+            i * JUDGES + k,
+            space.to_hparams(r.values),
+            s,
+            "report",
+        )
+        for i, r in enumerate(distinct)
+        for k, s in enumerate(seeds)
+    ]
+    folder = place.root / "judged" / place.name
+    with LocalExecutor(default_workers("cpu"), logs=folder / "logs") as executor:
+        outcomes = run_all(jobs, executor, folder)
+    losses = {
+        record.trial: [outcomes[i * JUDGES + k].loss for k in range(JUDGES)]
+        for i, record in enumerate(distinct)
+    }
+    return {
+        "strategy": strategy,
+        "search_seed": seed,
+        "trials": {str(number): record.trial for number, record in chosen.items()},
+        "losses": {str(number): losses[record.trial] for number, record in chosen.items()},
+        "uniform_loss": math.log(config.model.vocab_size),
+        "diverged": sum(t.status == "diverged" for t in modules),
+        "seeds": seeds,
+    }
+
+
+def handed_over(records: list[TrialRecord]) -> TrialRecord:
+    """The lowest loss on the search's own seed and split."""
+    finished = [t for t in records if t.loss is not None]
+    return min(finished, key=lambda t: t.loss or 0.0)
+
+
+def report(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """All rows, and each strategy's mean with its paired difference from trust-region random search."""
+    strategies = list(dict.fromkeys(row["strategy"] for row in rows))
+    means = {(r["strategy"], r["search_seed"]): mean_by_checkpoint(r) for r in rows}
+    summary: dict[str, Any] = {}
+    for strategy in strategies:
+        seeds = [s for (name, s) in means if name == strategy and (BASE, s) in means]
+        summary[strategy] = {
+            number: {
+                "mean": statistics.fmean(means[strategy, s][number] for s in seeds),
+                "minus_trust_region": interval(
+                    [means[strategy, s][number] - means[BASE, s][number] for s in seeds]
+                ),
+                "minus_start": interval(
+                    [means[strategy, s][number] - means[strategy, s]["0"] for s in seeds]
+                ),
+                "seeds": len(seeds),
+            }
+            for number in map(str, arguments.checkpoints)
+        }
+    return {
+        "command": "python benchmarks/search_strategies.py --strategies "
+        f"{' '.join(arguments.strategies)} --seeds {' '.join(map(str, arguments.seeds))} "
+        f"--trials {arguments.trials} --preset {arguments.preset}",
+        "summary": summary,
+        "rows": rows,
+    }
+
+
+def mean_by_checkpoint(row: dict[str, Any]) -> dict[str, float]:
+    """A fresh seed on which a recipe diverged counts as the loss of a uniform guess."""
+    return {
+        number: statistics.fmean(row["uniform_loss"] if x is None else x for x in losses)
+        for number, losses in row["losses"].items()
+    }
+
+
+def interval(differences: list[float]) -> dict[str, float]:
+    """Mean of paired differences over search seeds, 95 % by the bootstrap."""
+    found = np.array(differences)
+    rng = np.random.default_rng(0)
+    means = rng.choice(found, size=(RESAMPLES, len(found))).mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return {"mean": float(found.mean()), "low": float(low), "high": float(high)}
+
+
+if __name__ == "__main__":
+    main()

@@ -20,11 +20,11 @@ from scipy.stats import spearmanr
 
 from completedp import files
 from completedp.runs.curves import read_curve
+from completedp.runs.divergence import loss_at
 from completedp.runs.journal import TrialRecord, read_records, trials
 
 RESULTS = Path(__file__).parent / "results"
 FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-WINDOW = 0.05
 BEST = 0.1
 FEWEST = 20
 
@@ -57,7 +57,7 @@ def agreement(folder: Path, done: list[TrialRecord]) -> dict[str, Any]:
     best = final.argsort()[: max(3, round(BEST * len(final)))]
     by_fraction = {}
     for fraction in FRACTIONS:
-        loss = np.array([_loss_at(curve, fraction) for curve in curves])
+        loss = np.array([loss_at(curve, fraction, curve[-1][0]) for curve in curves], dtype=float)
         place = loss.argsort().argsort() / (len(loss) - 1)
         by_fraction[str(fraction)] = {
             "spearman": round(float(spearmanr(loss, final)[0]), 3),
@@ -65,13 +65,6 @@ def agreement(folder: Path, done: list[TrialRecord]) -> dict[str, Any]:
             "best_tenth_last_place": round(float(place[best].max()), 3),
         }
     return {"trials": len(done), "by_fraction": by_fraction}
-
-
-def _loss_at(curve: tuple[tuple[int, float], ...], fraction: float) -> float:
-    last = curve[-1][0]
-    end = fraction * last
-    window = [loss for step, loss in curve if end - WINDOW * last < step <= end]
-    return float(np.mean(window))
 
 
 if __name__ == "__main__":

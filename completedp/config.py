@@ -167,9 +167,11 @@ class SearchConfig:
     """Where and how to search. Bounds are in octaves (log2 of the multiplier of the preset's value; for
     β of 1-β) to either side: `global_octaves` for the global values, `module_octaves` for a module type's
     and a depth's multiplier of the global one. `frozen` kinds stay at the preset's values.
-    `global_share` of the search trials goes to the global arm."""
+    `global_share` of the search trials goes to the global arm. `stopping` is when per-module trials are
+    ended early: `none`, or `rungs`."""
 
     strategy: str = "trust-region"
+    stopping: str = "none"
     global_share: float = 0.25
     global_octaves: Mapping[str, float] = field(default_factory=dict)
     module_octaves: Mapping[str, float] = field(default_factory=dict)

@@ -73,7 +73,7 @@ class Study:
     def from_record(cls, record: Mapping[str, Any], where: str) -> Study:
         """Raises `UserError` where the configuration is not this version's or was edited."""
         config = files.validate(StudyConfig, record.get("config"), f"{where}: config")
-        if files.digest(config.to_dict()) != record.get("digest"):
+        if files.digest(record["config"]) != record.get("digest"):
             raise UserError(
                 f"{where}: the configuration does not match its digest {record.get('digest')}; "
                 "the first line was edited: start a new study instead"

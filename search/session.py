@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from completedp.errors import UserError
 from completedp.hparams import HParams
 from completedp.resolved import resolve
 from completedp.runs import engine
+from completedp.runs.curves import read_curve
 from completedp.runs.job import Event, Executor, Job, Progress
 from completedp.runs.journal import Journal, exists
 from completedp.runs.lock import Lock
@@ -82,7 +84,8 @@ def run(
         tracker = Tracker(place.root, place.folder, warn=display.say)
         try:
             if not ledger.done:
-                source = StudySource(ledger, journal.append, make_job)
+                curve_of = functools.partial(read_curve, place.folder / "curves")
+                source = StudySource(ledger, journal.append, make_job, curve_of)
                 if not _run_trials(place, source, executor, display, tracker, hours):
                     return None
             return _finish(place, ledger, journal)

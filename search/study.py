@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -9,18 +11,20 @@ import numpy as np
 
 from completedp.errors import UserError
 from completedp.hparams import HParams
-from completedp.runs.job import Job, Outcome
+from completedp.runs.job import Job, Outcome, Rung
 from completedp.runs.journal import TrialRecord, finished_record
 from search.confirm import ARMS
 from search.experiment import AxExperiment
 from search.ledger import Ledger, confirmation_runs, derive_seed
 from search.space import Coordinate, Space
+from search.stopping import Curve, stopping_named
 from search.strategies import Arena, Observation, strategy_named
 
 # More than a round of confirmation has, so that every round has seeds of its own.
 MOST_SEEDS = 1000
 
 Append = Callable[[Mapping[str, Any]], None]
+CurveOf = Callable[[int], Curve]
 
 
 class JobFactory(Protocol):
@@ -32,14 +36,19 @@ class JobFactory(Protocol):
 class StudySource:
     """The engine's source of jobs for one study.
 
-    A proposal is a pure function of the study's seed and its journal: nothing else is kept. Search trials
-    share one seed, so that their differences are those of the hyperparameters; confirmations take fresh ones.
+    A proposal is a pure function of the study's seed and its journal, and its rungs also of the curves of the
+    trials before it (`curve_of`): nothing else is kept. Search trials share one seed, so that their
+    differences are those of the hyperparameters; confirmations take fresh ones.
     """
 
-    def __init__(self, ledger: Ledger, append: Append, make_job: JobFactory) -> None:
+    def __init__(
+        self, ledger: Ledger, append: Append, make_job: JobFactory, curve_of: CurveOf
+    ) -> None:
         self.ledger = ledger
         self._append = append
         self._make_job = make_job
+        self._curve_of = functools.cache(curve_of)
+        self._stopping = stopping_named(ledger.study.config.search.stopping)
         self._space = Space.from_config(ledger.study.config)
         self._strategy = strategy_named(ledger.study.config.search.strategy)
         self._ax = AxExperiment(self._space, self._propose)
@@ -70,7 +79,9 @@ class StudySource:
             record = self._confirmation_trial()
         split = "report" if record.phase == "confirm" else "select"
         hparams = self._space.to_hparams(record.values)
-        return self._make_job(record.trial, hparams, record.seed, split)
+        job = self._make_job(record.trial, hparams, record.seed, split)
+        rungs = tuple(Rung(**rung) for rung in record.extra.get("rungs", ()))
+        return dataclasses.replace(job, rungs=rungs)
 
     def finished(self, outcome: Outcome) -> None:
         """Record an outcome."""
@@ -111,13 +122,20 @@ class StudySource:
         if self._at_the_border:
             self.arms()  # refuses to go on from nothing
         values = self._ax.ask(trial)
+        rungs = self._rungs() if phase == "module" else ()
         kept = [c.name for c in self._space.coordinates if phase == "module" or c.part == "global"]
         return self._proposed(
             trial=trial,
             values={name: values[name] for name in kept},
             phase=phase,
             seed=derive_seed(self.ledger.study.seed, "search"),
+            **({"rungs": [dataclasses.asdict(rung) for rung in rungs]} if rungs else {}),
         )
+
+    def _rungs(self) -> tuple[Rung, ...]:
+        """On record with the proposal, so that a resumed trial has the same."""
+        ended = [t for t in self.ledger.of_phase("module") if t.status in ("completed", "stopped")]
+        return self._stopping.rungs([self._curve_of(t.trial) for t in ended])
 
     def _proposed(self, **record: Any) -> TrialRecord:
         self._record({"event": "proposed", **record})

@@ -199,6 +199,7 @@ class _Wanted:
         from completedp.lm.preset_files import load_preset
         from completedp.recipe import Recipe
         from search import preflight
+        from search.stopping import stopping_named
         from search.strategies import strategy_named
 
         preset = why = self.preset
@@ -221,6 +222,7 @@ class _Wanted:
             changes["values"] = _start_values(Recipe.read(self.start), config, self.start)
         config = dataclasses.replace(config, **changes)
         strategy_named(config.search.strategy)
+        stopping_named(config.search.stopping)
         return config, why
 
 

@@ -7,10 +7,10 @@ that of a uniform guess after warm-up.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from completedp.runs.job import Diverged, Limits, Stopped
+from completedp.runs.job import Diverged, Limits, Rung, Stopped
 
 # The smoothing's horizon in steps: an exponential mean forgets a loss to 1/e over it. At 20 steps the
 # newest loss weighs at most 8 %, so no single spike can carry a healthy run over the threshold; 5 % of a
@@ -27,11 +27,26 @@ SLOW_FRACTION = 0.5
 # Points kept of a curve: enough for a figure, small beside a run in the journal's folder and in MLflow.
 CURVE_POINTS = 200
 
+# A loss on the way is the mean over this share of the run before it: 20 steps of 384 at `tiny`, where one
+# step's loss scatters by more than what trials differ in.
+WINDOW = 0.05
+
+
+def loss_at(curve: Sequence[tuple[int, float]], fraction: float, steps: int) -> float | None:
+    """Mean training loss just before `fraction` of a run of `steps`; None of a curve that ends earlier."""
+    end = fraction * steps
+    window = [loss for step, loss in curve if end - WINDOW * steps < step <= end]
+    # Points are up to a window apart: a run that has gone on to `end` may have its last point before it.
+    if not window or curve[-1][0] < end - WINDOW * steps / 2:
+        return None
+    return sum(window) / len(window)
+
 
 class Monitor:
     """A `ResumableReport`: collects the curve and judges each step.
 
-    `on_step(step, loss)` hears of every finite loss; `should_stop()` true ends the run with `Stopped`.
+    `on_step(step, loss)` hears of every finite loss; `should_stop()` true ends the run with `Stopped`, and so
+    does a rung.
     Raises `Diverged` with the step and the reason. A run with fewer steps after its warm-up than the
     smoothing's horizon is judged by non-finite losses alone.
     """
@@ -40,11 +55,13 @@ class Monitor:
         self,
         limits: Limits,
         *,
+        rungs: Sequence[Rung] = (),
         on_step: Callable[[int, float], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> None:
         self.step = 0
         self._limits = limits
+        self._rungs = {math.ceil(rung.fraction * limits.steps): rung for rung in rungs}
         self._on_step = on_step
         self._should_stop = should_stop
         self._horizon = max(HORIZON_STEPS, math.ceil(HORIZON_FRACTION * limits.steps))
@@ -65,6 +82,8 @@ class Monitor:
         if step % self._stride == 0:
             self._keep_point()
         self._judge(step, loss)
+        if step in self._rungs:
+            self._judge_at(self._rungs[step])
         if self._on_step is not None:
             self._on_step(step, loss)
         if self._should_stop is not None and self._should_stop():
@@ -101,6 +120,13 @@ class Monitor:
         # Divided before summing: finite losses near the largest float have a finite mean too.
         self._points.append((self.step, sum(loss / n for loss in self._pending)))
         self._pending.clear()
+
+    def _judge_at(self, rung: Rung) -> None:
+        mean = loss_at(self._points, rung.fraction, self._limits.steps)
+        if mean is not None and mean > rung.bound:
+            raise Stopped(
+                f"training loss {mean:.4f} at {rung.fraction:.0%} of the run, above {rung.bound:.4f}"
+            )
 
     def _judge(self, step: int, loss: float) -> None:
         after_warmup = step - self._limits.warmup_steps

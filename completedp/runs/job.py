@@ -14,6 +14,15 @@ Status = Literal["completed", "diverged", "stopped"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rung:
+    """A run whose mean training loss just before `fraction` of its steps is above `bound` (nats a token) is
+    stopped there."""
+
+    fraction: float
+    bound: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """One training run, as plain data: it can be a JSON file and run on another machine.
 
@@ -26,6 +35,7 @@ class Job:
     arguments: Mapping[str, Any]
     resolved: Resolved
     seed: int
+    rungs: tuple[Rung, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -35,12 +45,14 @@ class Job:
             "arguments": dict(self.arguments),
             "resolved": self.resolved.to_dict(),
             "seed": self.seed,
+            "rungs": [dataclasses.asdict(rung) for rung in self.rungs],
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Job:
         """The inverse of `to_dict`."""
-        return cls(**{**data, "resolved": Resolved.from_dict(data["resolved"])})
+        rungs = tuple(Rung(**rung) for rung in data.get("rungs", ()))
+        return cls(**{**data, "resolved": Resolved.from_dict(data["resolved"]), "rungs": rungs})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +118,7 @@ class Diverged(Exception):
 
 
 class Stopped(Exception):
-    """Somebody asked for the run to end early."""
+    """The run is to end early: somebody asked for it, or it is above a rung's bound, as the message says."""
 
 
 @dataclass(frozen=True, kw_only=True)

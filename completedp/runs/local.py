@@ -95,7 +95,7 @@ class LocalExecutor(Executor):
         slot = next((slot for slot in self._slots if slot.trial is None), None)
         assert slot is not None, "submitted more jobs than there are workers"
         message = {"job": job.to_dict()}
-        if slot.worker is None or not slot.worker.send(message):
+        if slot.worker is None or slot.worker.ended or not slot.worker.send(message):
             self._retire(slot)  # it died while it was idle
             worker = slot.spawn()
             self._selector.register(worker.connection, selectors.EVENT_READ, slot)

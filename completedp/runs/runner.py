@@ -40,7 +40,10 @@ def run_job(
     train = train_function(job)
     limits = train.limits
     monitor = Monitor(
-        limits, on_step=_progress_of(job, limits.steps, on_progress), should_stop=should_stop
+        limits,
+        rungs=job.rungs,
+        on_step=_progress_of(job, limits.steps, on_progress),
+        should_stop=should_stop,
     )
     result: Result | None = None
     status: Status = "completed"
@@ -53,8 +56,8 @@ def run_job(
             raise Diverged(steps, f"the evaluation loss is {result.loss}")
     except Diverged as error:
         status, steps, reason = "diverged", error.step, error.reason
-    except Stopped:
-        status, steps = "stopped", monitor.step
+    except Stopped as stop:
+        status, steps, reason = "stopped", monitor.step, str(stop) or None
     seconds = time.perf_counter() - start
     metrics = {} if result is None else result.metrics
     return Outcome(

@@ -39,7 +39,7 @@ class TrustRegionRandom:
             return arena.start_D.copy()
         centre_D = centre(arena)
         # One trial's own mean is that trial again.
-        averaged = len(arena.completed) // SHARE_AVERAGED >= 2
+        averaged = _averaged(arena) >= 2
         if number % CENTRE_EVERY == CENTRE_EVERY - 1 and averaged:
             return centre_D
         radius = RADIUS * min(1.0, math.sqrt(RADIUS_DIMENSIONS / len(centre_D)))
@@ -52,7 +52,14 @@ def centre(arena: Arena) -> Point:
     completed = arena.completed
     if not completed:
         return arena.start_D.copy()
-    count = max(1, min(MOST_AVERAGED, len(completed) // SHARE_AVERAGED))
+    count = max(1, _averaged(arena))
     weights = np.log(count + 0.5) - np.log(np.arange(1, count + 1))
     best_KD = np.stack([point_D for _, point_D in completed[:count]])
     return np.asarray(weights / weights.sum() @ best_KD)
+
+
+def _averaged(arena: Arena) -> int:
+    """How many trials the centre averages. A stopped trial counts as one that did worse."""
+    stopped = sum(o.status == "stopped" for o in arena.observations)
+    completed = len(arena.completed)
+    return min(MOST_AVERAGED, (completed + stopped) // SHARE_AVERAGED, completed)

@@ -1,0 +1,75 @@
+"""When a per-module trial is not worth its whole run.
+
+A rule gives a trial its bounds before it begins, from the curves of the trials before it: so a study's
+decisions stay a function of its journal and curves, wherever the trial runs and whatever is late.
+
+Global trials are never stopped: under a decaying schedule high learning rates look bad until the end
+(docs/log.md: rank agreement at half of the run .53 to .67, of per-module trials .86).
+
+.. [Rungs] Egele et al., arXiv 2307.15422: discarding at a constant rung does as well as successive halving.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from completedp.errors import UserError, nearest
+from completedp.runs.divergence import loss_at
+from completedp.runs.job import Rung
+
+Curve = Sequence[tuple[int, float]]
+
+# Of the frontier in benchmarks/early_stopping.py: the most tokens saved at which no study lost its best.
+FRACTIONS = (0.2, 0.4)
+KEPT = 0.5
+# Below so many trials a quantile is chance.
+FEWEST = 10
+
+
+class Stopping(Protocol):
+    """When to stop the next trial."""
+
+    def rungs(self, curves: Sequence[Curve]) -> tuple[Rung, ...]:
+        """The next trial's bounds. `curves`: of the per-module trials that ended, in the journal's order,
+        the stopped ones cut where they were stopped."""
+
+
+class NoStopping:
+    """Every trial runs to its end."""
+
+    def rungs(self, curves: Sequence[Curve]) -> tuple[Rung, ...]:
+        return ()
+
+
+class KeepShare:
+    """At each fraction of a run, stop what is not among the best share of those that came so far."""
+
+    def __init__(self, fractions: Sequence[float], kept: float) -> None:
+        self._fractions = tuple(fractions)
+        self._kept = kept
+
+    def rungs(self, curves: Sequence[Curve]) -> tuple[Rung, ...]:
+        steps = max((curve[-1][0] for curve in curves if curve), default=0)
+        found: list[Rung] = []
+        for fraction in self._fractions:
+            losses = [loss_at(curve, fraction, steps) for curve in curves]
+            reached = [loss for loss in losses if loss is not None]
+            if len(reached) >= FEWEST:
+                found.append(Rung(fraction=fraction, bound=float(np.quantile(reached, self._kept))))
+        return tuple(found)
+
+
+STOPPING: Mapping[str, Stopping] = {
+    "none": NoStopping(),
+    "rungs": KeepShare(FRACTIONS, KEPT),
+}
+
+
+def stopping_named(name: str) -> Stopping:
+    """The rule, or a `UserError` with the nearest name."""
+    if name not in STOPPING:
+        raise UserError(f"search.stopping: unknown rule {name!r}{nearest(name, STOPPING)}")
+    return STOPPING[name]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from completedp.hparams import GlobalValues
     from completedp.lm.data import Corpus
     from completedp.recipe import Recipe
+    from completedp.runs.on_ray import RayExecutor
     from search.ledger import Study
     from search.place import Place
 
@@ -39,11 +40,15 @@ def search(
         str | None, typer.Option(help="Text, JSONL, parquet, .bin, a folder, or hf:<name>.")
     ] = None,
     workers: Annotated[
-        str, typer.Option(help="Runs at a time, or auto: one a core or GPU.")
+        str, typer.Option(help="Runs at a time, or auto: one a core or GPU, all of a cluster.")
     ] = "auto",
     strategy: Annotated[
-        str | None, typer.Option(help="trust-region (default) or random.", show_default=False)
+        str | None, typer.Option(help="Default trust-region; see docs/method.md.")
     ] = None,
+    executor: Annotated[str, typer.Option(help="local, or ray (a cluster).")] = "local",
+    gpus: Annotated[
+        float, typer.Option(help="With ray: GPUs a run takes; a fraction shares one.")
+    ] = 1.0,
     device: Device = "auto",
     seed: Seed = 0,
     name: Annotated[str | None, typer.Option(help="The study's name; default study-<n>.")] = None,
@@ -72,7 +77,6 @@ def search(
 
     # One BLAS thread each: the coordinator's own arithmetic must not take the workers' cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from completedp.lm.train import pick_device
     from completedp.runs.local import default_workers
 
     console = Console(stderr=json, highlight=False, soft_wrap=True, markup=False)
@@ -91,9 +95,9 @@ def search(
         if budget is None and (summary := _done(place)) is not None:
             show_summary(summary, place.recipe, json)
             return
-        chosen = str(pick_device(device))
+        chosen = _device(executor, device)
     else:
-        chosen = str(pick_device(device))
+        chosen = _device(executor, device)
         wanted = _Wanted(
             budget=budget,
             preset=preset,
@@ -108,11 +112,13 @@ def search(
         )
         study, place, why = wanted.study()
         console.print(f"study {place.name}: preset {why}")
+    cluster = _cluster(chosen, gpus, count) if executor == "ray" else None
     run = _Run(
         place=place,
         study=study,
         device=chosen,
-        workers=count or default_workers(chosen),
+        cluster=cluster,
+        workers=cluster.capacity if cluster else count or default_workers(chosen),
         hours=hours,
         console=console,
         json=json,
@@ -140,6 +146,25 @@ def _whole_number(option: str, text: str) -> int:
     if not (text.isascii() and text.isdecimal() and int(text) > 0):
         raise UserError(f"{option} is {text!r}; expected a whole number above 0, or auto")
     return int(text)
+
+
+def _device(executor: str, device: str) -> str:
+    """Where runs train. A cluster's GPUs need not be seen from here, so for Ray a device named is taken."""
+    from completedp.lm.train import pick_device
+
+    if executor not in ("local", "ray"):
+        raise UserError(f"--executor is {executor!r}; expected local or ray")
+    if executor == "ray" and device in ("cpu", "cuda"):
+        return device
+    return str(pick_device(device))
+
+
+def _cluster(device: str, gpus: float, workers: int | None) -> RayExecutor:
+    from completedp.runs.on_ray import RayExecutor
+
+    if not 0 < gpus <= 1:
+        raise UserError(f"--gpus is {gpus}; expected a number above 0, at most 1")
+    return RayExecutor(device=device.split(":")[0], gpus=gpus, workers=workers or 0)
 
 
 def _existing(name: str, root: Path) -> tuple[Study, Place]:
@@ -233,6 +258,7 @@ class _Run:
     place: Place
     study: Study
     device: str
+    cluster: RayExecutor | None
     workers: int
     hours: float
     console: Console
@@ -280,9 +306,10 @@ class _Run:
             data_cache(place.root),
             self.device.split(":")[0],
         )
-        with LocalExecutor(
+        executor = self.cluster or LocalExecutor(
             self.workers, logs=place.folder / "logs", devices=devices_of(self.device)
-        ) as executor:
+        )
+        with executor:
             summary = session.run(place, executor, make_job, console=self.console, hours=self.hours)
         if summary is not None:
             show_summary(summary, place.recipe, self.json)

@@ -170,7 +170,7 @@ PARAMETERIZATIONS: Mapping[str, Parameterization] = {
 
 @dataclass(frozen=True, kw_only=True)
 class RuleOptions:
-    """The settings of RULES beside the ratios; the defaults are the published table's.
+    """The settings of a parameterisation beside the ratios; the defaults are the published table's.
 
     `alpha` in [½, 1]: residual exponent [CompleteP]. `duration_exponent` p: lr ∝ m_D^-p at a fixed batch
     (published ½; others fitted 0.22 to 0.7: arXiv 2409.19913, 2603.28743, 2602.21472).

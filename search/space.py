@@ -18,7 +18,7 @@ from completedp.hparams import KINDS, GlobalValues, HParams, types_of
 Part = Literal["global", "type", "depth"]
 Values = Mapping[str, float]
 
-# 1-β above this leaves β so near 0 that the average is one gradient; the bound is DESIGN's.
+# 1-β above this leaves β so near 0 that the average is one gradient.
 LARGEST_ONE_MINUS_BETA = 0.99
 # Journal values are read by people: a millionth of an octave is far below what a run can feel.
 DECIMALS = 6

@@ -75,7 +75,7 @@ def test_depth_multipliers_interpolate_within_their_range(values: list[float], l
 
 
 def test_depth_multipliers_worked_example() -> None:
-    """RULES: base L = 4 with 1, 2, 4, 8."""
+    """Base L = 4 carried to 1, 2, 4, 8."""
     import math
 
     hparams = HParams.from_dict({"global": {"lr": 1e-3}, "depth": {"lr": [1, 2, 4, 8]}})

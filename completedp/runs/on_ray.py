@@ -87,6 +87,8 @@ class RayExecutor(Executor):
 
     def poll(self, timeout: float) -> list[Event]:
         refs = list(self._running)
+        if not refs:
+            return []
         done, _ = self._ray.wait(refs, num_returns=1, timeout=timeout)
         if done:  # and whatever else has ended by now
             done, _ = self._ray.wait(refs, num_returns=len(refs), timeout=0)

@@ -67,7 +67,7 @@ def random_points(root: Path, count: int) -> dict[str, Any]:
         "points": count,
         "diverged": len(diverged),
         "share": len(diverged) / count,
-        "reasons": Counter((o.reason or "").split(" ")[0] for o in diverged),
+        "reasons": Counter((o.reason or "").split(" is ")[0] for o in diverged),
         "median_step": float(np.median([o.steps for o in diverged])) if diverged else None,
     }
 

@@ -4,7 +4,7 @@ A rule gives a trial its bounds before it begins, from the curves of the trials 
 decisions stay a function of its journal and curves, wherever the trial runs and whatever is late.
 
 Global trials are never stopped: under a decaying schedule high learning rates look bad until the end
-(docs/log.md: rank agreement at half of the run .53 to .67, of per-module trials .86).
+(docs/log.md: rank agreement at half of the run .53 to .68, of per-module trials .84 to .87).
 
 .. [Rungs] Egele et al., arXiv 2307.15422: discarding at a constant rung does as well as successive halving.
 """
@@ -22,8 +22,10 @@ from completedp.runs.job import Rung
 
 Curve = Sequence[tuple[int, float]]
 
-# Of the frontier in benchmarks/early_stopping.py: the most tokens saved at which no study lost its best.
-FRACTIONS = (0.2, 0.4)
+# benchmarks/early_stopping.py, three studies: 40 % of the tokens saved, no study's best lost, a fifth of the
+# best third stopped. Keeping fewer saves up to 54 % and stops up to half of the best third, which the
+# centre of trust-region random search averages.
+FRACTIONS = (0.2, 0.4, 0.6)
 KEPT = 0.5
 # Below so many trials a quantile is chance.
 FEWEST = 10

@@ -83,7 +83,7 @@ def test_a_study_with_rungs(
         for t in stopped:
             assert t.phase == "module"
             assert t.loss is None
-            assert t.steps in (STEPS // 5, 2 * STEPS // 5)
+            assert t.steps in (STEPS // 5, 2 * STEPS // 5, 3 * STEPS // 5)
             assert "above" in (t.reason or "")
     assert steps["rungs"] < 0.8 * steps["none"]
     assert best["rungs"] <= best["none"] + 0.01

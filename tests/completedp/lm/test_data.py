@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from completedp.config import DataConfig
@@ -33,6 +34,7 @@ def documents(corpus: Corpus, split: str) -> list[bytes]:
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 50), st.integers(2_000, 60_000), st.integers(1, 4))
+@example(seed=5, size=2610, copies=2)  # blocks so short that some are equal by chance
 def test_splits_hold_every_document_once_and_never_share_one(
     tmp_path_factory: pytest.TempPathFactory, seed: int, size: int, copies: int
 ) -> None:
@@ -50,8 +52,9 @@ def test_splits_hold_every_document_once_and_never_share_one(
         assert not set(found[a]) & set(found[b])
     for split in SPLITS:
         assert corpus.tokens(split) == len(corpus.split(split)) > 50
-    # A share is of all copies; the document that fills it may lie over its end.
-    total, longest = sum(map(len, everything)), copies * max(map(len, everything))
+    # A share is of all copies; the document that fills it may lie over its end, with all of its own.
+    total = sum(map(len, everything))
+    longest = max(len(document) * times for document, times in Counter(everything).items())
     for split in ("select", "report"):
         assert sum(map(len, found[split])) <= max(0.05 * total, 52) + longest
 

@@ -1,5 +1,7 @@
 """Strategies are pure functions of arena and generator, stay in the box, and begin at the start."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -78,6 +80,15 @@ def test_the_centre_averages_the_best_third_and_ignores_the_diverged() -> None:
     low, high = np.minimum(points[1], points[3]), np.maximum(points[1], points[3])
     assert np.all((centre(here) >= low) & (centre(here) <= high))
     assert np.linalg.norm(centre(here) - points[1]) < np.linalg.norm(centre(here) - points[3])
+
+
+def test_a_stopped_trial_counts_as_one_that_did_worse() -> None:
+    here = arena([float(i) for i in range(9)])
+    stopped = [Observation(point_D=WALL, status="stopped") for _ in range(6)]
+    with_stopped = dataclasses.replace(here, observations=[*here.observations, *stopped])
+    worse = arena([float(i) for i in range(15)])  # the same best nine
+    assert np.allclose(centre(with_stopped), centre(worse))
+    assert not np.allclose(centre(with_stopped), centre(here))
 
 
 def test_unknown_name() -> None:

@@ -80,21 +80,17 @@ def searched(
     """Run or finish one strategy's study by the command line."""
     if (place.folder / "summary.json").exists():
         return
-    if not place.journal.exists():
+    if strategy != BASE:
+        _begin_from(Place(root=place.root, name=f"{BASE}-{seed}"), place, strategy)
+    elif not place.journal.exists():
         searching = GLOBAL + arguments.trials
         budget = next(b for b in count(searching) if b - confirmation_runs(b) == searching)
-        search = dataclasses.replace(
-            config.search,
-            strategy=strategy,
-            global_share=GLOBAL / searching,
-        )
+        search = dataclasses.replace(config.search, strategy=BASE, global_share=GLOBAL / searching)
         preset = place.root / f"{place.name}.yaml"
         files.write_yaml(preset, dataclasses.replace(config, search=search).to_dict())
-        if strategy == BASE:
-            begun = ["--budget", str(budget), "--preset", str(preset), "--seed", str(seed)]
-            _search([*begun, "--name", place.name, "--root", str(place.root)])
-            return
-        _begin_from(Place(root=place.root, name=f"{BASE}-{seed}"), place, strategy)
+        begun = ["--budget", str(budget), "--preset", str(preset), "--seed", str(seed)]
+        _search([*begun, "--name", place.name, "--root", str(place.root)])
+        return
     _search(["--resume", place.name, "--root", str(place.root)])
 
 
@@ -103,7 +99,10 @@ def _search(how: list[str]) -> None:
 
 
 def _begin_from(base: Place, place: Place, strategy: str) -> None:
-    """A study with the global trials of another, and a strategy of its own from there."""
+    """A study with the global trials of another, and a strategy of its own from there.
+
+    An interrupted copy is gone on with.
+    """
     ledger = base.read()
     config = ledger.study.config
     search = dataclasses.replace(config.search, strategy=strategy)
@@ -116,11 +115,13 @@ def _begin_from(base: Place, place: Place, strategy: str) -> None:
         if curve.exists():
             (place.folder / "curves").mkdir(parents=True, exist_ok=True)
             shutil.copy(curve, place.folder / "curves" / curve.name)
-    session.create(place, study)
+    records = [r for r in read_records(base.journal) if r.get("trial") in shared]
+    if not place.journal.exists():
+        session.create(place, study)
+    copied = len(read_records(place.journal)) - 1
     with Journal.open(place.journal) as journal:
-        for record in read_records(base.journal)[1:]:
-            if record.get("trial") in shared:
-                journal.append(record)
+        for record in records[copied:]:
+            journal.append(record)
 
 
 def judged(place: Place, strategy: str, seed: int, checkpoints: list[int]) -> dict[str, Any]:

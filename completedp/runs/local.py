@@ -21,8 +21,7 @@ from typing import Any
 import completedp
 from completedp.errors import UserError
 from completedp.runs.job import Died, Event, Executor, Finished, Job, Outcome, Progress
-from completedp.runs.runner import run_job
-from completedp.runs.worker import describe
+from completedp.runs.runner import attempt
 
 # How long a worker whose socket has closed may take to be gone, before it is killed.
 EXIT_SECONDS = 2.0
@@ -316,16 +315,10 @@ class InProcessExecutor(Executor):
     def poll(self, timeout: float) -> list[Event]:
         if self._job is None:
             return []
-        job = self._job
         try:
-            outcome = run_job(job, self._on_progress, lambda: self._cancelled)
-        except UserError as error:
-            return [Died(trial=job.trial, reason=str(error), mistake=True)]
-        except Exception as error:
-            return [Died(trial=job.trial, reason=describe(error))]
+            return [attempt(self._job, self._on_progress, lambda: self._cancelled)]
         finally:
             self._job = None
-        return [Finished(outcome=outcome)]
 
     def cancel(self, trial: int) -> None:
         self._cancelled = self._cancelled or (self._job is not None and self._job.trial == trial)

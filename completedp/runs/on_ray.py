@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from completedp.errors import UserError
-from completedp.runs.job import Died, Event, Executor, Finished, Job, Outcome, Progress
-from completedp.runs.runner import run_job
-from completedp.runs.worker import PROGRESS_SECONDS, describe
+from completedp.runs.job import Died, Event, Executor, Finished, Job, Progress
+from completedp.runs.runner import attempt, describe
+from completedp.runs.worker import PROGRESS_SECONDS
 
 # Losses are small, but a cluster's store takes a third of the memory unless told otherwise.
 LOCAL_STORE_BYTES = 100_000_000
@@ -83,7 +83,7 @@ class RayExecutor(Executor):
         return min(held, self._workers) if self._workers else held
 
     def submit(self, job: Job) -> None:
-        self._running[self._task.remote(job.to_dict(), self._mailbox)] = job.trial
+        self._running[self._task.remote(job, self._mailbox)] = job.trial
 
     def poll(self, timeout: float) -> list[Event]:
         refs = list(self._running)
@@ -112,12 +112,10 @@ class RayExecutor(Executor):
     def _end(self, ref: Any) -> Event:
         trial = self._running.pop(ref)
         try:
-            message = self._ray.get(ref)
+            end: Finished | Died = self._ray.get(ref)
         except self._ray.exceptions.RayError as error:
             return Died(trial=trial, reason=describe(error))
-        if "finished" in message:
-            return Finished(outcome=Outcome.from_dict(message["finished"]))
-        return Died(**message["died"])
+        return end
 
     def cancel(self, trial: int) -> None:
         self._mailbox.cancel.remote(trial)
@@ -182,17 +180,10 @@ class _Link:
         return self._cancelled
 
 
-def _train(data: dict[str, Any], mailbox: Any) -> dict[str, Any]:
-    """The task: a job as plain data to a message as a worker's."""
-    job = Job.from_dict(data)
+def _train(job: Job, mailbox: Any) -> Finished | Died:
+    """The task."""
     link = _Link(_import_ray(), mailbox)
-    try:
-        outcome = run_job(job, link.progress, link.cancelled)
-    except UserError as error:
-        return {"died": {"trial": job.trial, "reason": str(error), "mistake": True}}
-    except Exception as error:
-        return {"died": {"trial": job.trial, "reason": describe(error), "mistake": False}}
-    return {"finished": outcome.to_dict()}
+    return attempt(job, link.progress, link.cancelled)
 
 
 def _import_ray() -> Any:

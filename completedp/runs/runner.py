@@ -7,12 +7,15 @@ import importlib
 import json
 import math
 import time
+import traceback
 from collections.abc import Callable
 
 from completedp.errors import UserError
 from completedp.runs.divergence import Monitor
 from completedp.runs.job import (
+    Died,
     Diverged,
+    Finished,
     Job,
     Outcome,
     Progress,
@@ -72,6 +75,27 @@ def run_job(
         metrics={name: float(value) for name, value in metrics.items() if math.isfinite(value)},
         curve=monitor.curve,
     )
+
+
+def attempt(
+    job: Job,
+    on_progress: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Finished | Died:
+    """`run_job` as an executor tells of it: an exception is a death, its traceback printed to stderr."""
+    try:
+        return Finished(outcome=run_job(job, on_progress, should_stop))
+    except UserError as error:
+        return Died(trial=job.trial, reason=str(error), mistake=True)
+    except Exception as error:
+        traceback.print_exc()
+        return Died(trial=job.trial, reason=describe(error))
+
+
+def describe(error: Exception) -> str:
+    """An exception in one line: its type and the first line of what it says."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
 
 
 def train_function(job: Job) -> TrainFunction:

@@ -22,14 +22,12 @@ import socket
 import sys
 import threading
 import time
-import traceback
 from pathlib import Path
 from typing import Any
 
 import completedp
-from completedp.errors import UserError
-from completedp.runs.job import Job, Outcome, Progress
-from completedp.runs.runner import run_job
+from completedp.runs.job import Died, Finished, Job, Progress
+from completedp.runs.runner import attempt
 
 # A display is read by a person: more than two messages a second would only cost the coordinator.
 PROGRESS_SECONDS = 0.5
@@ -67,13 +65,12 @@ class Link:
             self._next_progress = now + PROGRESS_SECONDS
             self._send({"progress": dataclasses.asdict(progress)})
 
-    def finished(self, outcome: Outcome) -> None:
-        """Send the outcome."""
-        self._send({"finished": outcome.to_dict()})
-
-    def died(self, trial: int, reason: str, mistake: bool) -> None:
-        """Say that the job ended without an outcome."""
-        self._send({"died": {"trial": trial, "reason": reason, "mistake": mistake}})
+    def ended(self, end: Finished | Died) -> None:
+        """Send the outcome, or say that the job ended without one."""
+        if isinstance(end, Finished):
+            self._send({"finished": end.outcome.to_dict()})
+        else:
+            self._send({"died": dataclasses.asdict(end)})
 
     def _send(self, message: dict[str, Any]) -> None:
         self._connection.sendall(json.dumps(message, allow_nan=False).encode() + b"\n")
@@ -95,21 +92,7 @@ def serve(link: Link) -> None:
     """Run jobs for ever; the link ends the process."""
     while True:
         job = link.next_job()
-        try:
-            outcome = run_job(job, link.progress, functools.partial(link.cancelled, job.trial))
-        except UserError as error:
-            link.died(job.trial, str(error), mistake=True)
-        except Exception as error:
-            traceback.print_exc()
-            link.died(job.trial, describe(error), mistake=False)
-        else:
-            link.finished(outcome)
-
-
-def describe(error: Exception) -> str:
-    """An exception in one line: its type and the first line of what it says."""
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+        link.ended(attempt(job, link.progress, functools.partial(link.cancelled, job.trial)))
 
 
 def main(fd: int, folder: str) -> None:

@@ -67,7 +67,12 @@ def state(pid: int) -> str:
 
 
 def alive(pid: int) -> bool:
-    return state(pid) not in ("", "Z")
+    """Whether any thread is left: the first may be a zombie while another still holds the sockets."""
+    try:
+        threads = [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+    except OSError:
+        return False
+    return threads != [pid] or state(pid) not in ("", "Z")
 
 
 def test_a_worker_is_kept_with_what_its_task_made(one: LocalExecutor) -> None:

@@ -50,9 +50,11 @@ def run(
 ) -> bool:
     """Run the source's jobs until it is done; returns whether it is, or was interrupted first.
 
-    When a job ends, its curve is written to the folder `curves`, then the source hears of it, then
-    `on_event`. A job that died is tried again, `ATTEMPTS` times in all, and then set aside; attempts are
-    counted in this process only: the coordinator's own death is none.
+    One job is always asked for ahead, so that a place that becomes free does not wait for a proposal.
+    When a job ends, its curve is written to the folder `curves`, the source hears of it, the job asked for
+    ahead takes its place, and `on_event` is called, in this order. A job that died is tried again,
+    `ATTEMPTS` times in all, and then set aside; attempts are counted in this process only: the
+    coordinator's own death is none.
     The first Ctrl-C (or `interrupted()` true) ends the handing out: `on_interrupt` is called once, what
     runs is finished, then this returns. The second raises `KeyboardInterrupt`, with the executor closed.
     Raises `UserError` where nothing can be run: a training function's own `UserError` before any job
@@ -73,6 +75,8 @@ def run(
                     return source.done
                 for event in executor.poll(POLL_SECONDS):
                     loop.handle(event)
+                    if not stopping:
+                        loop.fill()
                     if on_event is not None:
                         on_event(event)
         except KeyboardInterrupt:
@@ -81,27 +85,39 @@ def run(
 
 
 class _Loop:
-    """The state of a `run`: what is at work, what waits for another attempt, what has been tried."""
+    """The state of a `run`: what is at work, what waits for a place, what has been tried."""
 
     def __init__(self, source: Source, executor: Executor, curves: Path) -> None:
         self.running: dict[int, Job] = {}
         self._source = source
         self._executor = executor
         self._curves = curves
-        self._again: deque[Job] = deque()
+        # Jobs for another attempt, then the one asked for ahead.
+        self._waiting: deque[Job] = deque()
         self._deaths: Counter[int] = Counter()
         self._finished = 0
         self._given_up = 0
 
     def hand_out(self) -> None:
-        """Fill the executor."""
-        while len(self.running) < self._executor.capacity:
-            job = self._again.popleft() if self._again else self._source.next()
+        """Fill the executor, and ask for one job more.
+
+        With one place a proposal then knows of every job but the one that runs, whatever the timing: an
+        interrupted study goes on as it would have.
+        """
+        while self.fill():
+            job = self._source.next()
             if job is None:
                 assert self.running or self._source.done, "the source waits for nothing"
                 return
+            self._waiting.append(job)
+
+    def fill(self) -> bool:
+        """Submit what waits while there are places; returns whether all of it was."""
+        while self._waiting and len(self.running) < self._executor.capacity:
+            job = self._waiting.popleft()
             self._executor.submit(job)
             self.running[job.trial] = job
+        return not self._waiting
 
     def handle(self, event: Event) -> None:
         """Pass on an end; progress is only for those who watch."""
@@ -120,7 +136,7 @@ class _Loop:
         if event.mistake and not self._finished:
             raise UserError(event.reason)
         if self._deaths[event.trial] < ATTEMPTS and not event.mistake:
-            self._again.append(job)
+            self._waiting.appendleft(job)
             return
         self._given_up += 1
         if self._given_up == HOPELESS and not self._finished:

@@ -138,10 +138,10 @@ def test_a_death_is_tried_again_before_anything_new(tmp_path: Path) -> None:
 
 
 def test_nothing_can_run_here(tmp_path: Path) -> None:
-    source = Jobs(*(job(i) for i in range(9)))
+    source, executor = Jobs(*(job(i) for i in range(9))), Dying()
     with pytest.raises(UserError, match=r"none of the first 3 runs .* death of 2"):
-        run(source, Dying(), curves=tmp_path)
-    assert len(source.handed) <= 4
+        run(source, executor, curves=tmp_path)
+    assert len(set(executor.submitted)) <= 4
 
 
 def test_a_mistake_before_anything_finished_is_the_users_error(tmp_path: Path) -> None:
@@ -155,6 +155,34 @@ def test_a_mistake_later_is_set_aside_at_once(tmp_path: Path) -> None:
     assert run(source, InProcessExecutor(), curves=tmp_path, on_event=deaths.append)
     assert source.aside == {1: "corpus: too short; give a longer one"}
     assert sum(isinstance(e, Died) for e in deaths) == 1
+
+
+def test_one_job_is_asked_for_ahead(tmp_path: Path) -> None:
+    """When a place becomes free its next job is submitted before the source is asked again."""
+    log: list[str] = []
+
+    class Asked(Jobs):
+        def next(self) -> Job | None:
+            job = super().next()
+            log.append(f"ask {job.trial if job else None}")
+            return job
+
+        def finished(self, outcome: Outcome) -> None:
+            super().finished(outcome)
+            log.append(f"end {outcome.trial}")
+
+    class One(Dying):
+        capacity = 1
+
+        def submit(self, job: Job) -> None:
+            super().submit(job)
+            log.append(f"begin {job.trial}")
+
+    numbers = (0, 1, 2)
+    source = Asked(*map(job, numbers))
+    assert run(source, One(finishing=numbers), curves=tmp_path)
+    assert log[:5] == ["ask 0", "begin 0", "ask 1", "end 0", "begin 1"]
+    assert log[5:] == ["ask 2", "end 1", "begin 2", "ask None", "end 2", "ask None"]
 
 
 def test_a_source_that_must_wait_is_asked_again(two: LocalExecutor, tmp_path: Path) -> None:

@@ -50,11 +50,7 @@ def main() -> None:
 
 
 def compared(root: Path, kills: int, budget: int, seed: int) -> dict[str, Any]:
-    tiny = load_preset("tiny")
-    short = dataclasses.replace(tiny.train, tokens=SHORT_TOKENS, eval_tokens=8192)
-    preset = root / "short.yaml"
-    files.write_yaml(preset, dataclasses.replace(tiny, train=short).to_dict())
-    begin = ["--preset", str(preset), "--budget", str(budget), "--workers", "1"]
+    begin = ["--preset", str(short_preset(root)), "--budget", str(budget), "--workers", "1"]
     assert search(root, "whole", begin).wait() == 0
 
     rng = random.Random(seed)
@@ -99,6 +95,15 @@ def compared(root: Path, kills: int, budget: int, seed: int) -> dict[str, Any]:
             "one MLflow run a trial": mlflow_runs(root, "killed") == list(range(budget)),
         },
     }
+
+
+def short_preset(root: Path) -> Path:
+    """`tiny` with runs of about a second."""
+    tiny = load_preset("tiny")
+    short = dataclasses.replace(tiny.train, tokens=SHORT_TOKENS, eval_tokens=8192)
+    preset = root / "short.yaml"
+    files.write_yaml(preset, dataclasses.replace(tiny, train=short).to_dict())
+    return preset
 
 
 def search(root: Path, name: str, how: list[str]) -> subprocess.Popen[bytes]:

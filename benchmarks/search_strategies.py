@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import math
 import shutil
@@ -30,14 +31,13 @@ from completedp.runs.journal import Journal, TrialRecord, read_records
 from completedp.runs.local import LocalExecutor, default_workers
 from completedp.runs.sweep import run_all
 from search import session
-from search.ledger import confirmation_runs, derive_seed
+from search.ledger import confirmation_runs
 from search.place import Place
 from search.space import Space
 
 RESULTS = Path(__file__).parent / "results"
 BASE = "trust-region"
-GLOBAL = 40  # trials that every strategy starts from
-JUDGES = 6  # fresh seeds for each recipe
+GLOBAL = 46  # trials that every strategy starts from: the share of a 200-run study
 RESAMPLES = 10_000
 
 
@@ -135,28 +135,22 @@ def judged(place: Place, strategy: str, seed: int, checkpoints: list[int]) -> di
     chosen: dict[int, TrialRecord] = {0: start}
     for number in checkpoints:
         chosen[number] = handed_over([start, *modules[:number]])
-    seeds = [derive_seed(seed, "judge", number) for number in range(JUDGES)]
+    confirmed = {(t.extra["of"], t.seed): t for t in ledger.confirmations}
+    seeds = list(dict.fromkeys(s for _, s in confirmed))
     distinct = list({record.trial: record for record in chosen.values()}.values())
-    jobs = [
-        session.language_model_job(
-            config,
-            place.root / "data",
-            "cpu",
-            i * JUDGES + k,
-            space.to_hparams(r.values),
-            s,
-            "report",
-        )
-        for i, r in enumerate(distinct)
-        for k, s in enumerate(seeds)
-    ]
+    # The study itself has confirmed its last incumbent and the global one, on these seeds.
+    wanted = [(r, s) for r in distinct for s in seeds if (r.trial, s) not in confirmed]
     folder = place.root / "judged" / place.name
+    make_job = functools.partial(session.language_model_job, config, place.root / "data", "cpu")
+    jobs = [
+        make_job(i, space.to_hparams(record.values), s, "report")
+        for i, (record, s) in enumerate(wanted)
+    ]
     with LocalExecutor(default_workers("cpu"), logs=folder / "logs") as executor:
         outcomes = run_all(jobs, executor, folder)
-    losses = {
-        record.trial: [outcomes[i * JUDGES + k].loss for k in range(JUDGES)]
-        for i, record in enumerate(distinct)
-    }
+    found = {key: t.loss for key, t in confirmed.items()}
+    found |= {(r.trial, s): outcomes[i].loss for i, (r, s) in enumerate(wanted)}
+    losses = {r.trial: [found[r.trial, s] for s in seeds] for r in distinct}
     return {
         "strategy": strategy,
         "search_seed": seed,

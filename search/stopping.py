@@ -70,6 +70,31 @@ STOPPING: Mapping[str, Stopping] = {
 }
 
 
+def forecast(stopped: Curve, finished: Sequence[tuple[Curve, float]]) -> float | None:
+    """The final loss to expect of a run that was stopped, from runs that finished.
+
+    `finished`: (curve, final loss) pairs. A straight line through their training losses at the place where it
+    was stopped and their final losses; None where there are fewer than `FEWEST`.
+    """
+    steps = max((curve[-1][0] for curve, _ in finished if curve), default=0)
+    if not stopped or not steps:
+        return None
+    fraction = stopped[-1][0] / steps
+    here = loss_at(stopped, fraction, steps)
+    pairs = [
+        (there, final)
+        for curve, final in finished
+        if (there := loss_at(curve, fraction, steps)) is not None
+    ]
+    if here is None or len(pairs) < FEWEST:
+        return None
+    there_N, final_N = np.array(pairs).T
+    away_N = there_N - there_N.mean()
+    spread = float(away_N @ away_N)
+    slope = float(away_N @ final_N) / spread if spread > 0 else 0.0
+    return float(final_N.mean()) + max(slope, 0.0) * (here - float(there_N.mean()))
+
+
 def stopping_named(name: str) -> Stopping:
     """The rule, or a `UserError` with the nearest name."""
     if name not in STOPPING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +17,7 @@ from search.confirm import ARMS
 from search.experiment import AxExperiment
 from search.ledger import Ledger, confirmation_runs, derive_seed
 from search.space import Coordinate, Space
-from search.stopping import Curve, stopping_named
+from search.stopping import Curve, forecast, stopping_named
 from search.strategies import Arena, Observation, strategy_named
 
 # More than a round of confirmation has, so that every round has seeds of its own.
@@ -161,13 +161,15 @@ class StudySource:
         bounds_D = np.array([c.octaves for c in moving])
         centre = self.ledger.centre if phase == "module" else None
         seen = [centre] if centre else []
+        trials = self.ledger.of_phase(phase)
         observations = [
             Observation(
                 point_D=np.array([t.values.get(c.name, 0.0) for c in moving]),
                 status=t.status or "pending",
                 loss=t.loss,
+                forecast=self._forecast(t, trials) if t.status == "stopped" else None,
             )
-            for t in seen + self.ledger.of_phase(phase)
+            for t in seen + trials
         ]
         return Arena(
             seed=self.ledger.study.seed,
@@ -176,6 +178,10 @@ class StudySource:
             start_D=np.zeros(len(moving)),
             observations=observations,
         )
+
+    def _forecast(self, stopped: TrialRecord, trials: Sequence[TrialRecord]) -> float | None:
+        finished = [(self._curve_of(t.trial), t.loss) for t in trials if t.loss is not None]
+        return forecast(self._curve_of(stopped.trial), finished)
 
     def _confirmation_trial(self) -> TrialRecord:
         """Both arms of a seed one after the other, so that an interrupted study holds whole pairs."""

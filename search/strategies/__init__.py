@@ -14,10 +14,12 @@ from search.strategies.cma_es import SeparableCMAES
 from search.strategies.optuna_samplers import OptunaSampler
 from search.strategies.random_box import RandomBox
 from search.strategies.sobol import Sobol
+from search.strategies.trust_region_bo import TrustRegionBO
 from search.strategies.trust_region_random import TrustRegionRandom
 
 STRATEGIES: Mapping[str, Strategy] = {
     "trust-region": TrustRegionRandom(),
+    "trust-region-bo": TrustRegionBO(),
     "random": RandomBox(),
     "sobol": Sobol(),
     "cma-es": SeparableCMAES(),

@@ -14,11 +14,13 @@ Point = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
-    """One trial of the phase, in the arena's coordinates. `loss` is None unless completed."""
+    """One trial of the phase, in the arena's coordinates. `loss` is None unless completed; `forecast` is the
+    loss that the curve of a stopped one lets expect, where it does."""
 
     point_D: Point
     status: Literal["completed", "diverged", "stopped", "pending", "set_aside"]
     loss: float | None = None
+    forecast: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

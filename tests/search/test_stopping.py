@@ -17,7 +17,7 @@ from completedp.runs.journal import read_records
 from completedp.runs.local import InProcessExecutor
 from search import session
 from search.place import Place
-from search.stopping import FEWEST, STOPPING, KeepShare, stopping_named
+from search.stopping import FEWEST, STOPPING, KeepShare, forecast, stopping_named
 
 
 def curve(level: float, steps: int = 100) -> list[tuple[int, float]]:
@@ -36,6 +36,23 @@ def test_few_trials_give_no_bound() -> None:
     assert KeepShare([0.2], 0.5).rungs([]) == ()
     assert KeepShare([0.2], 0.5).rungs([curve(1.0)] * (FEWEST - 1)) == ()
     assert KeepShare([0.2], 0.5).rungs([curve(1.0)] * FEWEST)
+
+
+def test_a_forecast_is_the_line_through_the_finished() -> None:
+    finished = [(curve(1.0 + i), 0.5 * i) for i in range(FEWEST)]
+    assert forecast(curve(3.0, 40), finished) == pytest.approx(1.0)
+    assert forecast(curve(31.0, 40), finished) == pytest.approx(15.0)
+    assert forecast(curve(3.0, 40), finished[1:]) is None
+    assert forecast([], finished) is None
+
+
+def test_a_forecast_never_takes_worse_for_better() -> None:
+    """A chance line that falls is taken for none: the mean of the finished."""
+    falling = [(curve(1.0 + i), -0.5 * i) for i in range(FEWEST)]
+    mean = -0.5 * (FEWEST - 1) / 2
+    assert forecast(curve(31.0, 40), falling) == pytest.approx(mean)
+    alike = [(curve(1.0), 2.0)] * FEWEST
+    assert forecast(curve(9.0, 40), alike) == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize("steps", [100, 384, 5000])

@@ -1,0 +1,155 @@
+"""How long one proposal takes with 200 observations of the full space, while two workers train.
+
+    python benchmarks/ask_time.py --strategies trust-region-bo ax --asks 20
+
+The whole way is timed: strategy, Ax, projection. Observations are uniform points near the start, their
+losses a few slopes and noise; what matters here is their number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+import statistics
+import tempfile
+import time
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from completedp import files
+from completedp.config import StudyConfig
+from completedp.hparams import HParams
+from completedp.lm.data import prepare
+from completedp.lm.preset_files import load_preset
+from completedp.runs.job import Finished, Outcome
+from completedp.runs.journal import finished_record
+from completedp.runs.local import LocalExecutor
+from search import session
+from search.ledger import Ledger, Study, confirmation_runs
+from search.space import Space
+from search.study import StudySource
+
+RESULTS = Path(__file__).parent / "results"
+OBSERVED, GLOBAL = 200, 2
+WORKERS = 2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--strategies", nargs="+", default=["trust-region-bo"])
+    parser.add_argument("--asks", type=int, default=20)
+    parser.add_argument("--out", type=Path, default=RESULTS / "ask_time.json")
+    arguments = parser.parse_args()
+    times: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder, Training(Path(folder)) as training:
+        for strategy in arguments.strategies:
+            seconds = asked(strategy, arguments.asks, training)
+            times[strategy] = {
+                "median": statistics.median(seconds),
+                "worst": max(seconds),
+                "asks": len(seconds),
+            }
+            print(strategy, json.dumps(times[strategy]), flush=True)
+    command = f"python benchmarks/ask_time.py --strategies {' '.join(arguments.strategies)}"
+    result = {
+        "command": f"{command} --asks {arguments.asks}",
+        "observations": OBSERVED,
+        "seconds": times,
+    }
+    files.write_json(arguments.out, result)
+
+
+class Training:
+    """Two workers that train `tiny` all the time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._config = load_preset("tiny")
+        train = self._config.train
+        prepare(self._config.data, self._config.model.vocab_size, train.eval_tokens, folder)
+        self._folder = folder
+        self._started = 0
+        self._running = 0
+
+    def __enter__(self) -> Training:
+        self._executor = LocalExecutor(WORKERS, logs=self._folder / "logs").__enter__()
+        while self._started < 2 * WORKERS:  # until each has trained once: then they are warm
+            self.go_on()
+            time.sleep(0.1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._executor.close()
+
+    def go_on(self) -> None:
+        """Begin another run where one has ended."""
+        self._running -= sum(isinstance(event, Finished) for event in self._executor.poll(0))
+        while self._running < WORKERS:
+            hparams = HParams(global_=self._config.values)
+            job = session.language_model_job(
+                self._config, self._folder, "cpu", self._started, hparams, 0, "select"
+            )
+            self._executor.submit(job)
+            self._started += 1
+            self._running += 1
+
+
+def asked(strategy: str, asks: int, training: Training) -> list[float]:
+    """Seconds of each ask, every one followed by its end, from 200 observations on."""
+    tiny = load_preset("tiny")
+    share = GLOBAL / (OBSERVED + asks)
+    search = dataclasses.replace(tiny.search, strategy=strategy, global_share=share)
+    config = dataclasses.replace(tiny, search=search)
+    make_job = functools.partial(session.language_model_job, config, Path("unused"), "cpu")
+    source = StudySource(
+        Ledger.from_records(observed(config, asks), "memory"),
+        lambda _: None,
+        make_job,
+        lambda _: (),
+    )
+    rng = np.random.default_rng(1)
+    seconds = []
+    for _ in range(asks):
+        training.go_on()
+        began = time.perf_counter()
+        job = source.next()
+        seconds.append(time.perf_counter() - began)
+        assert job is not None
+        source.finished(outcome(job.trial, job.seed, 1.7 + float(rng.normal(0, 0.015))))
+    return seconds
+
+
+def observed(config: StudyConfig, asks: int) -> list[dict[str, Any]]:
+    """A journal with two global trials and 200 per-module ones."""
+    searching = GLOBAL + OBSERVED + asks
+    budget = next(b for b in count(searching) if b - confirmation_runs(b) >= searching)
+    study = Study(name="asks", config=config, seed=0, budget=budget, data={})
+    records = [{"event": "study", **study.to_record()}]
+    rng = np.random.default_rng(0)
+    coordinates = Space.from_config(config).part("type", "depth")
+    slopes_D = rng.standard_t(2, len(coordinates)) * 0.003
+    for trial in range(GLOBAL + OBSERVED):
+        x_D = rng.uniform(-1, 1, len(coordinates)) * (trial >= GLOBAL)
+        values = {c.name: float(x) for c, x in zip(coordinates, x_D, strict=True)}
+        loss = 1.7 + 0.1 * (trial < GLOBAL) + float(x_D @ slopes_D + rng.normal(0, 0.015))
+        proposed = {"trial": trial, "values": values, "seed": 1}
+        phase = "module" if trial >= GLOBAL else "global"
+        records.append({"event": "proposed", "phase": phase, **proposed})
+        records.append(finished_record(outcome(trial, 1, loss)))
+    return records
+
+
+def outcome(trial: int, seed: int, loss: float) -> Outcome:
+    return Outcome(
+        trial=trial, status="completed", loss=loss, steps=1, tokens=1, seconds=5.0, seed=seed
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""Break what a search stands on, in the middle of it, and see what is left and what it says.
+
+    python benchmarks/faults.py
+
+Short searches; each loses one thing: a worker, the coordinator, a Ray node, the disk's room, the tracker's
+database (locked by another program, or removed). Then the fault is mended, the study resumed where it had
+ended, and counted: every trial that had finished is there unchanged, the budget is kept, MLflow holds one
+run a trial. The full disk is a small file system of its own, which only root may mount.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kill_resume import mlflow_runs, outcomes, search, short_preset
+
+from completedp import files
+
+RESULTS = Path(__file__).parent / "results"
+BUDGET = 20
+FINISHED_FIRST = 6  # trials before the fault
+SECONDS = 240
+Fault = Callable[[Path, "subprocess.Popen[bytes]"], None]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", choices=FAULTS, default=list(FAULTS))
+    parser.add_argument("--out", type=Path, default=RESULTS / "faults.json")
+    arguments = parser.parse_args()
+    results = {}
+    for name in arguments.only:
+        with tempfile.TemporaryDirectory() as folder:
+            results[name] = FAULTS[name](Path(folder))
+        print(name, json.dumps(results[name], indent=1), flush=True)
+    command = "python benchmarks/faults.py"
+    files.write_json(arguments.out, {"command": command, "faults": results})
+    sys.exit(0 if all(all(r["checks"].values()) for r in results.values()) else 1)
+
+
+def broken(root: Path, fault: Fault, mend: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """A search that meets a fault after its first trials, is waited for, mended, and resumed if it ended."""
+    begin = ["--preset", str(short_preset(root)), "--budget", str(BUDGET), "--workers", "2"]
+    journal = root / "studies" / "broken" / "journal.jsonl"
+    process = search(root, "broken", [*begin, *EXTRA])
+    until(lambda: len(outcomes(journal)) >= FINISHED_FIRST or process.poll() is not None)
+    before = outcomes(journal)
+    fault(root, process)
+    status = process.wait(timeout=SECONDS)
+    after = outcomes(journal)
+    mend()
+    resumed = status != 0
+    if resumed:
+        assert search(root, "resumed", ["--resume", "broken", *EXTRA]).wait(timeout=SECONDS) == 0
+    subprocess.run(["completedp", "track", "--root", str(root)], check=True, capture_output=True)
+    end = outcomes(journal)
+    said = [line for line in (root / "broken.log").read_text().splitlines() if _tells(line)]
+    return {
+        "finished_before": len(before),
+        "exit_status": status,
+        "resumed": resumed,
+        "said": said[:3],
+        "checks": {
+            "nothing finished lost or changed": all(
+                end.get(trial) == outcome for trial, outcome in {**before, **after}.items()
+            ),
+            "budget kept": len(end) == BUDGET,
+            "one MLflow run a trial": mlflow_runs(root, "broken") == list(range(BUDGET)),
+        },
+    }
+
+
+# `search` takes them after its own options; the Ray fault sets them.
+EXTRA: list[str] = []
+
+
+def _tells(line: str) -> bool:
+    return any(word in line for word in ("again", "resume", "MLflow", "room", "died", "lost"))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    limit = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < limit, "nothing happened"
+        time.sleep(0.05)
+
+
+def children(process: subprocess.Popen[bytes], words: str) -> list[int]:
+    """Processes of the search's own session whose command line holds these words."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            if words in command and os.getsid(int(folder.name)) == process.pid:
+                found.append(int(folder.name))
+        except (OSError, UnicodeDecodeError):
+            continue
+    return found
+
+
+def worker_killed(root: Path) -> dict[str, Any]:
+    """kill -9 of one worker in mid-trial: its trial is tried again."""
+
+    def fault(_: Path, process: subprocess.Popen[bytes]) -> None:
+        os.kill(children(process, "completedp.runs.worker")[0], signal.SIGKILL)
+
+    return broken(root, fault)
+
+
+def coordinator_killed(root: Path) -> dict[str, Any]:
+    """kill -9 of the coordinator alone: its workers end by themselves."""
+
+    def fault(_: Path, process: subprocess.Popen[bytes]) -> None:
+        process.kill()
+        process.wait()
+        until(lambda: not children(process, "completedp.runs.worker"))
+
+    return broken(root, fault)
+
+
+def disk_full(root: Path) -> dict[str, Any]:
+    """A file system without room: the search ends and says so; with room again it goes on."""
+    with small_disk(root / "disk") as disk:
+        filler = disk / "filler"
+
+        def fault(*_: object) -> None:
+            with filler.open("wb") as file:
+                try:
+                    while file.write(b"0" * 4096):
+                        file.flush()
+                except OSError:
+                    pass
+
+        return broken(disk, fault, mend=lambda: filler.unlink())
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
+    subprocess.run(mount, check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def tracker_locked(root: Path) -> dict[str, Any]:
+    """Another program holds MLflow's database to the end: a warning, and `track` fills it in."""
+    held: list[sqlite3.Connection] = []
+
+    def fault(root: Path, _: subprocess.Popen[bytes]) -> None:
+        connection = sqlite3.connect(root / "mlflow.db", timeout=60, isolation_level=None)
+        connection.execute("BEGIN EXCLUSIVE")
+        held.append(connection)
+
+    return broken(root, fault, mend=lambda: held[0].close())
+
+
+def tracker_vanished(root: Path) -> dict[str, Any]:
+    """MLflow's database is removed while the search writes it."""
+
+    def fault(root: Path, _: subprocess.Popen[bytes]) -> None:
+        for path in root.glob("mlflow.db*"):
+            path.unlink()
+
+    return broken(root, fault)
+
+
+def ray_node_killed(root: Path) -> dict[str, Any]:
+    """kill -9 of one node of a local cluster, with the trial on it: the other node goes on."""
+    from ray.cluster_utils import Cluster
+
+    store = {"object_store_memory": 80_000_000}
+    head = {"num_cpus": 1, "include_dashboard": False, **store}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    node = cluster.add_node(num_cpus=1, **store)
+    os.environ["RAY_ADDRESS"] = cluster.address
+    EXTRA.extend(["--executor", "ray"])
+    try:
+        return broken(root, lambda *_: cluster.remove_node(node, allow_graceful=False))
+    finally:
+        EXTRA.clear()
+        del os.environ["RAY_ADDRESS"]
+        cluster.shutdown()
+
+
+FAULTS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "worker killed": worker_killed,
+    "coordinator killed": coordinator_killed,
+    "Ray node killed": ray_node_killed,
+    "disk full": disk_full,
+    "tracker locked": tracker_locked,
+    "tracker vanished": tracker_vanished,
+}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""The additive model finds what moves the loss; the strategy steps around what it finds."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from search.strategies import STRATEGIES, Arena, Observation
+from search.strategies.additive import AdditiveKernel, AdditiveModel, effects
+from search.strategies.trust_region_bo import (
+    BEST_EVERY,
+    FIRST,
+    REACH,
+    STEP_DIMENSIONS,
+    bounded,
+    expected_best,
+    step,
+)
+
+NOISE = 0.01
+
+
+def arena(points_ND: np.ndarray, losses: list[float | None], wall: float = 4.0) -> Arena:
+    wall_D = np.full(points_ND.shape[1], wall)
+    observations = [
+        Observation(point_D=point_D, status="diverged" if loss is None else "completed", loss=loss)
+        for point_D, loss in zip(points_ND, losses, strict=True)
+    ]
+    return Arena(
+        seed=0,
+        lower_D=-wall_D,
+        upper_D=wall_D,
+        start_D=np.zeros_like(wall_D),
+        observations=observations,
+    )
+
+
+def signs(number: int, dimensions: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).choice([-0.5, 0.5], size=(number, dimensions))
+
+
+@given(st.integers(1, 6), st.integers(0, 99))
+def test_a_covariance_that_is_zero_at_the_start(dimensions: int, seed: int) -> None:
+    points_ND = torch.tensor(np.random.default_rng(seed).uniform(-4, 4, (7, dimensions)))
+    kernel = AdditiveKernel(dimensions)
+    covariance = kernel.forward(points_ND, points_ND)
+    assert torch.linalg.eigvalsh(covariance).min() > -1e-9
+    start_1D = torch.zeros(1, dimensions, dtype=torch.float64)
+    assert torch.all(kernel.forward(start_1D, points_ND) == 0)
+    assert torch.allclose(kernel.forward(points_ND, points_ND, diag=True), covariance.diagonal())
+
+
+def test_near_the_start_an_effect_is_a_slope() -> None:
+    x_ND = torch.tensor([[1e-3], [-1e-3], [2e-3]], dtype=torch.float64)
+    assert torch.allclose(effects(x_ND, x_ND)[0], x_ND @ x_ND.T, rtol=1e-3, atol=0)
+
+
+def test_a_few_large_effects_are_found_among_many_coordinates() -> None:
+    """Fewer trials than coordinates; two of them matter, as much as the noise."""
+    points_ND = signs(50, 80)
+    slope_D = np.zeros(80)
+    slope_D[[3, 70]] = [-0.04, 0.03]
+    noise_N = np.random.default_rng(1).normal(0, NOISE, len(points_ND))
+    losses_N = 1.8 + points_ND @ slope_D + noise_N
+    best_D = AdditiveModel(points_ND, losses_N).best(np.full(80, -2.0), np.full(80, 2.0))
+    assert best_D[3] > 0.5
+    assert best_D[70] < -0.5
+    others_D = np.delete(best_D, [3, 70])
+    assert np.abs(others_D).mean() < 0.25 * min(best_D[3], -best_D[70])
+
+
+def test_the_best_point_is_that_of_the_process() -> None:
+    """Against BoTorch's own posterior over random points of the box."""
+    rng = np.random.default_rng(2)
+    points_ND = rng.uniform(-2, 2, (40, 3))
+    losses_N = 0.02 * ((points_ND - [0.7, -1.0, 0.0]) ** 2).sum(1) + rng.normal(0, 0.002, 40)
+    model = AdditiveModel(points_ND, losses_N)
+    best_D = model.best(np.full(3, -2.0), np.full(3, 2.0))
+    others = torch.tensor(rng.uniform(-2, 2, (2000, 3)))
+    with torch.no_grad():
+        least = model.gp.posterior(others).mean.min()
+        assert model.gp.posterior(torch.tensor(best_D[None])).mean <= least + 1e-6
+    assert best_D == pytest.approx([0.7, -1.0, 0.0], abs=0.2)
+
+
+def test_where_nothing_is_known_nothing_moves() -> None:
+    points_ND = signs(20, 5)
+    assert np.all(
+        AdditiveModel(points_ND, np.ones(20)).best(np.full(5, -2.0), np.full(5, 2.0)) == 0
+    )
+
+
+@settings(max_examples=20)
+@given(st.integers(FIRST, FIRST + 2 * BEST_EVERY), st.floats(0.3, 2.0))
+def test_steps_around_the_expected_best(number: int, wall: float) -> None:
+    points_ND = signs(number, 4, seed=number)
+    here = arena(np.clip(points_ND, -wall, wall), list(1.8 + 0.05 * points_ND[:, 0]), wall)
+    best_D = expected_best(here)
+    assert np.all(np.abs(best_D) <= min(wall, 0.5 + REACH))
+    point_D = STRATEGIES["trust-region-bo"].propose(here, np.random.default_rng(0))
+    if number % BEST_EVERY == BEST_EVERY - 1:
+        assert np.array_equal(point_D, best_D)
+    else:
+        inside_D = np.abs(point_D) < wall
+        assert np.allclose(np.abs(point_D - best_D)[inside_D], step(4))
+
+
+def test_diverged_trials_keep_it_away() -> None:
+    """The loss falls towards a cliff: without the diverged trials the best point lies beyond it."""
+    rng = np.random.default_rng(3)
+    points_ND = rng.uniform(-1, 2, (60, 4))
+    losses: list[float | None] = [
+        None if x > 1 else 1.8 - 0.05 * float(x) + float(rng.normal(0, 0.003))
+        for x in points_ND[:, 0]
+    ]
+    assert expected_best(arena(points_ND, losses))[0] < 1
+    finite = [i for i, loss in enumerate(losses) if loss is not None]
+    careless = arena(points_ND[finite], [losses[i] for i in finite])
+    assert expected_best(careless)[0] > 1
+
+
+def test_a_stopped_trial_counts_with_its_forecast() -> None:
+    points_ND = signs(40, 4)
+    losses = 1.8 - 0.05 * points_ND[:, 0]
+    whole = arena(points_ND, list(losses))
+    cut = [
+        dataclasses.replace(o, status="stopped", loss=None, forecast=o.loss) if i % 2 else o
+        for i, o in enumerate(whole.observations)
+    ]
+    assert np.array_equal(
+        expected_best(dataclasses.replace(whole, observations=cut)), expected_best(whole)
+    )
+
+
+def test_the_first_steps_are_around_the_start_whatever_came_of_them() -> None:
+    points_ND = signs(FIRST - 1, 6)
+    here = arena(points_ND, [1.0 + i for i in range(FIRST - 1)])
+    point_D = STRATEGIES["trust-region-bo"].propose(here, np.random.default_rng(0))
+    assert np.allclose(np.abs(point_D), step(6))
+
+
+def test_what_is_far_above_says_only_that_it_is_bad() -> None:
+    losses_N = np.array([1.0, 1.1, 1.2, 1.3, 9.0, np.inf])
+    drawn_N = bounded(losses_N)
+    assert np.array_equal(drawn_N[:4], losses_N[:4])
+    assert 1.3 < drawn_N[4] == drawn_N[5] < 2
+    assert np.array_equal(bounded(np.array([1.0, 1.0, np.inf])), [1.0, 1.0, 1.0])
+
+
+def test_steps_shorten_with_dimension() -> None:
+    assert step(3) == 1
+    assert step(4 * STEP_DIMENSIONS) == pytest.approx(step(STEP_DIMENSIONS) / 2)

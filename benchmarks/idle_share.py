@@ -5,7 +5,7 @@
 From what the study itself left behind: a trial's seconds are in the journal, its end is the time of its
 curve's file. Counted from the first trial's begin to the last one's end, so with the waits between phases
 (no per-module trial before the last global one has ended, no confirmation before the last search trial),
-without the start-up of the program. The study must have run in one piece.
+without the start-up of the program. The trials counted must have run in one piece.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ def main() -> None:
     )
     parser.add_argument("study", type=Path)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--first", type=int, default=0, help="count from this trial on")
     parser.add_argument("--out", type=Path, default=RESULTS / "idle_share.json")
     arguments = parser.parse_args()
-    result = idle(arguments.study, arguments.workers)
+    result = idle(arguments.study, arguments.workers, arguments.first)
     files.write_json(
         arguments.out, {"command": "python benchmarks/idle_share.py <study folder>", **result}
     )
     print(json.dumps(result, indent=1))
 
 
-def idle(study: Path, workers: int) -> dict[str, Any]:
-    found = trials(read_records(study / "journal.jsonl"))
+def idle(study: Path, workers: int, first: int) -> dict[str, Any]:
+    found = {n: t for n, t in trials(read_records(study / "journal.jsonl")).items() if n >= first}
     ends = {n: (study / "curves" / f"{n}.jsonl").stat().st_mtime for n in found}
     began = min(ends[n] - t.seconds for n, t in found.items())
     span = max(ends.values()) - began

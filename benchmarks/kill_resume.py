@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from completedp import files
+from completedp.config import TrainConfig
 from completedp.lm.preset_files import load_preset
 from completedp.runs.journal import read_records, trials
 
@@ -98,12 +99,16 @@ def compared(root: Path, kills: int, budget: int, seed: int) -> dict[str, Any]:
 
 
 def short_preset(root: Path) -> Path:
-    """`tiny` with runs of about a second."""
+    """`tiny` with short runs."""
     tiny = load_preset("tiny")
-    short = dataclasses.replace(tiny.train, tokens=SHORT_TOKENS, eval_tokens=8192)
     preset = root / "short.yaml"
-    files.write_yaml(preset, dataclasses.replace(tiny, train=short).to_dict())
+    files.write_yaml(preset, dataclasses.replace(tiny, train=short(tiny.train)).to_dict())
     return preset
+
+
+def short(train: TrainConfig) -> TrainConfig:
+    """Runs of about a second."""
+    return dataclasses.replace(train, tokens=SHORT_TOKENS, eval_tokens=8192)
 
 
 def search(root: Path, name: str, how: list[str]) -> subprocess.Popen[bytes]:

@@ -5,7 +5,8 @@
 For each search seed the first study (`trust-region`) searches the global values; the studies of the other
 strategies begin with a copy of those trials, so that all move around one and the same global configuration.
 What each would have handed over after some of its per-module trials is then trained on the same fresh
-seeds. Interrupt it and start it again: nothing that finished is repeated. `--quick` is a form for CI.
+seeds. Interrupt it and start it again, days later or on another machine: what `--out` and `--records` hold
+is not repeated. `--quick` is a form for CI.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import records
+from kill_resume import short
 
 from completedp import files
 from completedp.config import StudyConfig
@@ -37,7 +40,6 @@ from search.space import Space
 
 RESULTS = Path(__file__).parent / "results"
 BASE = "trust-region"
-GLOBAL = 46  # trials that every strategy starts from: the share of a 200-run study
 RESAMPLES = 10_000
 
 
@@ -45,15 +47,37 @@ def main() -> None:
     arguments = _arguments()
     root = arguments.root.resolve()
     config = load_preset(arguments.preset)
-    rows: list[dict[str, Any]] = []
+    if arguments.quick:
+        config = dataclasses.replace(config, train=short(config.train))
+    rows = rows_before(arguments)
     for seed in arguments.seeds:
         for strategy in dict.fromkeys([BASE, *arguments.strategies]):
+            if any(r["strategy"] == strategy and r["search_seed"] == seed for r in rows):
+                continue
             place = Place(root=root, name=f"{strategy}-{seed}")
             searched(place, strategy, seed, config, arguments)
             rows.append(judged(place, strategy, seed, arguments.checkpoints))
+            records.keep(place, arguments.records)
             files.write_json(arguments.out, report(arguments, rows))
             print(json.dumps(rows[-1]), flush=True)
     print(json.dumps(report(arguments, rows)["summary"], indent=1))
+
+
+def rows_before(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """What an earlier call has measured in the same way."""
+    if not arguments.out.exists():
+        return []
+    before = json.loads(arguments.out.read_text())
+    if before["setting"] != setting(arguments):
+        raise SystemExit(f"{arguments.out} is of {before['setting']}: give another --out")
+    rows: list[dict[str, Any]] = before["rows"]
+    return rows
+
+
+def setting(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What rows must share to be compared."""
+    names = ("preset", "quick", "trials", "global_trials", "checkpoints")
+    return {name: getattr(arguments, name) for name in names}
 
 
 def _arguments() -> argparse.Namespace:
@@ -63,14 +87,18 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--strategies", nargs="+", default=[BASE])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--trials", type=int, default=150, help="per-module trials")
+    # As many as a study of 200 runs has.
+    parser.add_argument("--global-trials", type=int, default=46, help="that all begin from")
     parser.add_argument("--checkpoints", type=int, nargs="+", default=[30, 60, 100, 150])
     parser.add_argument("--preset", default="tiny")
-    parser.add_argument("--quick", action="store_true", help="12 trials, 2 checkpoints, one seed")
+    parser.add_argument("--quick", action="store_true", help="14 trials of a second, one seed")
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=RESULTS / "search_strategies.json")
+    parser.add_argument("--records", type=Path, default=RESULTS.parent / "records")
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.seeds, arguments.trials, arguments.checkpoints = [0], 12, [6, 12]
+        arguments.seeds, arguments.trials, arguments.checkpoints = [0], 14, [7, 14]
+        arguments.global_trials = 3
     return arguments
 
 
@@ -81,11 +109,16 @@ def searched(
     if (place.folder / "summary.json").exists():
         return
     if strategy != BASE:
-        _begin_from(Place(root=place.root, name=f"{BASE}-{seed}"), place, strategy)
+        base = Place(root=place.root, name=f"{BASE}-{seed}")
+        if not base.journal.exists():
+            records.restore(arguments.records / f"{base.name}.jsonl.xz", base)
+        _begin_from(base, place, strategy)
     elif not place.journal.exists():
-        searching = GLOBAL + arguments.trials
+        searching = arguments.global_trials + arguments.trials
         budget = next(b for b in count(searching) if b - confirmation_runs(b) == searching)
-        search = dataclasses.replace(config.search, strategy=BASE, global_share=GLOBAL / searching)
+        search = dataclasses.replace(
+            config.search, strategy=BASE, global_share=arguments.global_trials / searching
+        )
         preset = place.root / f"{place.name}.yaml"
         files.write_yaml(preset, dataclasses.replace(config, search=search).to_dict())
         begun = ["--budget", str(budget), "--preset", str(preset), "--seed", str(seed)]
@@ -115,12 +148,12 @@ def _begin_from(base: Place, place: Place, strategy: str) -> None:
         if curve.exists():
             (place.folder / "curves").mkdir(parents=True, exist_ok=True)
             shutil.copy(curve, place.folder / "curves" / curve.name)
-    records = [r for r in read_records(base.journal) if r.get("trial") in shared]
+    begun = [r for r in read_records(base.journal) if r.get("trial") in shared]
     if not place.journal.exists():
         session.create(place, study)
     copied = len(read_records(place.journal)) - 1
     with Journal.open(place.journal) as journal:
-        for record in records[copied:]:
+        for record in begun[copied:]:
             journal.append(record)
 
 
@@ -190,8 +223,8 @@ def report(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[st
         }
     return {
         "command": "python benchmarks/search_strategies.py --strategies "
-        f"{' '.join(arguments.strategies)} --seeds {' '.join(map(str, arguments.seeds))} "
-        f"--trials {arguments.trials} --preset {arguments.preset}",
+        f"{' '.join(strategies)} --seeds {' '.join(map(str, sorted({r['search_seed'] for r in rows})))}",
+        "setting": setting(arguments),
         "summary": summary,
         "rows": rows,
     }

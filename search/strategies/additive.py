@@ -12,12 +12,14 @@ Array names: N trials, D coordinates, G grid values.
 from __future__ import annotations
 
 import math
+import warnings
 
 import gpytorch
 import numpy as np
 import torch
-from botorch.fit import fit_gpytorch_mll
+from botorch.exceptions.warnings import OptimizationWarning
 from botorch.models import SingleTaskGP
+from botorch.optim.fit import fit_gpytorch_mll_scipy
 from gpytorch.constraints import GreaterThan
 from gpytorch.likelihoods import GaussianLikelihood
 from gpytorch.mlls import ExactMarginalLogLikelihood
@@ -122,10 +124,13 @@ class AdditiveModel:
             covar_module=self._kernel,
             mean_module=self._mean,
         )
-        fit_gpytorch_mll(
-            ExactMarginalLogLikelihood(self.gp.likelihood, self.gp),
-            optimizer_kwargs={"options": {"maxiter": ITERATIONS}},
-        )
+        with warnings.catch_warnings():
+            # That it stopped at the limit, or could not improve any more: what it has found is kept. The
+            # fit with restarts would draw them from torch's own generator: not a function of the journal.
+            warnings.simplefilter("ignore", OptimizationWarning)
+            likelihood_of = ExactMarginalLogLikelihood(self.gp.likelihood, self.gp)
+            fit_gpytorch_mll_scipy(likelihood_of, options={"maxiter": ITERATIONS})
+        self.gp.eval()
         with torch.no_grad():
             noise_NN = self.gp.likelihood.noise * torch.eye(len(losses_N), dtype=torch.float64)
             covariance_NN = self._kernel.forward(self._points_ND, self._points_ND) + noise_NN

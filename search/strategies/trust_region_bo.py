@@ -24,6 +24,9 @@ REACH = 1.0
 FIRST = 12
 # Every fourth trial is the model's best point itself.
 BEST_EVERY = 4
+# The model sees the last so many trials: its memory grows with their square (65 MB in 90 dimensions), and
+# the first ones are far from where the region has moved.
+MODELLED = 300
 # Losses further above the median than so many of their deviations say no more than that a point is bad.
 WORST = 3.0
 NORMAL = 1.4826  # of a normal distribution: standard deviation over median absolute deviation
@@ -60,8 +63,8 @@ def expected_best(arena: Arena) -> Point:
     from search.strategies.additive import AdditiveModel
 
     ended = [(o.point_D, loss) for o in arena.observations if (loss := _loss(o)) is not None]
-    away_ND = np.stack([point_D for point_D, _ in ended]) - arena.start_D
-    model = AdditiveModel(away_ND, bounded(np.array([loss for _, loss in ended])))
+    away_ND = np.stack([point_D for point_D, _ in ended[-MODELLED:]]) - arena.start_D
+    model = AdditiveModel(away_ND, bounded(np.array([loss for _, loss in ended[-MODELLED:]])))
     lower_D = np.maximum(away_ND.min(0) - REACH, arena.lower_D - arena.start_D)
     upper_D = np.minimum(away_ND.max(0) + REACH, arena.upper_D - arena.start_D)
     best_D: Point = arena.start_D + model.best(lower_D, upper_D)

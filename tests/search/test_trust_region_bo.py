@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.strategies import STRATEGIES, Arena, Observation
+from search.strategies import STRATEGIES, Arena, Observation, trust_region_bo
 from search.strategies.additive import AdditiveKernel, AdditiveModel, effects
 from search.strategies.trust_region_bo import (
     BEST_EVERY,
@@ -142,6 +142,16 @@ def test_the_first_steps_are_around_the_start_whatever_came_of_them() -> None:
     here = arena(points_ND, [1.0 + i for i in range(FIRST - 1)])
     point_D = STRATEGIES["trust-region-bo"].propose(here, np.random.default_rng(0))
     assert np.allclose(np.abs(point_D), step(6))
+
+
+def test_the_model_forgets_the_first_of_very_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trust_region_bo, "MODELLED", 30)
+    points_ND = signs(50, 4)
+    losses = list(1.8 - 0.05 * points_ND[:, 0])
+    other = [*(9.0 - loss for loss in losses[:20]), *losses[20:]]
+    assert np.array_equal(
+        expected_best(arena(points_ND, losses)), expected_best(arena(points_ND, list(other)))
+    )
 
 
 def test_what_is_far_above_says_only_that_it_is_bad() -> None:

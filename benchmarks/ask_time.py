@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from completedp import files
 from completedp.config import StudyConfig
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--asks", type=int, default=20)
     parser.add_argument("--out", type=Path, default=RESULTS / "ask_time.json")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)  # as `completedp search` does
     times: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, Training(Path(folder)) as training:
         for strategy in arguments.strategies:

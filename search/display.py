@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from completedp.runs.job import Event, Finished, Progress
+from completedp.runs.job import Died, Event, Finished, Progress
 from completedp.runs.journal import TrialRecord
 from search.confirm import compare, losses_by_arm
 from search.ledger import Ledger, confirmation_runs
@@ -104,6 +104,13 @@ def trial_line(record: TrialRecord, budget: int) -> str:
     return f"trial {record.trial:{width}d}  {record.phase:7s} {seconds}  {end}{arm}"
 
 
+def retry_line(event: Event, ledger: Ledger) -> str | None:
+    """That a trial died and is tried again; one given up has its trial line."""
+    if not isinstance(event, Died) or ledger.trials[event.trial].status is not None:
+        return None
+    return f"trial {event.trial} died ({event.reason}); it is tried again"
+
+
 class PlainDisplay:
     """One line a trial, for logs."""
 
@@ -121,6 +128,8 @@ class PlainDisplay:
     def event(self, event: Event) -> None:
         if not isinstance(event, Progress):
             self._show_finished()
+        if retry := retry_line(event, self._ledger):
+            self.say(retry)
 
     def say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -161,6 +170,8 @@ class LiveDisplay:
             self._progress.pop(event.outcome.trial, None)
         else:
             self._progress.pop(event.trial, None)
+        if retry := retry_line(event, self._ledger):
+            self.say(retry)
 
     def say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -67,10 +67,14 @@ def test_plain_lines_name_every_finished_trial_once(ledger: Ledger) -> None:
         display.event(Progress(trial=0, step=1, steps=4, loss=3.0))
         assert out.getvalue() == ""
         add(ledger, finished(0, 1.25), proposed(1, "global"), finished(1, None))
-        display.event(Died(trial=7, reason="killed"))
-        display.event(Died(trial=7, reason="killed"))
-    lines = out.getvalue().splitlines()
-    assert len(lines) == 2
+        add(ledger, proposed(2, "global"))
+        display.event(Died(trial=2, reason="killed"))
+        add(ledger, {"event": "set_aside", "trial": 2, "reason": "killed"})
+        display.event(Died(trial=2, reason="killed"))
+    first, second, retry, aside = out.getvalue().splitlines()
+    assert retry == "trial 2 died (killed); it is tried again"
+    assert aside.endswith("set aside: killed")
+    lines = [first, second]
     assert lines[0].endswith("loss 1.2500")
     assert lines[1].endswith("diverged: the training loss is nan")
 

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from botorch.exceptions.warnings import OptimizationWarning
 from botorch.models import SingleTaskGP
+from botorch.models.transforms import Standardize
 from botorch.optim.fit import fit_gpytorch_mll_scipy
-from gpytorch.constraints import GreaterThan
+from gpytorch.constraints import GreaterThan, Interval
 from gpytorch.likelihoods import GaussianLikelihood
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from gpytorch.priors import LogNormalPrior, NormalPrior
@@ -31,13 +32,15 @@ Array = NDArray[np.float64]
 
 # Octaves over which one coordinate's effect bends; beyond it the data say nothing.
 LENGTHSCALE = 2.0
-# Slopes an octave, in standard deviations of the losses and for one dimension: such that all together
-# explain most of the scatter of steps of half an octave. A factor of 2 between two coordinates, so that the
-# few large ones find themselves; wider (e) predicts no better and exaggerates more (docs/log.md).
+# Medians of the priors, in standard deviations of the losses. Slopes an octave, for one dimension: in D of
+# them each is √D smaller, so that all together explain the same. Two coordinates differ by a factor of 2, so
+# that the few large ones find themselves; wider (e) predicts no better and exaggerates more (docs/log.md).
 SLOPE, SLOPE_SPREAD, COMMON_SPREAD = 0.57, 0.7, 0.3
-# In standard deviations of the losses: what a mean square of one octave costs (measured at `tiny`: 4 for
-# steps of half an octave in 90 coordinates), and a trial's noise.
+# What a mean square of one octave costs (measured at `tiny`: 4), and a trial's noise.
 BOWL, NOISE, SPREAD = 3.0, 0.5, 1.0
+# A fit's line search may try anything: beyond e^3 of a median, or below this variance of the noise, rounding
+# would decide whether the covariance has a root.
+FARTHEST, LEAST_NOISE = 3.0, 1e-3
 # Enough for the fit: more iterations change the fourth digit of the likelihood.
 ITERATIONS = 40
 
@@ -76,29 +79,29 @@ class AdditiveKernel(gpytorch.kernels.Kernel):  # type: ignore[misc]
 
     def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **_: object) -> Tensor:
         effects_DNM = self._effects(x1, x2)
-        covariance_NM: Tensor = torch.tensordot(
-            self.variance_D.float(), effects_DNM, dims=1
-        ).double()
+        covariance_NM: Tensor = torch.tensordot(self.variance_D, effects_DNM, dims=1)
         return covariance_NM.diagonal() if diag else covariance_NM
 
     def _effects(self, x1: Tensor, x2: Tensor) -> Tensor:
         """No parameter changes them, and a fit asks for the same points again and again.
 
-        In float32, which halves the time of a fit: its rounding is far below the noise on the diagonal.
+        They are taken for constants: the process has no gradients with respect to the points.
         """
         if self._seen is None or self._seen[0] is not x1 or self._seen[1] is not x2:
-            self._seen = (x1, x2, effects(x1.detach(), x2.detach()).float())
+            self._seen = (x1, x2, effects(x1.detach(), x2.detach()))
         return self._seen[2]
 
 
 def _log_parameter(
     module: gpytorch.Module, name: str, size: int, median: float, spread: float
 ) -> None:
-    """A parameter whose exponential has a log-normal prior."""
-    start = torch.full((size,), math.log(median), dtype=torch.float64)
+    """A parameter whose exponential has a log-normal prior, and stays within `FARTHEST` of its median."""
+    middle = math.log(median)
+    start = torch.full((size,), middle, dtype=torch.float64)
     module.register_parameter(name, torch.nn.Parameter(start))
     prior = NormalPrior(start[0].clone(), torch.tensor(spread, dtype=torch.float64))
     module.register_prior(f"{name}_prior", prior, name)
+    module.register_constraint(name, Interval(middle - FARTHEST, middle + FARTHEST, transform=None))
 
 
 def effects(x1_ND: Tensor, x2_MD: Tensor) -> Tensor:
@@ -120,7 +123,7 @@ class AdditiveModel:
         losses_N1 = torch.as_tensor(losses_N, dtype=torch.float64)[:, None]
         likelihood = GaussianLikelihood(
             noise_prior=LogNormalPrior(2 * math.log(NOISE), SPREAD),
-            noise_constraint=GreaterThan(1e-4, initial_value=NOISE**2),
+            noise_constraint=GreaterThan(LEAST_NOISE, initial_value=NOISE**2),
         )
         self._kernel, self._mean = AdditiveKernel(points_ND.shape[1]), Bowl()
         self.gp = SingleTaskGP(
@@ -129,6 +132,7 @@ class AdditiveModel:
             likelihood=likelihood.double(),
             covar_module=self._kernel,
             mean_module=self._mean,
+            outcome_transform=Standardize(1),
         )
         with warnings.catch_warnings():
             # That it stopped at the limit, or could not improve any more: what it has found is kept. The

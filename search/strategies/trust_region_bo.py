@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from search.strategies.arena import Arena, Observation, Point
 
-# Octaves up or down in every coordinate, in 37 dimensions; in more the same mean square for all together,
+# Root mean square of a step, octaves in each coordinate: in 37 dimensions; in more the same sum of squares,
 # in fewer at most 1. What a step tells of slopes grows with its length, what it costs with the square.
 STEP = 0.7
 STEP_DIMENSIONS = 37
@@ -24,47 +24,60 @@ REACH = 1.0
 FIRST = 12
 # Every fourth trial is the model's best point itself.
 BEST_EVERY = 4
-# The model sees the last so many trials: its memory grows with their square (65 MB in 90 dimensions), and
-# the first ones are far from where the region has moved.
+# The model sees the last so many trials: its memory grows with their square (200 MB at the peak in 90
+# dimensions), and the first ones are far from where the region has moved.
 MODELLED = 300
-# Losses further above the median than so many of their deviations say no more than that a point is bad.
+# Losses further above the median than so many standard deviations say only that a point is bad.
 WORST = 3.0
-NORMAL = 1.4826  # of a normal distribution: standard deviation over median absolute deviation
+# Of a normal distribution: the standard deviation over the median absolute deviation, and over the distance
+# of the highest tenth from the median.
+FROM_MEDIAN, FROM_HIGHEST = 1.4826, 1 / 1.2816
 
 
 class TrustRegionBO:
     """Up or down in every coordinate around the best point of an additive Gaussian process.
 
     The region is where the trials were, and `REACH` beyond: it moves and grows with them, and it never
-    shrinks on noise. A diverged trial is one as bad as the worst.
+    shrinks on noise. A diverged trial counts as one at the bound of `bounded`.
     """
 
     def propose(self, arena: Arena, rng: np.random.Generator) -> Point:
         number = len(arena.observations)
         if number == 0:
             return arena.start_D.copy()
-        signs_D = rng.choice([-1.0, 1.0], size=len(arena.start_D))
-        steps_D = signs_D * step(len(arena.start_D))
-        if number < FIRST or len(arena.completed) < 2:
-            return np.clip(arena.start_D + steps_D, arena.lower_D, arena.upper_D)
-        best_D = expected_best(arena)
-        if number % BEST_EVERY == BEST_EVERY - 1:
-            return best_D
-        return np.clip(best_D + steps_D, arena.lower_D, arena.upper_D)
+        known = [(o.point_D, loss) for o in arena.observations if (loss := _loss(o)) is not None]
+        known = known[-MODELLED:]
+        finite = sum(math.isfinite(loss) for _, loss in known)
+        if number >= FIRST and finite < 2:
+            return rng.uniform(arena.lower_D, arena.upper_D)  # nothing trains around the start
+        best_D = arena.start_D
+        if number >= FIRST:
+            best_D = expected_best(arena, known)
+            # Twice the same point on the search's one seed is twice the same run.
+            again = any(np.array_equal(best_D, o.point_D) for o in arena.observations)
+            if number % BEST_EVERY == BEST_EVERY - 1 and not again:
+                return best_D
+        return np.clip(best_D + steps(len(best_D), rng), arena.lower_D, arena.upper_D)
 
 
-def step(dimensions: int) -> float:
-    """Octaves of a step in each coordinate."""
-    return min(LONGEST_STEP, STEP * math.sqrt(STEP_DIMENSIONS / dimensions))
+def steps(dimensions: int, rng: np.random.Generator) -> Point:
+    """Octaves in each coordinate: one length, up or down; in few dimensions, where signs alone would come to
+    the same corners again, uniform with the same mean square."""
+    length = min(LONGEST_STEP, STEP * math.sqrt(STEP_DIMENSIONS / dimensions))
+    if dimensions < STEP_DIMENSIONS:
+        return rng.uniform(-math.sqrt(3) * length, math.sqrt(3) * length, size=dimensions)
+    return rng.choice([-length, length], size=dimensions)
 
 
-def expected_best(arena: Arena) -> Point:
-    """The point of the trust region that the model expects the least loss of."""
+def expected_best(arena: Arena, known: list[tuple[Point, float]]) -> Point:
+    """The point of the trust region that the model expects the least loss of.
+
+    `known`: points and losses, `inf` for a diverged trial, at least two finite.
+    """
     from search.strategies.additive import AdditiveModel
 
-    ended = [(o.point_D, loss) for o in arena.observations if (loss := _loss(o)) is not None]
-    away_ND = np.stack([point_D for point_D, _ in ended[-MODELLED:]]) - arena.start_D
-    model = AdditiveModel(away_ND, bounded(np.array([loss for _, loss in ended[-MODELLED:]])))
+    away_ND = np.stack([point_D for point_D, _ in known]) - arena.start_D
+    model = AdditiveModel(away_ND, bounded(np.array([loss for _, loss in known])))
     lower_D = np.maximum(away_ND.min(0) - REACH, arena.lower_D - arena.start_D)
     upper_D = np.minimum(away_ND.max(0) + REACH, arena.upper_D - arena.start_D)
     best_D: Point = arena.start_D + model.best(lower_D, upper_D)
@@ -79,10 +92,13 @@ def _loss(observation: Observation) -> float | None:
 
 
 def bounded(losses_N: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The losses with what is far above the others (and `inf`, a diverged trial) drawn to a bound."""
+    """The losses with what is far above the others (and `inf`, a diverged trial) drawn down to a bound.
+
+    A scale for "far" is the larger of two robust ones: where most trials are alike the rest still counts.
+    """
     finite = losses_N[np.isfinite(losses_N)]
-    middle = np.median(finite)
-    deviation = NORMAL * np.median(np.abs(finite - middle))
-    # Where nearly all are equal there is no scale: then the worst finite one is the bound.
-    highest = middle + WORST * deviation if deviation > 0 else finite.max()
-    return np.asarray(np.minimum(losses_N, highest))
+    median = np.median(finite)
+    deviation = FROM_MEDIAN * np.median(np.abs(finite - median))
+    highest = FROM_HIGHEST * (np.quantile(finite, 0.9) - median)
+    bound = median + WORST * max(deviation, highest)
+    return np.asarray(np.minimum(losses_N, bound))

@@ -31,14 +31,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "idle_share.json")
     arguments = parser.parse_args()
     result = idle(arguments.study, arguments.workers, arguments.first)
-    files.write_json(
-        arguments.out, {"command": "python benchmarks/idle_share.py <study folder>", **result}
-    )
+    command = f"python benchmarks/idle_share.py <study folder> --first {arguments.first}"
+    files.write_json(arguments.out, {"command": command, **result})
     print(json.dumps(result, indent=1))
 
 
 def idle(study: Path, workers: int, first: int) -> dict[str, Any]:
-    found = {n: t for n, t in trials(read_records(study / "journal.jsonl")).items() if n >= first}
+    ended = trials(read_records(study / "journal.jsonl"))
+    found = {n: t for n, t in ended.items() if n >= first and t.status != "set_aside"}
     ends = {n: (study / "curves" / f"{n}.jsonl").stat().st_mtime for n in found}
     began = min(ends[n] - t.seconds for n, t in found.items())
     span = max(ends.values()) - began

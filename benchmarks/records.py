@@ -46,14 +46,14 @@ def _with_curve(record: dict[str, Any], place: Place) -> dict[str, Any]:
     return {**record, "curve": read_curve(place.folder / "curves", record["trial"])}
 
 
-def shortened(curve: tuple[tuple[int, float], ...], steps: int) -> list[float]:
-    """The mean of each part, up to where the run ended."""
+def shortened(curve: tuple[tuple[int, float], ...], steps: int) -> list[float | None]:
+    """The mean of each part, up to where the run ended; None of a part without a point."""
     if not curve:
         return []
     part = [min(PARTS - 1, (step - 1) * PARTS // steps) for step, _ in curve]
     losses = np.array([loss for _, loss in curve])
     means = [losses[np.array(part) == p] for p in range(part[-1] + 1)]
-    return [round(float(m.mean()), 4) for m in means if len(m)]
+    return [round(float(m.mean()), 4) if len(m) else None for m in means]
 
 
 def read(path: Path) -> list[dict[str, Any]]:

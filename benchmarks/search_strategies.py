@@ -34,7 +34,8 @@ from completedp.runs.journal import Journal, TrialRecord, read_records
 from completedp.runs.local import LocalExecutor, default_workers
 from completedp.runs.sweep import run_all
 from search import session
-from search.ledger import confirmation_runs
+from search.confirm import compare
+from search.ledger import confirmation_runs, versions_now
 from search.place import Place
 from search.space import Space
 
@@ -140,7 +141,10 @@ def _begin_from(base: Place, place: Place, strategy: str) -> None:
     config = ledger.study.config
     search = dataclasses.replace(config.search, strategy=strategy)
     study = dataclasses.replace(
-        ledger.study, name=place.name, config=dataclasses.replace(config, search=search)
+        ledger.study,
+        name=place.name,
+        config=dataclasses.replace(config, search=search),
+        versions=versions_now(),
     )
     shared = {t.trial for t in ledger.of_phase("global")}
     for trial in shared:
@@ -168,7 +172,9 @@ def judged(place: Place, strategy: str, seed: int, checkpoints: list[int]) -> di
     chosen: dict[int, TrialRecord] = {0: start}
     for number in checkpoints:
         chosen[number] = handed_over([start, *modules[:number]])
-    confirmed = {(t.extra["of"], t.seed): t for t in ledger.confirmations}
+    confirmed = {
+        (t.extra["of"], t.seed): t for t in ledger.confirmations if t.status != "set_aside"
+    }
     seeds = list(dict.fromkeys(s for _, s in confirmed))
     distinct = list({record.trial: record for record in chosen.values()}.values())
     # The study itself has confirmed its last incumbent and the global one, on these seeds.
@@ -181,6 +187,8 @@ def judged(place: Place, strategy: str, seed: int, checkpoints: list[int]) -> di
     ]
     with LocalExecutor(default_workers("cpu"), logs=folder / "logs") as executor:
         outcomes = run_all(jobs, executor, folder)
+    if len(outcomes) < len(jobs):
+        raise SystemExit(f"{place.name}: judged in part; start again to go on")
     found = {key: t.loss for key, t in confirmed.items()}
     found |= {(r.trial, s): outcomes[i].loss for i, (r, s) in enumerate(wanted)}
     losses = {r.trial: [found[r.trial, s] for s in seeds] for r in distinct}
@@ -206,6 +214,7 @@ def report(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[st
     strategies = list(dict.fromkeys(row["strategy"] for row in rows))
     means = {(r["strategy"], r["search_seed"]): mean_by_checkpoint(r) for r in rows}
     summary: dict[str, Any] = {}
+    reached: dict[str, Any] = {}
     for strategy in strategies:
         seeds = [s for (name, s) in means if name == strategy and (BASE, s) in means]
         summary[strategy] = {
@@ -221,11 +230,13 @@ def report(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[st
             }
             for number in map(str, arguments.checkpoints)
         }
+        reached[strategy] = trials_to_reach(means, strategy, arguments.checkpoints)
     return {
         "command": "python benchmarks/search_strategies.py --strategies "
         f"{' '.join(strategies)} --seeds {' '.join(map(str, sorted({r['search_seed'] for r in rows})))}",
         "setting": setting(arguments),
         "summary": summary,
+        "trials_to_reach_trust_region": reached,
         "rows": rows,
     }
 
@@ -239,12 +250,45 @@ def mean_by_checkpoint(row: dict[str, Any]) -> dict[str, float]:
 
 
 def interval(differences: list[float]) -> dict[str, float]:
-    """Mean of paired differences over search seeds, 95 % by the bootstrap."""
+    """Mean of paired differences over search seeds, with 95 % intervals: by the bootstrap, which is too
+    narrow for so few, and by Student's t."""
     found = np.array(differences)
     rng = np.random.default_rng(0)
     means = rng.choice(found, size=(RESAMPLES, len(found))).mean(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
-    return {"mean": float(found.mean()), "low": float(low), "high": float(high)}
+    result = {"mean": float(found.mean()), "low": float(low), "high": float(high)}
+    t = compare(dict.fromkeys(range(len(found)), 0.0), dict(enumerate(differences)))
+    return result if t is None else result | {"t_low": t.low, "t_high": t.high}
+
+
+def trials_to_reach(
+    means: dict[tuple[str, int], dict[str, float]], strategy: str, numbers: list[int]
+) -> dict[str, Any]:
+    """Trials until a strategy's confirmed loss is the base's median one after the last checkpoint.
+
+    Between checkpoints a line; a seed that does not reach it is None and counts as the last checkpoint.
+    """
+    seeds = [s for (name, s) in means if name == strategy and (BASE, s) in means]
+    target = statistics.median(means[BASE, s][str(numbers[-1])] for s in seeds)
+    places = [0, *numbers]
+    reached = [
+        crossing(places, [means[strategy, s][str(n)] for n in places], target) for s in seeds
+    ]
+    counted = [numbers[-1] if number is None else number for number in reached]
+    return {
+        "loss": target,
+        "trials": dict(zip(seeds, reached, strict=True)),
+        "ratio": interval([number / numbers[-1] for number in counted]),
+    }
+
+
+def crossing(places: list[int], losses: list[float], target: float) -> float | None:
+    """Where the piecewise line through the losses first comes down to the target."""
+    for i in range(1, len(places)):
+        if losses[i] <= target:
+            share = (losses[i - 1] - target) / (losses[i - 1] - losses[i])
+            return places[i - 1] + max(0.0, share) * (places[i] - places[i - 1])
+    return None
 
 
 if __name__ == "__main__":

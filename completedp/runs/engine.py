@@ -50,7 +50,8 @@ def run(
 ) -> bool:
     """Run the source's jobs until it is done; returns whether it is, or was interrupted first.
 
-    One job is always asked for ahead, so that a place that becomes free does not wait for a proposal.
+    One job is always asked for ahead, so that a place that becomes free does not wait for its proposal (a
+    second one, free within the same proposal, does).
     When a job ends, its curve is written to the folder `curves`, the source hears of it, the job asked for
     ahead takes its place, and `on_event` is called, in this order. A job that died is tried again,
     `ATTEMPTS` times in all, and then set aside; attempts are counted in this process only: the
@@ -62,20 +63,23 @@ def run(
     """
     with _interrupts() as pressed:
         loop = _Loop(source, executor, curves)
+
+        def ends() -> bool:
+            return pressed.is_set() or (interrupted is not None and interrupted())
+
         try:
-            stopping = False
+            told = False
             while True:
-                if not stopping:
-                    stopping = pressed.is_set() or (interrupted is not None and interrupted())
-                    if stopping and on_interrupt is not None:
-                        on_interrupt()
-                if not stopping:
+                if not ends():
                     loop.hand_out()
+                elif not told and on_interrupt is not None:
+                    on_interrupt()
+                    told = True
                 if not loop.running:
                     return source.done
                 for event in executor.poll(POLL_SECONDS):
                     loop.handle(event)
-                    if not stopping:
+                    if not ends():
                         loop.fill()
                     if on_event is not None:
                         on_event(event)

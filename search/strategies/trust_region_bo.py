@@ -27,11 +27,10 @@ BEST_EVERY = 4
 # The model sees the last so many trials: its memory grows with their square (200 MB at the peak in 90
 # dimensions), and the first ones are far from where the region has moved.
 MODELLED = 300
-# Losses further above the median than so many standard deviations say only that a point is bad.
-WORST = 3.0
-# Of a normal distribution: the standard deviation over the median absolute deviation, and over the distance
-# of the highest tenth from the median.
-FROM_MEDIAN, FROM_HIGHEST = 1.4826, 1 / 1.2816
+# Losses further above the median than so many standard deviations say only that a point is bad; but no more
+# than a tenth of them: where most trials are alike, the rest still counts.
+WORST, MOST_BOUNDED = 3.0, 0.1
+NORMAL = 1.4826  # of a normal distribution: standard deviation over median absolute deviation
 
 
 class TrustRegionBO:
@@ -45,19 +44,17 @@ class TrustRegionBO:
         number = len(arena.observations)
         if number == 0:
             return arena.start_D.copy()
-        known = [(o.point_D, loss) for o in arena.observations if (loss := _loss(o)) is not None]
-        known = known[-MODELLED:]
-        finite = sum(math.isfinite(loss) for _, loss in known)
-        if number >= FIRST and finite < 2:
-            return rng.uniform(arena.lower_D, arena.upper_D)  # nothing trains around the start
-        best_D = arena.start_D
+        centre_D = arena.start_D
         if number >= FIRST:
-            best_D = expected_best(arena, known)
+            best_D = expected_best(arena)
+            if best_D is None:  # nothing trains around the start
+                return rng.uniform(arena.lower_D, arena.upper_D)
             # Twice the same point on the search's one seed is twice the same run.
             again = any(np.array_equal(best_D, o.point_D) for o in arena.observations)
             if number % BEST_EVERY == BEST_EVERY - 1 and not again:
                 return best_D
-        return np.clip(best_D + steps(len(best_D), rng), arena.lower_D, arena.upper_D)
+            centre_D = best_D
+        return np.clip(centre_D + steps(len(centre_D), rng), arena.lower_D, arena.upper_D)
 
 
 def steps(dimensions: int, rng: np.random.Generator) -> Point:
@@ -69,18 +66,20 @@ def steps(dimensions: int, rng: np.random.Generator) -> Point:
     return rng.choice([-length, length], size=dimensions)
 
 
-def expected_best(arena: Arena, known: list[tuple[Point, float]]) -> Point:
-    """The point of the trust region that the model expects the least loss of.
-
-    `known`: points and losses, `inf` for a diverged trial, at least two finite.
-    """
+def expected_best(arena: Arena) -> Point | None:
+    """The point of the trust region that the model expects the least loss of; None where fewer than two of
+    the trials it sees have a loss."""
     from search.strategies.additive import AdditiveModel
 
+    known = [(o.point_D, loss) for o in arena.observations if (loss := _loss(o)) is not None]
+    known = known[-MODELLED:]
+    losses_N = np.array([loss for _, loss in known])
+    if np.isfinite(losses_N).sum() < 2:
+        return None
     away_ND = np.stack([point_D for point_D, _ in known]) - arena.start_D
-    model = AdditiveModel(away_ND, bounded(np.array([loss for _, loss in known])))
     lower_D = np.maximum(away_ND.min(0) - REACH, arena.lower_D - arena.start_D)
     upper_D = np.minimum(away_ND.max(0) + REACH, arena.upper_D - arena.start_D)
-    best_D: Point = arena.start_D + model.best(lower_D, upper_D)
+    best_D: Point = arena.start_D + AdditiveModel(away_ND, bounded(losses_N)).best(lower_D, upper_D)
     return best_D
 
 
@@ -92,13 +91,9 @@ def _loss(observation: Observation) -> float | None:
 
 
 def bounded(losses_N: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The losses with what is far above the others (and `inf`, a diverged trial) drawn down to a bound.
-
-    A scale for "far" is the larger of two robust ones: where most trials are alike the rest still counts.
-    """
+    """The losses with what is far above the others (and `inf`, a diverged trial) drawn down to a bound."""
     finite = losses_N[np.isfinite(losses_N)]
     median = np.median(finite)
-    deviation = FROM_MEDIAN * np.median(np.abs(finite - median))
-    highest = FROM_HIGHEST * (np.quantile(finite, 0.9) - median)
-    bound = median + WORST * max(deviation, highest)
+    deviation = NORMAL * np.median(np.abs(finite - median))
+    bound = max(median + WORST * deviation, np.quantile(finite, 1 - MOST_BOUNDED))
     return np.asarray(np.minimum(losses_N, bound))

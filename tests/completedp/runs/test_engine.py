@@ -209,7 +209,7 @@ def test_interrupted_finishes_what_runs_and_hands_out_nothing_new(
         interrupted=lambda: bool(source.outcomes),
         on_interrupt=lambda: told.append(len(source.outcomes)),
     )
-    assert set(source.outcomes) == set(source.handed)
+    assert set(source.outcomes) == set(source.handed[:-1])  # the last was asked for ahead
     assert 2 <= len(source.handed) < 6
     assert len(told) == 1
 

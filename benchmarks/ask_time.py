@@ -14,6 +14,7 @@ import functools
 import json
 import statistics
 import tempfile
+import threading
 import time
 from itertools import count
 from pathlib import Path
@@ -27,7 +28,7 @@ from completedp.config import StudyConfig
 from completedp.hparams import HParams
 from completedp.lm.data import prepare
 from completedp.lm.preset_files import load_preset
-from completedp.runs.job import Finished, Outcome
+from completedp.runs.job import Died, Finished, Job, Outcome
 from completedp.runs.journal import finished_record
 from completedp.runs.local import LocalExecutor
 from search import session
@@ -50,9 +51,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # as `completedp search` does
     times: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder, Training(Path(folder)) as training:
+    with tempfile.TemporaryDirectory() as folder, Training(Path(folder)):
         for strategy in arguments.strategies:
-            seconds = asked(strategy, arguments.asks, training)
+            seconds = asked(strategy, arguments.asks)
             times[strategy] = {
                 "median": statistics.median(seconds),
                 "worst": max(seconds),
@@ -69,7 +70,7 @@ def main() -> None:
 
 
 class Training:
-    """Two workers that train `tiny` all the time."""
+    """Two workers that train `tiny` all the time, whatever the main thread does."""
 
     def __init__(self, folder: Path) -> None:
         self._config = load_preset("tiny")
@@ -77,32 +78,37 @@ class Training:
         prepare(self._config.data, self._config.model.vocab_size, train.eval_tokens, folder)
         self._folder = folder
         self._started = 0
-        self._running = 0
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> Training:
-        self._executor = LocalExecutor(WORKERS, logs=self._folder / "logs").__enter__()
+    def __enter__(self) -> None:
+        self._thread.start()
         while self._started < 2 * WORKERS:  # until each has trained once: then they are warm
-            self.go_on()
             time.sleep(0.1)
-        return self
 
     def __exit__(self, *_: object) -> None:
-        self._executor.close()
+        self._ending.set()
+        self._thread.join()
 
-    def go_on(self) -> None:
-        """Begin another run where one has ended."""
-        self._running -= sum(isinstance(event, Finished) for event in self._executor.poll(0))
-        while self._running < WORKERS:
-            hparams = HParams(global_=self._config.values)
-            job = session.language_model_job(
-                self._config, self._folder, "cpu", self._started, hparams, 0, "select"
-            )
-            self._executor.submit(job)
-            self._started += 1
-            self._running += 1
+    def _run(self) -> None:
+        running = 0
+        with LocalExecutor(WORKERS, logs=self._folder / "logs") as executor:
+            while not self._ending.is_set():
+                while running < WORKERS:
+                    executor.submit(self._next())
+                    running += 1
+                events = executor.poll(0.5)
+                running -= sum(isinstance(event, Finished | Died) for event in events)
+
+    def _next(self) -> Job:
+        self._started += 1
+        hparams = HParams(global_=self._config.values)
+        return session.language_model_job(
+            self._config, self._folder, "cpu", self._started, hparams, 0, "select"
+        )
 
 
-def asked(strategy: str, asks: int, training: Training) -> list[float]:
+def asked(strategy: str, asks: int) -> list[float]:
     """Seconds of each ask, every one followed by its end, from 200 observations on."""
     tiny = load_preset("tiny")
     share = GLOBAL / (OBSERVED + asks)
@@ -118,7 +124,6 @@ def asked(strategy: str, asks: int, training: Training) -> list[float]:
     rng = np.random.default_rng(1)
     seconds = []
     for _ in range(asks):
-        training.go_on()
         began = time.perf_counter()
         job = source.next()
         seconds.append(time.perf_counter() - began)

@@ -170,7 +170,7 @@ class SearchConfig:
     `global_share` of the search trials goes to the global arm. `stopping` is when per-module trials are
     ended early: `none`, or `rungs`."""
 
-    strategy: str = "trust-region"
+    strategy: str = "trust-region-bo"
     stopping: str = "none"
     global_share: float = 0.25
     global_octaves: Mapping[str, float] = field(default_factory=dict)

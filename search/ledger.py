@@ -37,7 +37,7 @@ def derive_seed(study_seed: int, purpose: str, number: int = 0) -> int:
 
 def versions_now() -> dict[str, str]:
     """What a study's numbers may depend on beside its configuration."""
-    packages = ("torch", "ax-platform", "botorch", "numpy")
+    packages = ("torch", "ax-platform", "botorch", "gpytorch", "scipy", "numpy")
     return {
         "completedp": completedp.__version__,
         "python": platform.python_version(),

@@ -79,7 +79,7 @@ def forecast(stopped: Curve, finished: Sequence[tuple[Curve, float]]) -> float |
     steps = max((curve[-1][0] for curve, _ in finished if curve), default=0)
     if not stopped or not steps:
         return None
-    fraction = stopped[-1][0] / steps
+    fraction = (stopped[-1][0] + 0.5) / steps  # half a step on: rounding must not lose the last one
     here = loss_at(stopped, fraction, steps)
     pairs = [
         (there, final)

@@ -36,9 +36,9 @@ class JobFactory(Protocol):
 class StudySource:
     """The engine's source of jobs for one study.
 
-    A proposal is a pure function of the study's seed and its journal, and its rungs also of the curves of the
-    trials before it (`curve_of`): nothing else is kept. Search trials share one seed, so that their
-    differences are those of the hyperparameters; confirmations take fresh ones.
+    A proposal is a pure function of the study's seed and its journal, and where trials are stopped early of
+    the curves of the trials before it too (`curve_of`): nothing else is kept. Search trials share one seed,
+    so that their differences are those of the hyperparameters; confirmations take fresh ones.
     """
 
     def __init__(

@@ -43,7 +43,7 @@ def search(
         str, typer.Option(help="Runs at a time, or auto: one a core or GPU, all of a cluster.")
     ] = "auto",
     strategy: Annotated[
-        str | None, typer.Option(help="Default trust-region; see docs/method.md.")
+        str | None, typer.Option(help="Default trust-region-bo; see docs/method.md.")
     ] = None,
     executor: Annotated[str, typer.Option(help="local, or ray (a cluster).")] = "local",
     gpus: Annotated[

@@ -268,16 +268,19 @@ def trials_to_reach(
 
     Between checkpoints a line; a seed that does not reach it is None and counts as the last checkpoint.
     """
-    seeds = [s for (name, s) in means if name == strategy and (BASE, s) in means]
-    target = statistics.median(means[BASE, s][str(numbers[-1])] for s in seeds)
+    target = statistics.median(
+        r[str(numbers[-1])] for (name, _), r in means.items() if name == BASE
+    )
     places = [0, *numbers]
-    reached = [
-        crossing(places, [means[strategy, s][str(n)] for n in places], target) for s in seeds
-    ]
-    counted = [numbers[-1] if number is None else number for number in reached]
+    reached = {
+        seed: crossing(places, [row[str(n)] for n in places], target)
+        for (name, seed), row in means.items()
+        if name == strategy
+    }
+    counted = [numbers[-1] if number is None else number for number in reached.values()]
     return {
         "loss": target,
-        "trials": dict(zip(seeds, reached, strict=True)),
+        "trials": reached,
         "ratio": interval([number / numbers[-1] for number in counted]),
     }
 

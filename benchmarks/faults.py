@@ -55,11 +55,17 @@ def main() -> None:
     sys.exit(0 if all(all(r["checks"].values()) for r in results.values()) else 1)
 
 
-def broken(root: Path, fault: Fault, mend: Callable[[], None] = lambda: None) -> dict[str, Any]:
+def broken(
+    root: Path,
+    fault: Fault,
+    mend: Callable[[], None] = lambda: None,
+    logs: Path | None = None,
+) -> dict[str, Any]:
     """A search that meets a fault after its first trials, is waited for, mended, and resumed if it ended."""
+    logs = logs or root
     begin = ["--preset", str(short_preset(root)), "--budget", str(BUDGET), "--workers", "2"]
     journal = root / "studies" / "broken" / "journal.jsonl"
-    process = search(root, "broken", [*begin, *EXTRA])
+    process = search(root, "broken", [*begin, *EXTRA], logs)
     until(lambda: len(outcomes(journal)) >= FINISHED_FIRST or process.poll() is not None)
     before = outcomes(journal)
     fault(root, process)
@@ -68,10 +74,10 @@ def broken(root: Path, fault: Fault, mend: Callable[[], None] = lambda: None) ->
     mend()
     resumed = status != 0
     if resumed:
-        assert search(root, "resumed", ["--resume", "broken", *EXTRA]).wait(timeout=SECONDS) == 0
+        assert search(root, "resumed", ["--resume", "broken", *EXTRA], logs).wait(SECONDS) == 0
     subprocess.run(["completedp", "track", "--root", str(root)], check=True, capture_output=True)
     end = outcomes(journal)
-    said = [line for line in (root / "broken.log").read_text().splitlines() if _tells(line)]
+    said = [line for line in (logs / "broken.log").read_text().splitlines() if _tells(line)]
     return {
         "finished_before": len(before),
         "exit_status": status,
@@ -145,7 +151,7 @@ def disk_full(root: Path) -> dict[str, Any]:
                 while file.write(b"0" * 4096):
                     pass
 
-        return broken(disk, fault, mend=lambda: filler.unlink())
+        return broken(disk, fault, mend=lambda: filler.unlink(), logs=root)
 
 
 @contextmanager

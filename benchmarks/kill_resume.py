@@ -111,9 +111,11 @@ def short(train: TrainConfig) -> TrainConfig:
     return dataclasses.replace(train, tokens=SHORT_TOKENS, eval_tokens=8192)
 
 
-def search(root: Path, name: str, how: list[str]) -> subprocess.Popen[bytes]:
+def search(
+    root: Path, name: str, how: list[str], logs: Path | None = None
+) -> subprocess.Popen[bytes]:
     named = [] if "--resume" in how else ["--name", name]
-    log = (root / f"{name}.log").open("ab")
+    log = ((logs or root) / f"{name}.log").open("ab")
     return subprocess.Popen(
         ["completedp", "search", *how, *named, "--root", str(root)],
         stdout=log,

@@ -1,5 +1,7 @@
 """The YAML border: what is no value is a user's mistake, and what is written is read back."""
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +89,24 @@ def test_what_is_written_is_read_back(
     read = files.read_yaml(path)
     assert read == data
     assert repr(read) == repr(data), "types too"
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [(errno.ENOSPC, "make room, then go on"), (errno.EROFS, "give another place")],
+)
+def test_what_cannot_be_written_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, says: str
+) -> None:
+    """And leaves what was there."""
+    path = tmp_path / "recipe.yaml"
+    files.write_text(path, "before")
+
+    def fsync(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(UserError, match=says):
+        files.write_text(path, "after")
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]

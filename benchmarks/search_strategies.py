@@ -23,6 +23,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import records
 from kill_resume import short
@@ -40,6 +41,7 @@ from search.place import Place
 from search.space import Space
 
 RESULTS = Path(__file__).parent / "results"
+DOCS = Path(__file__).parents[1] / "docs"
 BASE = "trust-region"
 RESAMPLES = 10_000
 
@@ -60,6 +62,7 @@ def main() -> None:
             rows.append(judged(place, strategy, seed, arguments.checkpoints))
             records.keep(place, arguments.records)
             files.write_json(arguments.out, report(arguments, rows))
+            draw(rows, arguments.figure)
             print(json.dumps(rows[-1]), flush=True)
     print(json.dumps(report(arguments, rows)["summary"], indent=1))
 
@@ -95,6 +98,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="14 trials of a second, one seed")
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=RESULTS / "search_strategies.json")
+    parser.add_argument("--figure", type=Path, default=DOCS / "search_strategies.png")
     parser.add_argument("--records", type=Path, default=RESULTS.parent / "records")
     arguments = parser.parse_args()
     if arguments.quick:
@@ -239,6 +243,23 @@ def report(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[st
         "trials_to_reach_trust_region": reached,
         "rows": rows,
     }
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Confirmed loss by per-module trials: a thin line a search seed, a thick one their mean."""
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for i, strategy in enumerate(dict.fromkeys(row["strategy"] for row in rows)):
+        means = [mean_by_checkpoint(row) for row in rows if row["strategy"] == strategy]
+        trials = sorted(int(number) for number in means[0])
+        losses_ST = np.array([[mean[str(number)] for number in trials] for mean in means])
+        axes.plot(trials, losses_ST.T, color=f"C{i}", alpha=0.35, linewidth=0.9)
+        label = f"{strategy} ({len(means)} search seeds)"
+        axes.plot(trials, losses_ST.mean(0), color=f"C{i}", linewidth=2.4, marker="o", label=label)
+    axes.set_xlabel("per-module trials")
+    axes.set_ylabel("loss on fresh seeds, report split (nats a token)")
+    axes.legend()
+    figure.savefig(path, dpi=130, metadata={"Software": None})
+    plt.close(figure)
 
 
 def mean_by_checkpoint(row: dict[str, Any]) -> dict[str, float]:

@@ -1,6 +1,6 @@
-"""A search over a real cliff: how often random points of the box diverge, and how a search there ends.
+"""Searches over a real cliff: how often random points of the box diverge, and how searches there end.
 
-python benchmarks/cliff.py --points 40 --budget 60 --root <folder>
+python benchmarks/cliff.py --points 60 --budget 60 --root <folder>
 """
 
 from __future__ import annotations
@@ -34,14 +34,24 @@ def main() -> None:
     )
     parser.add_argument("--points", type=int, default=40)
     parser.add_argument("--budget", type=int, default=60)
+    parser.add_argument("--strategies", nargs="+", default=["trust-region", "trust-region-bo"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=RESULTS / "cliff.json")
     arguments = parser.parse_args()
     root = arguments.root.resolve()
+    points = random_points(root, arguments.points)
+    searches = [
+        searched(root, arguments.budget, strategy, seed)
+        for seed in arguments.seeds
+        for strategy in arguments.strategies
+    ]
+    seeds = " ".join(map(str, arguments.seeds))
     result = {
-        "command": f"python benchmarks/cliff.py --points {arguments.points} --budget {arguments.budget}",
-        "random": random_points(root, arguments.points),
-        "search": searched(root, arguments.budget),
+        "command": f"python benchmarks/cliff.py --points {arguments.points} "
+        f"--budget {arguments.budget} --seeds {seeds}",
+        "random": points,
+        "searches": searches,
     }
     files.write_json(arguments.out, result)
     print(json.dumps(result, indent=1))
@@ -72,16 +82,20 @@ def random_points(root: Path, count: int) -> dict[str, Any]:
     }
 
 
-def searched(root: Path, budget: int) -> dict[str, Any]:
-    folder = root / "studies" / "cliff"
+def searched(root: Path, budget: int, strategy: str, seed: int) -> dict[str, Any]:
+    name = f"cliff-{strategy}-{seed}"
+    folder = root / "studies" / name
     if not (folder / "summary.json").exists():
-        begun = (folder / "journal.jsonl").exists()
-        how = ["--budget", str(budget), "--preset", "cliff", "--name", "cliff"]
-        how = ["--resume", "cliff"] if begun else how
+        how = ["--budget", str(budget), "--preset", "cliff", "--name", name]
+        how += ["--strategy", strategy, "--seed", str(seed)]
+        if (folder / "journal.jsonl").exists():
+            how = ["--resume", name]
         subprocess.run(["completedp", "search", *how, "--root", str(root), "--yes"], check=True)
     found = list(trials(read_records(folder / "journal.jsonl")).values())
     later = [t for t in found[FIRST:] if t.phase != "confirm"]
     return {
+        "strategy": strategy,
+        "seed": seed,
         "budget": budget,
         "outcomes": Counter(t.status for t in found),
         "diverged_after_first_20": sum(t.status == "diverged" for t in later) / len(later)

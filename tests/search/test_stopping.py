@@ -84,7 +84,7 @@ def test_a_study_with_rungs(
     monkeypatch.setattr(session, "draw", lambda *_: [])
     best, steps = {}, {}
     for stopping in STOPPING:
-        search = dataclasses.replace(config.search, stopping=stopping)
+        search = dataclasses.replace(config.search, stopping=stopping, strategy="trust-region")
         place = Place(root=tmp_path, name=stopping)
         session.create(place, study_of(dataclasses.replace(config, search=search), budget=80))
         run = functools.partial(session.run, place, console=Console(quiet=True))

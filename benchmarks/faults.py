@@ -77,7 +77,8 @@ def broken(
         assert search(root, "resumed", ["--resume", "broken", *EXTRA], logs).wait(SECONDS) == 0
     subprocess.run(["completedp", "track", "--root", str(root)], check=True, capture_output=True)
     end = outcomes(journal)
-    said = [line for line in (logs / "broken.log").read_text().splitlines() if _tells(line)]
+    lines = (logs / "broken.log").read_text().replace(str(logs), "<root>").splitlines()
+    said = [line.split(" Node IP")[0] for line in lines if _tells(line)]
     return {
         "finished_before": len(before),
         "exit_status": status,

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -60,12 +60,13 @@ def broken(
     fault: Fault,
     mend: Callable[[], None] = lambda: None,
     logs: Path | None = None,
+    how: Sequence[str] = (),
 ) -> dict[str, Any]:
     """A search that meets a fault after its first trials, is waited for, mended, and resumed if it ended."""
     logs = logs or root
     begin = ["--preset", str(short_preset(root)), "--budget", str(BUDGET), "--workers", "2"]
     journal = root / "studies" / "broken" / "journal.jsonl"
-    process = search(root, "broken", [*begin, *EXTRA], logs)
+    process = search(root, "broken", [*begin, *how], logs)
     until(lambda: len(outcomes(journal)) >= FINISHED_FIRST or process.poll() is not None)
     before = outcomes(journal)
     fault(root, process)
@@ -74,7 +75,7 @@ def broken(
     mend()
     resumed = status != 0
     if resumed:
-        assert search(root, "resumed", ["--resume", "broken", *EXTRA], logs).wait(SECONDS) == 0
+        assert search(root, "resumed", ["--resume", "broken", *how], logs).wait(SECONDS) == 0
     subprocess.run(["completedp", "track", "--root", str(root)], check=True, capture_output=True)
     end = outcomes(journal)
     lines = (logs / "broken.log").read_text().replace(str(logs), "<root>").splitlines()
@@ -92,10 +93,6 @@ def broken(
             "one MLflow run a trial": mlflow_runs(root, "broken") == list(range(BUDGET)),
         },
     }
-
-
-# `search` takes them after its own options; the Ray fault sets them.
-EXTRA: list[str] = []
 
 
 def _tells(line: str) -> bool:
@@ -197,11 +194,13 @@ def ray_node_killed(root: Path) -> dict[str, Any]:
     cluster = Cluster(initialize_head=True, head_node_args=head)
     node = cluster.add_node(num_cpus=1, **store)
     os.environ["RAY_ADDRESS"] = cluster.address
-    EXTRA.extend(["--executor", "ray"])
+
+    def fault(*_: object) -> None:
+        cluster.remove_node(node, allow_graceful=False)
+
     try:
-        return broken(root, lambda *_: cluster.remove_node(node, allow_graceful=False))
+        return broken(root, fault, how=["--executor", "ray"])
     finally:
-        EXTRA.clear()
         del os.environ["RAY_ADDRESS"]
         cluster.shutdown()
 

@@ -140,12 +140,9 @@ class AdditiveModel:
             warnings.simplefilter("ignore", OptimizationWarning)
             likelihood_of = ExactMarginalLogLikelihood(self.gp.likelihood, self.gp)
             fit_gpytorch_mll_scipy(likelihood_of, options={"maxiter": ITERATIONS})
-        self.gp.eval()
         with torch.no_grad():
-            noise_NN = self.gp.likelihood.noise * torch.eye(len(losses_N), dtype=torch.float64)
-            covariance_NN = self._kernel.forward(self._points_ND, self._points_ND) + noise_NN
-            away_N = self.gp.train_targets - self._mean(self._points_ND)
-            self._weights_N = torch.linalg.solve(covariance_NN, away_N)
+            self.gp.posterior(self._points_ND[:1])  # fills GPyTorch's cache
+            self._weights_N = self.gp.prediction_strategy.mean_cache
 
     def best(self, lower_D: Array, upper_D: Array, resolution: int = 81) -> Array:
         """The point in a box with the least expected loss; a sum is least where each part is."""

@@ -158,7 +158,7 @@ def test_a_mistake_later_is_set_aside_at_once(tmp_path: Path) -> None:
 
 
 def test_one_job_is_asked_for_ahead(tmp_path: Path) -> None:
-    """When a place becomes free its next job is submitted before the source is asked again."""
+    """When a place becomes free its next job is submitted before anybody hears of the end or is asked again."""
     log: list[str] = []
 
     class Asked(Jobs):
@@ -180,9 +180,11 @@ def test_one_job_is_asked_for_ahead(tmp_path: Path) -> None:
 
     numbers = (0, 1, 2)
     source = Asked(*map(job, numbers))
-    assert run(source, One(finishing=numbers), curves=tmp_path)
-    assert log[:5] == ["ask 0", "begin 0", "ask 1", "end 0", "begin 1"]
-    assert log[5:] == ["ask 2", "end 1", "begin 2", "ask None", "end 2", "ask None"]
+    executor = One(finishing=numbers)
+    assert run(source, executor, curves=tmp_path, on_event=lambda _: log.append("told"))
+    assert log[:6] == ["ask 0", "begin 0", "ask 1", "end 0", "begin 1", "told"]
+    assert log[6:11] == ["ask 2", "end 1", "begin 2", "told", "ask None"]
+    assert log[11:] == ["end 2", "told", "ask None"]
 
 
 def test_a_source_that_must_wait_is_asked_again(two: LocalExecutor, tmp_path: Path) -> None:

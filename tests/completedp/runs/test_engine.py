@@ -158,7 +158,7 @@ def test_a_mistake_later_is_set_aside_at_once(tmp_path: Path) -> None:
 
 
 def test_one_job_is_asked_for_ahead(tmp_path: Path) -> None:
-    """When a place becomes free its next job is submitted before anybody hears of the end or is asked again."""
+    """When a place becomes free its next job begins before anybody hears of the end or is asked again."""
     log: list[str] = []
 
     class Asked(Jobs):

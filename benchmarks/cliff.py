@@ -1,6 +1,6 @@
 """Searches over a real cliff: how often random points of the box diverge, and how searches there end.
 
-python benchmarks/cliff.py --points 60 --budget 60 --root <folder>
+python benchmarks/cliff.py --root <folder>
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--points", type=int, default=40)
+    parser.add_argument("--points", type=int, default=60)
     parser.add_argument("--budget", type=int, default=60)
     parser.add_argument("--strategies", nargs="+", default=["trust-region", "trust-region-bo"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -46,10 +46,10 @@ def main() -> None:
         for seed in arguments.seeds
         for strategy in arguments.strategies
     ]
-    seeds = " ".join(map(str, arguments.seeds))
+    seeds, strategies = (" ".join(map(str, x)) for x in (arguments.seeds, arguments.strategies))
     result = {
         "command": f"python benchmarks/cliff.py --points {arguments.points} "
-        f"--budget {arguments.budget} --seeds {seeds}",
+        f"--budget {arguments.budget} --strategies {strategies} --seeds {seeds}",
         "random": points,
         "searches": searches,
     }

@@ -67,10 +67,15 @@ def broken(
     begin = ["--preset", str(short_preset(root)), "--budget", str(BUDGET), "--workers", "2"]
     journal = root / "studies" / "broken" / "journal.jsonl"
     process = search(root, "broken", [*begin, *how], logs)
-    until(lambda: len(outcomes(journal)) >= FINISHED_FIRST or process.poll() is not None)
-    before = outcomes(journal)
-    fault(root, process)
-    status = process.wait(timeout=SECONDS)
+    try:
+        until(lambda: len(outcomes(journal)) >= FINISHED_FIRST or process.poll() is not None)
+        before = outcomes(journal)
+        fault(root, process)
+        status = process.wait(timeout=SECONDS)
+    finally:  # nothing of it survives a benchmark that fails
+        for pid in children(process, ""):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
     after = outcomes(journal)
     mend()
     resumed = status != 0

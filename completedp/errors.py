@@ -1,9 +1,13 @@
-"""The one error a user's mistake raises: printed without a traceback, exit status 2."""
+"""The one error a user's mistake raises: printed without a traceback, exit status 2; and two ways to it."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class UserError(ValueError):
@@ -17,3 +21,24 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; known: {', '.join(names)}"
+
+
+def named(known: Mapping[str, T], name: str, what: str) -> T:
+    """What a table holds under a name. Raises `UserError` with the nearest name it has."""
+    if name not in known:
+        raise UserError(f"unknown {what} {name!r}{nearest(name, known)}")
+    return known[name]
+
+
+@contextmanager
+def needs(package: str, what: str, install: str | None = None) -> Iterator[None]:
+    """Around the import of a package that is not always installed; `what` is what asks for it.
+
+    Raises `UserError` that says how to install it, by the package's own name unless `install` is given.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{what} needs {package} ({error}); install it by: pip install {install or package}"
+        ) from None

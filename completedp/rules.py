@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from completedp.errors import UserError, nearest
+from completedp.errors import UserError, named, nearest
 from completedp.scale import Ratios
 
 
@@ -203,9 +203,7 @@ class RuleOptions:
 
     def check_for(self, name: str) -> Parameterization:
         """The parameterisation `name`; refuses options it does not know."""
-        if name not in PARAMETERIZATIONS:
-            raise UserError(f"unknown parameterization {name!r}{nearest(name, PARAMETERIZATIONS)}")
-        chosen = PARAMETERIZATIONS[name]
+        chosen = named(PARAMETERIZATIONS, name, "parameterization")
         for option in ("duration_exponent", "beta_rule", "final_norm_eps"):
             default = getattr(RuleOptions, option)
             if option not in chosen.options and getattr(self, option) != default:

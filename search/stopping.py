@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from completedp.errors import UserError, nearest
+from completedp.errors import named
 from completedp.runs.divergence import loss_at
 from completedp.runs.job import Rung
 
@@ -97,6 +97,4 @@ def forecast(stopped: Curve, finished: Sequence[tuple[Curve, float]]) -> float |
 
 def stopping_named(name: str) -> Stopping:
     """The rule, or a `UserError` with the nearest name."""
-    if name not in STOPPING:
-        raise UserError(f"search.stopping: unknown rule {name!r}{nearest(name, STOPPING)}")
-    return STOPPING[name]
+    return named(STOPPING, name, "stopping rule")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from completedp.errors import UserError
+from completedp.errors import UserError, needs
 
 # Long texts are cut into blocks, so that three splits can be made of a single file: at most 64 kB, long
 # against any context, and at most a 200th of the corpus, so that a 5 % split is several of them.
@@ -122,12 +122,8 @@ def _parsed(line: bytes) -> Any:
 
 
 def _parquet(path: Path) -> Iterator[bytes]:
-    try:
+    with needs("pyarrow", f"{path}: reading parquet"):
         import pyarrow.parquet
-    except ImportError:
-        raise UserError(
-            f"{path}: reading parquet needs pyarrow; install it with: pip install pyarrow"
-        ) from None
     try:
         file = pyarrow.parquet.ParquetFile(path)
         has_text = "text" in file.schema_arrow.names
@@ -143,12 +139,8 @@ def _parquet(path: Path) -> Iterator[bytes]:
 
 
 def _hugging_face(name: str) -> Source:
-    try:
+    with needs("datasets", f"data source 'hf:{name}'"):
         import datasets
-    except ImportError:
-        raise UserError(
-            f"data source 'hf:{name}' needs the datasets library; install it with: pip install datasets"
-        ) from None
     try:
         rows = datasets.load_dataset(name, split="train")
     except Exception as error:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from completedp.errors import UserError
+from completedp.errors import UserError, needs
 
 # Ends every document. In bytes it is NUL, which no text holds; in a trained vocabulary its own token.
 END_OF_DOCUMENT = 0
@@ -82,12 +82,8 @@ class BytePairs:
 
 
 def _library() -> Any:
-    try:
+    with needs("tokenizers", "data.tokenizer: bpe"):
         import tokenizers
-    except ImportError:
-        raise UserError(
-            "data.tokenizer: bpe needs the tokenizers library; install it with: pip install tokenizers"
-        ) from None
     return tokenizers
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from completedp.errors import UserError
+from completedp.errors import UserError, needs
 from completedp.runs.job import Died, Event, Executor, Finished, Job, Progress
 from completedp.runs.runner import attempt, describe
 from completedp.runs.worker import PROGRESS_SECONDS
@@ -187,10 +187,6 @@ def _train(job: Job, mailbox: Any) -> Finished | Died:
 
 
 def _import_ray() -> Any:
-    try:
+    with needs("ray", "--executor ray", "'completedp[ray]'"):
         import ray
-    except ModuleNotFoundError:
-        raise UserError(
-            "--executor ray needs ray; install it by: pip install 'completedp[ray]'"
-        ) from None
     return ray

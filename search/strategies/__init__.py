@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from completedp.errors import UserError, nearest
+from completedp.errors import named
 from search.strategies.arena import Arena, Observation, Strategy
 from search.strategies.ax_default import AxDefault
 from search.strategies.cma_es import SeparableCMAES
@@ -33,6 +33,4 @@ __all__ = ["STRATEGIES", "Arena", "Observation", "Strategy", "strategy_named"]
 
 def strategy_named(name: str) -> Strategy:
     """The strategy, or a `UserError` with the nearest name."""
-    if name not in STRATEGIES:
-        raise UserError(f"unknown strategy {name!r}{nearest(name, STRATEGIES)}")
-    return STRATEGIES[name]
+    return named(STRATEGIES, name, "strategy")

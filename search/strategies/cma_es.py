@@ -9,8 +9,8 @@ import math
 
 import numpy as np
 
+from completedp.errors import needs
 from search.strategies.arena import Arena, Point
-from search.strategies.extra import needs
 
 # Octaves: the prototype's, where 0.6 did best of what was tried.
 SIGMA = 0.6
@@ -23,7 +23,7 @@ class SeparableCMAES:
     """
 
     def propose(self, arena: Arena, rng: np.random.Generator) -> Point:
-        with needs("cmaes", "cma-es"):
+        with needs("cmaes", "--strategy cma-es", "'completedp[baselines]'"):
             from cmaes import SepCMA
 
         if not arena.observations:

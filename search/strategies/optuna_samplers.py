@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from completedp.errors import needs
 from search.strategies.arena import Arena, Observation, Point
-from search.strategies.extra import needs
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -22,7 +22,7 @@ class OptunaSampler:
         self._kind = kind
 
     def propose(self, arena: Arena, rng: np.random.Generator) -> Point:
-        with needs("optuna", f"optuna-{self._kind}"):
+        with needs("optuna", f"--strategy optuna-{self._kind}", "'completedp[baselines]'"):
             import optuna
 
         if not arena.observations:

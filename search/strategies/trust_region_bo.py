@@ -20,7 +20,7 @@ STEP_DIMENSIONS = 37
 LONGEST_STEP = 1.0
 # How far beyond what was tried the model is believed, in octaves: its effects bend over 2.
 REACH = 1.0
-# Trials around the start before the model is asked.
+# Trials around the start before the model is asked; in fewer dimensions as many as those.
 FIRST = 12
 # Every fourth trial is the model's best point itself.
 BEST_EVERY = 4
@@ -45,15 +45,15 @@ class TrustRegionBO:
         if number == 0:
             return arena.start_D.copy()
         centre_D = arena.start_D
-        if number >= FIRST:
-            best_D = expected_best(arena)
-            if best_D is None:  # nothing trains around the start
-                return rng.uniform(arena.lower_D, arena.upper_D)
+        best_D = expected_best(arena) if number >= min(FIRST, len(centre_D)) else None
+        if best_D is not None:
             # Twice the same point on the search's one seed is twice the same run.
             again = any(np.array_equal(best_D, o.point_D) for o in arena.observations)
             if number % BEST_EVERY == BEST_EVERY - 1 and not again:
                 return best_D
             centre_D = best_D
+        elif number >= FIRST:  # nothing trains around the start
+            return rng.uniform(arena.lower_D, arena.upper_D)
         return np.clip(centre_D + steps(len(centre_D), rng), arena.lower_D, arena.upper_D)
 
 

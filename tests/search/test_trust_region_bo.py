@@ -142,11 +142,15 @@ def test_a_stopped_trial_counts_with_its_forecast() -> None:
     assert np.array_equal(best_of(dataclasses.replace(whole, observations=cut)), best_of(whole))
 
 
-def test_the_first_steps_are_around_the_start_whatever_came_of_them() -> None:
-    points_ND = signs(FIRST - 1, 6)
-    here = arena(points_ND, [1.0 + i for i in range(FIRST - 1)])
-    point_D = STRATEGIES["trust-region-bo"].propose(here, np.random.default_rng(0))
-    assert np.array_equal(point_D, steps(6, np.random.default_rng(0)))
+@pytest.mark.parametrize(("dimensions", "first"), [(6, 6), (20, FIRST)])
+def test_the_first_steps_are_around_the_start_whatever_came_of_them(
+    dimensions: int, first: int
+) -> None:
+    propose = STRATEGIES["trust-region-bo"].propose
+    for number, around in ((first - 1, True), (first, False)):
+        here = arena(signs(number, dimensions), [1.0 + i for i in range(number)])
+        point_D = propose(here, np.random.default_rng(0))
+        assert np.array_equal(point_D, steps(dimensions, np.random.default_rng(0))) is around
 
 
 def test_the_model_forgets_the_first_of_very_many(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from completedp.errors import UserError, nearest
+from completedp.errors import named
 from completedp.plan import Plan
 from transfer.export import canonical, torch_file
 
@@ -35,6 +35,4 @@ FORMATS: Mapping[str, Format] = {
 
 def format_named(name: str) -> Format:
     """Raises `UserError` for a format that does not exist."""
-    if name not in FORMATS:
-        raise UserError(f"unknown format {name!r}{nearest(name, FORMATS)}")
-    return FORMATS[name]
+    return named(FORMATS, name, "format")

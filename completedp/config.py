@@ -83,9 +83,10 @@ class ModelConfig:
     def gated(self) -> bool:
         return self.activation == "swiglu"
 
-    def scaled(self, *, width: int, depth: int) -> ModelConfig:
-        """The same family at another width and depth; d_ff / d_model stays (rounded to a whole number)."""
-        ffn = max(1, round(self.ffn * width / self.width))
+    def scaled(self, *, width: int, depth: int, ffn_multiple: int = 1) -> ModelConfig:
+        """The same family at another width and depth; d_ff / d_model stays, but for rounding d_ff to a
+        multiple of `ffn_multiple`."""
+        ffn = ffn_multiple * max(1, round(self.ffn * width / self.width / ffn_multiple))
         return dataclasses.replace(self, width=width, depth=depth, ffn=ffn)
 
     def inventory(self, base: ModelConfig) -> Inventory:

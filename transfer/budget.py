@@ -1,4 +1,4 @@
-"""From a recipe and a wish (a scale, or a number of FLOPs) to a whole target scale.
+"""From a recipe and a wish (sizes, or a budget of FLOPs or parameters) to a whole target scale.
 
 .. [PowerLines]  Power Lines: Scaling Laws for Weight Decay and Batch Size in LLM Pre-training,
                  arXiv 2505.13738.
@@ -9,19 +9,83 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from completedp.config import ModelConfig
 from completedp.errors import UserError
 from completedp.flops import parameter_count, training_flops
 from completedp.recipe import Recipe
 from completedp.scale import Ratios, Scale
+from transfer.laws import Ratio, TokenRule
+from transfer.shapes import Family
 
 # The best batch grows with the tokens as a power law, whatever the model's size [PowerLines].
 BATCH_EXPONENT = 0.383
+# A batch so many times that is worth a warning: our choice. The critical one, from which on twice the batch
+# needs nearly twice the tokens, grows a little faster, about as the root of the tokens [PowerLines].
+LARGE_BATCH = 2.0
 # The widest ratios between two points of the grids that [CompletedP] checked: width 128–2048, depth
-# 4–128, batch from 1/8 to 4 times the base's. (lowest, highest) target / base.
-CHECKED_RATIOS = {"width": (1 / 16, 16.0), "depth": (1 / 32, 32.0), "batch": (1 / 8, 4.0)}
+# 4–128, batch from 1/8 to 4 times the base's; and the tokens of its largest transfer, about 14,000 x the
+# FLOPs at 144 x the parameters. (lowest, highest) target / base.
+CHECKED_RATIOS = {
+    "width": (1 / 16, 16.0),
+    "depth": (1 / 32, 32.0),
+    "batch": (1 / 8, 4.0),
+    "tokens": (1 / 97, 97.0),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What is asked of the target; what is not is chosen. Tokens, batch: in tokens; `aspect`: width / depth.
+
+    With `flops` or `parameters` (a budget) the shape follows from it; without, width and depth default to
+    the base's. `token_rule` gives the tokens where neither they nor a budget does.
+    """
+
+    flops: float | None = None
+    parameters: float | None = None
+    width: int | None = None
+    depth: int | None = None
+    batch: int | None = None
+    tokens: int | None = None
+    token_rule: TokenRule | None = None
+    aspect: float | None = None
+    tensor_parallel: int = 1
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "token_rule" or value is None:
+                continue
+            if field.name in ("flops", "parameters", "aspect"):
+                if not (math.isfinite(value) and value > 0):
+                    raise UserError(f"{field.name} is {value}; expected a finite number above 0")
+            elif value < 1:
+                raise UserError(f"{field.name} is {value}; expected a whole number, 1 or more")
+        self._check_together()
+
+    @property
+    def sized(self) -> bool:
+        """Whether a budget says how large the model is."""
+        return self.flops is not None or self.parameters is not None
+
+    @property
+    def shape_given(self) -> bool:
+        return self.width is not None and self.depth is not None
+
+    def _check_together(self) -> None:
+        if self.parameters is not None and self.shape_given:
+            raise UserError("parameters, width and depth are all given: leave one of them out")
+        known = self.parameters is not None or self.shape_given
+        if self.flops is not None and known and (self.tokens or self.token_rule):
+            raise UserError(
+                "flops are given with the model's size and its tokens, which make the flops: leave one out"
+            )
+        if self.tokens is not None and self.token_rule is not None:
+            raise UserError("tokens and tokens per parameter are both given: give one of them")
+        if self.aspect is not None and self.shape_given:
+            raise UserError("aspect is given with width and depth, which make it: leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,97 +107,109 @@ class Target:
     warnings: tuple[str, ...]
 
 
-def for_scale(
-    recipe: Recipe,
-    *,
-    width: int | None = None,
-    depth: int | None = None,
-    batch: int | None = None,
-    tokens: int | None = None,
-) -> Target:
-    """The scale given, completed: width and depth from the base, tokens by the recipe's own tokens per
-    parameter, batch by the tokens. Raises `UserError` for a size the model family cannot have."""
-    _check_positive(width=width, depth=depth, batch=batch, tokens=tokens)
-    base = recipe.base
-    choices = [
-        Choice(
-            name=name, value=value or getattr(base, name), reason="given" if value else "the base's"
-        )
-        for name, value in (("width", width), ("depth", depth))
-    ]
-    model = recipe.model.scaled(width=width or base.width, depth=depth or base.depth)
-    reason = "given"
-    if tokens is None:
-        tokens, reason = _own_tokens(recipe, model)
-    size = _batch(recipe, tokens, batch)
-    return _target(recipe, model, tokens, reason, [*choices, size])
-
-
-def for_flops(recipe: Recipe, flops: float, *, batch: int | None = None) -> Target:
-    """The scale at which a whole training takes `flops` FLOPs: the recipe's aspect ratio (width / depth)
-    and tokens per parameter kept as near as whole heads and layers allow, tokens fitted to the budget.
-
-    Raises `UserError` where the budget is less than a batch of the smallest model, or beyond the largest.
-    """
-    if not (math.isfinite(flops) and flops > 0):
-        raise UserError(f"flops is {flops}; expected a finite number above 0, 1e20 for one")
-    _check_positive(batch=batch)
-    model = _nearest_model(recipe, flops)
-    per_token = training_flops(model, 1)
-    wanted = max(1, round(flops / per_token))
-    size = _batch(recipe, wanted, batch)
-    assert isinstance(size.value, int)
-    if round(wanted / size.value) == 0:
-        raise UserError(
-            f"flops is {flops:.4g}; one batch of {size.value:,} tokens through the nearest model "
-            f"(width {model.width}, depth {model.depth}) takes {per_token * size.value:.4g}: give more"
-        )
-    aspect = f"aspect ratio {_aspect(recipe.model):.4g} of the recipe"
-    unit = model.head_dim * model.queries_per_kv
-    choices = [
-        Choice(name="width", value=model.width, reason=f"{aspect}, whole heads ({unit} features)"),
-        Choice(name="depth", value=model.depth, reason=f"{aspect}, whole layers"),
-        size,
-    ]
-    reason = (
-        f"what {flops:.4g} FLOPs pay for, {wanted / parameter_count(model):.4g} a parameter "
-        f"(the recipe: {_tokens_per_parameter(recipe):.4g})"
+def target_for(recipe: Recipe, wish: Wish) -> Target:
+    """The wish, completed. Raises `UserError` for a size that the model family cannot have, a budget of
+    less than a batch of its smallest model, or one beyond its largest."""
+    rule = wish.token_rule or Ratio(
+        per_parameter=recipe.train.tokens / parameter_count(recipe.model), source="as in the recipe"
     )
-    return _target(recipe, model, wanted, reason, choices)
-
-
-def _target(
-    recipe: Recipe, model: ModelConfig, tokens: int, reason: str, choices: list[Choice]
-) -> Target:
-    """Round the tokens to whole steps and collect the warnings."""
-    batch = choices[-1].value
-    assert isinstance(batch, int)
+    model, shape = _shape(recipe, wish, rule)
+    tokens, reason = _tokens(wish, model, rule)
+    batch = _batch(recipe, tokens, wish.batch)
+    size = batch.value
+    assert isinstance(size, int)
     base = recipe.base
-    if (batch, tokens) != (
-        base.batch,
-        base.tokens,
-    ):  # the base stays itself, whatever its last step
-        whole = round(tokens / batch) * batch
+    if (size, tokens) != (base.batch, base.tokens):  # the base stays itself, whatever its last step
+        whole = round(tokens / size) * size
         if whole == 0:
-            raise UserError(
-                f"tokens is {tokens}; expected at least one batch of {batch} tokens: "
-                "give more tokens or a smaller batch"
-            )
+            raise UserError(_less_than_a_batch(wish, model, tokens, size))
         reason += "" if whole == tokens else "; rounded to whole batches"
         tokens = whole
-    scale = Scale(width=model.width, depth=model.depth, batch=batch, tokens=tokens)
+    scale = Scale(width=model.width, depth=model.depth, batch=size, tokens=tokens)
     return Target(
         model=model,
         scale=scale,
-        choices=(*choices, Choice(name="tokens", value=tokens, reason=reason)),
-        warnings=_ratio_warnings(scale.ratios_to(base)),
+        choices=(*shape, batch, Choice(name="tokens", value=tokens, reason=reason)),
+        warnings=(
+            *_ratio_warnings(scale.ratios_to(base)),
+            *_batch_warnings(recipe, scale),
+            *_vocabulary_warnings(model, wish.tensor_parallel),
+        ),
     )
 
 
-def _own_tokens(recipe: Recipe, model: ModelConfig) -> tuple[int, str]:
-    """The recipe's tokens per parameter (all parameters, embeddings too), in whole numbers."""
-    tokens = round(recipe.train.tokens * parameter_count(model) / parameter_count(recipe.model))
-    return max(1, tokens), f"{_tokens_per_parameter(recipe):.4g} a parameter, as in the recipe"
+def _shape(recipe: Recipe, wish: Wish, rule: TokenRule) -> tuple[ModelConfig, list[Choice]]:
+    base = recipe.base
+    aspect = wish.aspect or base.width / base.depth
+    family = Family(
+        base=recipe.model,
+        aspect=aspect,
+        tensor_parallel=wish.tensor_parallel,
+        width=wish.width,
+        depth=wish.depth,
+    )
+    by_aspect = f"aspect ratio {aspect:.4g} {'given' if wish.aspect else 'of the recipe'}"
+    heads = f"whole heads ({family.unit} features)"
+    reasons = {"width": f"{by_aspect}, {heads}", "depth": f"{by_aspect}, whole layers"}
+    if wish.sized and not wish.shape_given:
+        model = _sized(family, wish, rule)
+        if wish.depth or wish.width:
+            reasons = {"width": f"by the budget, {heads}", "depth": "by the budget, whole layers"}
+    else:
+        width, depth = wish.width, wish.depth
+        if wish.aspect is None:  # what is not given stays
+            reasons = dict.fromkeys(reasons, "the base's")
+            width, depth = width or base.width, depth or base.depth
+        elif width is None:
+            wanted = (depth or base.depth) * aspect
+            width = family.unit * max(1, round(wanted / family.unit))
+        model = family.member(width=width, depth=depth or max(1, round(width / aspect)))
+    reasons |= dict.fromkeys((n for n in reasons if getattr(wish, n)), "given")
+    choices = [Choice(name=n, value=getattr(model, n), reason=r) for n, r in reasons.items()]
+    if model.ffn * base.width != recipe.model.ffn * model.width:
+        ratio = recipe.model.ffn / base.width
+        reason = f"{ratio:.4g} x the width as at the base, rounded to "
+        reason += "a whole number" if wish.tensor_parallel == 1 else f"{wish.tensor_parallel} parts"
+        choices.append(Choice(name="ffn", value=model.ffn, reason=reason))
+    return model, choices
+
+
+def _sized(family: Family, wish: Wish, rule: TokenRule) -> ModelConfig:
+    """The member of the family that the budget asks for."""
+    if wish.parameters is not None:
+        return family.nearest(parameter_count, wish.parameters, "parameters")
+    assert wish.flops is not None
+
+    def flops(model: ModelConfig) -> float:
+        tokens = wish.tokens or rule.tokens(parameter_count(model))
+        return training_flops(model, 1) * max(1.0, tokens)
+
+    return family.nearest(flops, wish.flops, "flops")
+
+
+def _tokens(wish: Wish, model: ModelConfig, rule: TokenRule) -> tuple[int, str]:
+    if wish.tokens is not None:
+        return wish.tokens, "given"
+    parameters = parameter_count(model)
+    if wish.flops is None:
+        return max(1, round(rule.tokens(parameters))), rule.reason
+    wanted = max(1, round(wish.flops / training_flops(model, 1)))
+    reason = f"what {wish.flops:.4g} FLOPs pay for, {wanted / parameters:.4g} a parameter"
+    known = wish.parameters is not None or wish.shape_given
+    return wanted, reason if known else f"{reason} (the shape is by {rule.reason})"
+
+
+def _less_than_a_batch(wish: Wish, model: ModelConfig, tokens: int, batch: int) -> str:
+    if wish.flops is None:
+        return (
+            f"tokens is {tokens}; expected at least one batch of {batch} tokens: "
+            "give more tokens or a smaller batch"
+        )
+    return (
+        f"flops is {wish.flops:.4g}; one batch of {batch:,} tokens through the nearest model "
+        f"(width {model.width}, depth {model.depth}) takes {float(training_flops(model, batch)):.4g}: "
+        "give more"
+    )
 
 
 def _batch(recipe: Recipe, tokens: int, given: int | None) -> Choice:
@@ -148,55 +224,16 @@ def _batch(recipe: Recipe, tokens: int, given: int | None) -> Choice:
         return Choice(name="batch", value=given, reason="given")
     if tokens == base.tokens:
         return Choice(name="batch", value=base.batch, reason="the base's, as the tokens are")
-    ideal = base.batch * (tokens / base.tokens) ** BATCH_EXPONENT
-    sequences = max(1, round(ideal / context))
     return Choice(
         name="batch",
-        value=sequences * context,
+        value=max(1, round(_best_batch(recipe, tokens) / context)) * context,
         reason=f"grows as tokens^{BATCH_EXPONENT} (arXiv 2505.13738), whole sequences of {context}",
     )
 
 
-def _nearest_model(recipe: Recipe, flops: float) -> ModelConfig:
-    """The member of the family whose training at the recipe's tokens per parameter is nearest to `flops`,
-    in ratio. The cost rises with the width, so it is bracketed and bisected."""
-    unit = recipe.model.head_dim * recipe.model.queries_per_kv
-
-    def model(groups: int) -> ModelConfig:
-        width = unit * groups
-        return recipe.model.scaled(width=width, depth=max(1, round(width / _aspect(recipe.model))))
-
-    def cost(groups: int) -> float:
-        candidate = model(groups)
-        return float(training_flops(candidate, _own_tokens(recipe, candidate)[0]))
-
-    most = _most_groups(recipe.model)
-    if cost(most) < flops:
-        largest = model(most)
-        raise UserError(
-            f"flops is {flops:.4g}; the largest model of this family (width {largest.width}, depth "
-            f"{largest.depth}) takes {cost(most):.4g}: give less"
-        )
-    low, high = 0, 1
-    while cost(high) < flops:
-        low, high = high, min(2 * high, most)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if cost(middle) < flops else (low, middle)
-    if low == 0:
-        return model(1)
-    return model(min((low, high), key=lambda groups: abs(math.log(cost(groups) / flops))))
-
-
-def _most_groups(model: ModelConfig) -> int:
-    """The widest member of the family that is a model still, in groups of heads."""
-    unit = model.head_dim * model.queries_per_kv
-    widest = min(
-        ModelConfig.LARGEST["width"],
-        ModelConfig.LARGEST["depth"] * _aspect(model),
-        ModelConfig.LARGEST["ffn"] * model.width / model.ffn,
-    )
-    return max(1, int(widest / unit))
+def _best_batch(recipe: Recipe, tokens: int) -> float:
+    grown: float = recipe.base.batch * (tokens / recipe.base.tokens) ** BATCH_EXPONENT
+    return grown
 
 
 def _ratio_warnings(ratios: Ratios) -> tuple[str, ...]:
@@ -204,22 +241,29 @@ def _ratio_warnings(ratios: Ratios) -> tuple[str, ...]:
     for name, (lowest, highest) in CHECKED_RATIOS.items():
         ratio = getattr(ratios, name)
         if not lowest <= ratio <= highest:
+            nearer = "larger" if ratio > highest else "smaller"
             found.append(
-                f"the {name} is {ratio:.4g} x the base's; the paper (arXiv 2512.22382) checked "
-                f"{lowest:.4g} to {highest:.4g} x only"
+                f"{name} is {ratio:.4g} x the base's; the paper (arXiv 2512.22382) checked "
+                f"{lowest:.3g} to {highest:.4g} x only: `completedp speedup` at scales between would tell "
+                f"whether the gain holds, a {nearer} proxy brings the base nearer"
             )
     return tuple(found)
 
 
-def _aspect(model: ModelConfig) -> float:
-    return model.width / model.depth
+def _batch_warnings(recipe: Recipe, scale: Scale) -> tuple[str, ...]:
+    times = scale.batch / _best_batch(recipe, scale.tokens)
+    if times <= LARGE_BATCH:
+        return ()
+    return (
+        f"batch is {times:.3g} x what the base's becomes by tokens^{BATCH_EXPONENT}: above the critical "
+        "one more costs tokens (arXiv 2505.13738); the same tokens at half the batch on the proxy would tell",
+    )
 
 
-def _tokens_per_parameter(recipe: Recipe) -> float:
-    return recipe.train.tokens / parameter_count(recipe.model)
-
-
-def _check_positive(**sizes: int | None) -> None:
-    for name, size in sizes.items():
-        if size is not None and size < 1:
-            raise UserError(f"{name} is {size}; expected a whole number, 1 or more")
+def _vocabulary_warnings(model: ModelConfig, tensor_parallel: int) -> tuple[str, ...]:
+    if model.vocab_size % tensor_parallel == 0:
+        return ()
+    return (
+        f"vocab_size {model.vocab_size} does not divide by {tensor_parallel}: a trainer that splits the "
+        "embeddings will pad them (padded rows take the same values)",
+    )

@@ -21,6 +21,11 @@ from transfer.budget import Choice
 
 # Beyond them an average over steps is hardly one any more, or never forgets within a run.
 COMFORTABLE_ONE_MINUS_BETA = (1e-5, 0.5)
+# Fitted by others at sizes of their own, mostly with the other hyperparameters held: arXiv 2602.21472
+# (about 0.22) to arXiv 2409.19913 (0.7 at its smallest).
+DURATION_EXPONENTS = (0.22, 0.7)
+# A factor in lr that is worth a sentence.
+UNCERTAIN_LR = 4.0
 
 
 def make_plan(
@@ -106,6 +111,28 @@ def rule_choices(plan: Plan, given: Iterable[str]) -> tuple[Choice, ...]:
             reason = "valid for every ratio; agrees with the table's 'linear' for beta near 1"
             choices.append(Choice(name=field.name, value=str(value), reason=reason))
     return tuple(choices)
+
+
+def plan_warnings(plan: Plan) -> tuple[str, ...]:
+    """What a person should know before betting compute on the plan, and what would settle it."""
+    return (*_duration_warnings(plan), *beta_warnings(plan))
+
+
+def _duration_warnings(plan: Plan) -> tuple[str, ...]:
+    """Where the published exponent and others' would give learning rates that differ."""
+    if "duration_exponent" not in PARAMETERIZATIONS[plan.parameterization].options:
+        return ()
+    ratio, exponent = plan.ratios.tokens, plan.options.duration_exponent
+    times = sorted(ratio ** (exponent - other) for other in DURATION_EXPONENTS)
+    if times[-1] / times[0] <= UNCERTAIN_LR:
+        return ()
+    lowest, highest = DURATION_EXPONENTS
+    return (
+        f"tokens are {ratio:.4g} x the base's: by --duration-exponent {exponent:g} lr is x "
+        f"{ratio**-exponent:.4g} for it; exponents that others fitted, {lowest:g} to {highest:g}, would "
+        f"give {times[0]:.3g} to {times[-1]:.3g} times that. A sweep of lr on the proxy at two durations "
+        "would settle it",
+    )
 
 
 def beta_warnings(plan: Plan) -> tuple[str, ...]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from completedp.plan import Plan
+from completedp.resolved import TensorRow
 
 _COLUMNS = ("lr", "weight_decay", "beta1", "beta2", "eps", "init_std")
+_BETAS = ("beta1", "beta2")
 
 
 def by_module_type(plan: Plan) -> tuple[list[str], list[list[str]]]:
@@ -20,6 +23,42 @@ def by_module_type(plan: Plan) -> tuple[list[str], list[list[str]]]:
     for branch, coefficients in plan.residual.items():
         rows.append([f"{branch} branch", *("" for _ in _COLUMNS), _range(coefficients)])
     return ["module type", *_COLUMNS, "residual"], rows
+
+
+def multiples(plan: Plan, baseline: Plan) -> list[dict[str, Any]]:
+    """Each tensor's values as multiples of the baseline's (β: of its 1-β); None where there is none."""
+    return [
+        {
+            "name": row.name,
+            "module_type": row.module_type,
+            **{column: _multiple(column, row, other) for column in _COLUMNS},
+        }
+        for row, other in zip(plan.tensors, baseline.tensors, strict=True)
+    ]
+
+
+def multiples_by_module_type(plan: Plan, baseline: Plan) -> tuple[list[str], list[list[str]]]:
+    """As `by_module_type`, of `multiples`."""
+    found = multiples(plan, baseline)
+    rows = []
+    for module_type in dict.fromkeys(row["module_type"] for row in found):
+        members = [row for row in found if row["module_type"] == module_type]
+        rows.append([module_type, *(_range([row[c] for row in members]) for c in _COLUMNS), ""])
+    for branch, coefficients in plan.residual.items():
+        pairs = zip(coefficients, baseline.residual[branch], strict=True)
+        ratios = _range([ours / theirs for ours, theirs in pairs])
+        rows.append([f"{branch} branch", *("" for _ in _COLUMNS), ratios])
+    names = [f"1 - {c}" if c in _BETAS else c for c in _COLUMNS]
+    return ["module type", *names, "residual"], rows
+
+
+def _multiple(column: str, row: TensorRow, other: TensorRow) -> float | None:
+    ours, theirs = getattr(row, column), getattr(other, column)
+    if ours is None or theirs is None:
+        return None
+    if column in _BETAS:
+        ours, theirs = 1 - ours, 1 - theirs
+    return ours / theirs if theirs else None
 
 
 def _range(values: Sequence[float | None]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,13 +76,32 @@ def transfer(
     flops: Annotated[
         float | None, typer.Option(help="FLOPs of the whole training, 1e20 for one.")
     ] = None,
-    width: Annotated[int | None, count("Features; default the base's.")] = None,
-    depth: Annotated[int | None, count("Layers; default the base's.")] = None,
+    parameters: Annotated[
+        float | None, typer.Option(help="Parameters, embeddings included, 7e9 for one.")
+    ] = None,
+    width: Annotated[int | None, count("Features; default the base's, or by the budget.")] = None,
+    depth: Annotated[int | None, count("Layers; default the base's, or by the budget.")] = None,
     batch: Annotated[int | None, count("Tokens a step; default by the tokens.")] = None,
     tokens: Annotated[int | None, count("Training tokens; default by the parameters.")] = None,
+    tokens_per_parameter: Annotated[
+        str | None,
+        typer.Option(
+            help="A number, chinchilla, or a YAML file of a law (A, B, alpha, beta); default the recipe's.",
+            metavar="R",
+        ),
+    ] = None,
+    aspect: Annotated[
+        float | None, typer.Option(help="Width / depth where they are chosen; default the base's.")
+    ] = None,
+    tensor_parallel: Annotated[
+        int, typer.Option(help="Devices a layer is split over: heads and d_ff divide by it.", min=1)
+    ] = 1,
     out: Annotated[Path, typer.Option(help="The plan file; replaced.")] = Path("plan.yaml"),
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Carry the recipe's global baseline instead.")
+    ] = False,
+    diff: Annotated[
+        bool, typer.Option("--diff", help="Show the values as multiples of the baseline's.")
     ] = False,
     parameterization: Annotated[str | None, typer.Option(help="Default: the recipe's own.")] = None,
     alpha: Alpha = None,
@@ -94,7 +114,9 @@ def transfer(
 ) -> None:
     """Carry a recipe to a scale, or to a number of FLOPs: writes a plan with every tensor's values."""
     from completedp.recipe import Recipe
-    from transfer import budget, planner
+    from transfer import planner
+    from transfer.budget import Wish, target_for
+    from transfer.laws import token_rule
 
     options = given(
         alpha=alpha,
@@ -103,76 +125,99 @@ def transfer(
         final_norm_eps=final_norm_eps,
         decay=decay,
     )
-    sizes = given(width=width, depth=depth, batch=batch, tokens=tokens)
-    _check_wish(flops, sizes)
+    wished = given(
+        flops=flops,
+        parameters=parameters,
+        width=width,
+        depth=depth,
+        batch=batch,
+        tokens=tokens,
+        token_rule=None if tokens_per_parameter is None else token_rule(tokens_per_parameter),
+    )
+    if not wished:
+        raise UserError(
+            "no target is given; expected --flops C or --parameters N, or one or more of --width, --depth, "
+            "--batch, --tokens, --tokens-per-parameter"
+        )
     source = Recipe.read(recipe)
-    if flops is None:
-        target = budget.for_scale(source, **sizes)
-    else:
-        target = budget.for_flops(source, flops, batch=batch)
-    plan = planner.make_plan(
-        source,
-        target.scale,
-        target.model,
-        parameterization=parameterization,
-        which="baseline" if baseline else "tuned",
-        **options,
+    target = target_for(source, Wish(**wished, aspect=aspect, tensor_parallel=tensor_parallel))
+    plan, other = (
+        planner.make_plan(
+            source,
+            target.scale,
+            target.model,
+            parameterization=parameterization,
+            which="baseline" if chosen else "tuned",
+            **options,
+        )
+        for chosen in (baseline, True)
     )
     plan.write(out)
-    choices = (*target.choices, *planner.rule_choices(plan, options))
-    warnings = (*target.warnings, *planner.beta_warnings(plan))
+    shown = _Shown(
+        plan=plan,
+        out=out,
+        choices=(*target.choices, *planner.rule_choices(plan, options)),
+        baseline=other if diff else None,
+    )
+    warnings = (*target.warnings, *planner.plan_warnings(plan))
     if json:
-        print_json(_transfer_document(plan, out, choices, warnings))
+        print_json(shown.document(warnings))
     else:
-        _print_transfer(plan, out, choices)
+        shown.print()
     print_warnings(warnings)
 
 
-def _check_wish(flops: float | None, sizes: dict[str, int]) -> None:
-    if flops is None and not sizes:
-        raise UserError(
-            "no target is given; expected --flops C, or one or more of --width, --depth, --batch, --tokens"
+@dataclass(frozen=True, kw_only=True)
+class _Shown:
+    """What `transfer` says of a plan; `baseline` is the global one at its scale, where it is asked for."""
+
+    plan: Plan
+    out: Path
+    choices: tuple[Choice, ...]
+    baseline: Plan | None
+
+    def document(self, warnings: tuple[str, ...]) -> dict[str, Any]:
+        from dataclasses import asdict
+
+        from transfer.summary import multiples
+
+        plan = self.plan
+        document = {
+            "plan": str(self.out),
+            "parameterization": plan.parameterization,
+            "options": asdict(plan.options),
+            "scale": asdict(plan.scale),
+            "ratios": asdict(plan.ratios),
+            "parameters": plan.parameters,
+            "flops": plan.flops,
+            "steps": plan.train.steps,
+            "recipe_digest": plan.recipe_digest,
+            "choices": [asdict(choice) for choice in self.choices],
+            "warnings": list(warnings),
+        }
+        if self.baseline is not None:
+            document["multiples_of_baseline"] = multiples(plan, self.baseline)
+        return document
+
+    def print(self) -> None:
+        from transfer.summary import by_module_type, multiples_by_module_type
+
+        plan = self.plan
+        print(
+            f"{plan.parameters:,} parameters, {plan.scale.tokens:,} tokens in {plan.train.steps:,} steps, "
+            f"{plan.flops:.4g} FLOPs, {plan.parameterization}; recipe {plan.recipe_digest[:19]}"
         )
-    fixed = [f"--{name}" for name in sizes if name != "batch"]
-    if flops is not None and fixed:
-        raise UserError(
-            f"--flops and {', '.join(fixed)} are both given; --flops chooses width, depth and tokens "
-            "itself: give one or the other"
-        )
-
-
-def _transfer_document(
-    plan: Plan, out: Path, choices: tuple[Choice, ...], warnings: tuple[str, ...]
-) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return {
-        "plan": str(out),
-        "parameterization": plan.parameterization,
-        "options": asdict(plan.options),
-        "scale": asdict(plan.scale),
-        "ratios": asdict(plan.ratios),
-        "parameters": plan.parameters,
-        "flops": plan.flops,
-        "steps": plan.train.steps,
-        "choices": [asdict(choice) for choice in choices],
-        "warnings": list(warnings),
-    }
-
-
-def _print_transfer(plan: Plan, out: Path, choices: tuple[Choice, ...]) -> None:
-    from transfer.summary import by_module_type
-
-    print(
-        f"{plan.parameters:,} parameters, {plan.scale.tokens:,} tokens in {plan.train.steps:,} steps, "
-        f"{plan.flops:.4g} FLOPs, {plan.parameterization}"
-    )
-    for choice in choices:
-        value = f"{choice.value:,}" if isinstance(choice.value, int) else choice.value
-        print(f"  {choice.name} {value}: {choice.reason}")
-    columns, rows = by_module_type(plan)
-    print_table("values by module type (lowest to highest over layers)", columns, rows)
-    print(f"wrote {out}")
+        for choice in self.choices:
+            value = f"{choice.value:,}" if isinstance(choice.value, int) else choice.value
+            print(f"  {choice.name} {value}: {choice.reason}")
+        ratios = ", ".join(f"{name} x {number(ratio)}" for name, ratio in vars(plan.ratios).items())
+        print(f"  ratios to the base: {ratios}")
+        columns, rows = by_module_type(plan)
+        print_table("values by module type (lowest to highest over layers)", columns, rows)
+        if self.baseline is not None:
+            columns, rows = multiples_by_module_type(plan, self.baseline)
+            print_table("the same as multiples of the global baseline's", columns, rows)
+        print(f"wrote {self.out}")
 
 
 def export(

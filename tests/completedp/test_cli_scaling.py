@@ -80,6 +80,27 @@ def test_transfer_writes_a_plan_and_says_why(
         assert module_type in done.out
 
 
+def test_the_difference_to_the_baseline(cli: Cli, recipe: Recipe, recipe_file: Path) -> None:
+    """At any scale the multipliers that the recipe has over its own global values, and no rule."""
+    done = cli("transfer", recipe_file, "--width", 64, "--depth", 4, "--diff", "--json")
+    rows = {row["name"]: row for row in json.loads(done.out)["multiples_of_baseline"]}
+    globals_ = recipe.hparams.global_.lr / recipe.baseline.global_.lr
+    wanted = recipe.hparams.types["lr"]["unembedding"] * globals_
+    assert rows["unembedding.weight"]["lr"] == pytest.approx(wanted)
+    table = cli("transfer", recipe_file, "--width", 64, "--diff").out
+    assert "multiples of the global baseline" in table
+    assert "1 - beta2" in table
+    assert "1 - beta2" not in cli("transfer", recipe_file, "--width", 64).out
+
+
+def test_far_durations_are_warned_of(cli: Cli, recipe: Recipe, recipe_file: Path) -> None:
+    tokens = recipe.train.tokens * 20
+    done = cli("transfer", recipe_file, "--tokens", tokens)
+    assert "exponents that others fitted" in done.err
+    done = cli("transfer", recipe_file, "--tokens", tokens, "--parameterization", "mup")
+    assert "exponents that others fitted" not in done.err
+
+
 def test_transfer_by_flops_as_json(cli: Cli, recipe_file: Path, tmp_path: Path) -> None:
     done = cli("transfer", recipe_file, "--flops", "1e15", "--out", "sub/p.yaml", "--json")
     document = json.loads(done.out)
@@ -93,8 +114,8 @@ def test_transfer_by_flops_as_json(cli: Cli, recipe_file: Path, tmp_path: Path) 
         "beta_rule",
     }
     # The small shape's aspect ratio of 16 keeps width and depth within, the batch grows beyond ×4.
-    assert any("the batch is" in warning for warning in document["warnings"])
-    assert "warning: the batch is" in done.err
+    assert any("batch is" in warning for warning in document["warnings"])
+    assert "warning: batch is" in done.err
 
 
 def test_transfer_of_the_baseline(cli: Cli, recipe_file: Path, tmp_path: Path) -> None:
@@ -129,7 +150,7 @@ def test_1e26_flops_are_planned(cli: Cli, recipe: Recipe, tmp_path: Path) -> Non
     ("arguments", "said"),
     [
         ([], "no target is given"),
-        (["--flops", "1e20", "--width", "64"], "--flops and --width are both given"),
+        (["--flops", "1e20", "--width", "64", "--depth", "2", "--tokens", "1e6"], "leave one out"),
         (["--flops", "-1"], "flops is -1.0"),
         (["--flops", "nan"], "flops is nan"),
         (["--flops", "10"], "give more"),

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +14,8 @@ from completedp.errors import UserError
 from completedp.flops import parameter_count, training_flops
 from completedp.hparams import HParams
 from completedp.recipe import Recipe
-from transfer.budget import BATCH_EXPONENT, Target, for_flops, for_scale
+from transfer.budget import BATCH_EXPONENT, Target, Wish, target_for
+from transfer.laws import CHINCHILLA, LossLaw, Ratio, token_rule
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +32,16 @@ def large(recipe: Recipe) -> Recipe:
     )
 
 
+def at(recipe: Recipe, **sizes: Any) -> Target:
+    return target_for(recipe, Wish(**sizes))
+
+
 def chosen(target: Target) -> dict[str, int | str]:
     return {choice.name: choice.value for choice in target.choices}
 
 
 def test_nothing_changed_is_the_base(recipe: Recipe) -> None:
-    target = for_scale(recipe, width=recipe.model.width)
+    target = at(recipe, width=recipe.model.width)
     assert target.scale == recipe.base
     assert target.model == recipe.model
     assert target.warnings == ()
@@ -42,11 +49,11 @@ def test_nothing_changed_is_the_base(recipe: Recipe) -> None:
 
 def test_a_base_with_a_broken_last_step_is_itself(recipe: Recipe) -> None:
     odd = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, tokens=6100))
-    assert for_scale(odd, depth=2).scale == odd.base
+    assert at(odd, depth=2).scale == odd.base
 
 
 def test_every_given_size_is_kept(recipe: Recipe) -> None:
-    target = for_scale(recipe, width=96, depth=3, batch=320, tokens=320 * 50)
+    target = at(recipe, width=96, depth=3, batch=320, tokens=320 * 50)
     scale = target.scale
     assert (scale.width, scale.depth, scale.batch, scale.tokens) == (96, 3, 320, 320 * 50)
     assert target.model.ffn == 88 * 3
@@ -54,7 +61,7 @@ def test_every_given_size_is_kept(recipe: Recipe) -> None:
 
 
 def test_tokens_follow_the_parameters_and_the_batch_the_tokens(recipe: Recipe) -> None:
-    target = for_scale(recipe, width=128)
+    target = at(recipe, width=128)
     growth = parameter_count(target.model) / parameter_count(recipe.model)
     assert target.scale.tokens == pytest.approx(
         recipe.train.tokens * growth, abs=target.scale.batch
@@ -73,7 +80,7 @@ def test_tokens_follow_the_parameters_and_the_batch_the_tokens(recipe: Recipe) -
 def test_any_scale_is_whole(
     recipe: Recipe, width: int, depth: int, tokens: int, batch: int | None
 ) -> None:
-    target = for_scale(recipe, width=width, depth=depth, tokens=tokens, batch=batch)
+    target = at(recipe, width=width, depth=depth, tokens=tokens, batch=batch)
     scale = target.scale
     assert (target.model.width, target.model.depth) == (scale.width, scale.depth) == (width, depth)
     assert scale.batch % recipe.model.context == 0
@@ -84,7 +91,7 @@ def test_any_scale_is_whole(
 @settings(max_examples=25)
 @given(exponent=st.floats(17, 26))
 def test_a_budget_is_met(large: Recipe, exponent: float) -> None:
-    target = for_flops(large, 10**exponent)
+    target = at(large, flops=10**exponent)
     scale, model = target.scale, target.model
     spent = training_flops(model, scale.tokens)
     a_batch = training_flops(model, scale.batch)
@@ -112,12 +119,12 @@ def test_a_budget_is_met(large: Recipe, exponent: float) -> None:
 )
 def test_impossible_sizes_are_refused(recipe: Recipe, sizes: dict[str, int], named: str) -> None:
     with pytest.raises(UserError, match=named):
-        for_scale(recipe, **sizes)
+        at(recipe, **sizes)
 
 
 def test_a_huge_budget_is_planned(recipe: Recipe, large: Recipe) -> None:
     for base, flops in ((recipe, 1e28), (large, 1e30)):
-        target = for_flops(base, flops)
+        target = at(base, flops=flops)
         assert target.model.depth <= ModelConfig.LARGEST["depth"]
         assert training_flops(target.model, target.scale.tokens) == pytest.approx(flops, rel=1e-3)
 
@@ -125,11 +132,129 @@ def test_a_huge_budget_is_planned(recipe: Recipe, large: Recipe) -> None:
 @pytest.mark.parametrize("flops", [0.0, -1.0, math.inf, math.nan, 1.0, 1e3, 1e40, 1e60, 1e300])
 def test_impossible_budgets_are_refused(recipe: Recipe, flops: float) -> None:
     with pytest.raises(UserError, match="flops is"):
-        for_flops(recipe, flops)
+        at(recipe, flops=flops)
 
 
 def test_far_ratios_are_warned_of(recipe: Recipe) -> None:
-    within = for_scale(recipe, width=32 * 16, depth=64, batch=1024, tokens=1024 * 100)
+    within = at(recipe, width=32 * 16, depth=64, batch=1024, tokens=recipe.train.tokens * 64)
     assert within.warnings == ()
-    beyond = for_scale(recipe, width=32 * 17, depth=65, batch=1088, tokens=1088 * 100)
-    assert [w.split()[1] for w in beyond.warnings] == ["width", "depth", "batch"]
+    beyond = at(recipe, width=32 * 17, depth=65, batch=1088, tokens=recipe.train.tokens * 98)
+    assert [w.split()[0] for w in beyond.warnings] == ["width", "depth", "batch", "tokens"]
+    assert all("would tell" in warning for warning in beyond.warnings)
+
+
+def test_a_batch_beyond_the_best_is_warned_of(recipe: Recipe) -> None:
+    base = recipe.base
+    assert at(recipe, batch=2 * base.batch, tokens=base.tokens).warnings == ()
+    (warning,) = at(recipe, batch=3 * base.batch, tokens=base.tokens).warnings
+    assert "batch is 3 x" in warning
+
+
+@settings(max_examples=40)
+@given(
+    parameters=st.floats(5, 12),
+    parallel=st.sampled_from([1, 2, 8]),
+    aspect=st.none() | st.floats(8, 200),
+)
+def test_parameters_are_met_by_whole_heads(
+    large: Recipe, parameters: float, parallel: int, aspect: float | None
+) -> None:
+    wanted = 10**parameters
+    target = at(large, parameters=wanted, tensor_parallel=parallel, aspect=aspect)
+    model = target.model
+    assert model.kv_heads % parallel == model.ffn % parallel == 0
+    assert abs(model.depth - model.width / (aspect or 64)) <= 0.5 or model.depth == 1
+    # No neighbour of the same family is nearer.
+    if model.width > 64 * parallel:
+        for width in (model.width - 64 * parallel, model.width + 64 * parallel):
+            depth = max(1, round(width / (aspect or 64)))
+            other = model.scaled(width=width, depth=depth, ffn_multiple=parallel)
+            assert away(parameter_count(model), wanted) <= away(parameter_count(other), wanted)
+
+
+def away(found: float, wanted: float) -> float:
+    return abs(math.log(found / wanted))
+
+
+def test_one_given_size_leaves_the_other_to_the_budget(large: Recipe) -> None:
+    for size in ({"width": 1024}, {"depth": 20}):
+        target = at(large, flops=1e20, **size)
+        assert size.items() <= chosen(target).items()
+        own = large.train.tokens / parameter_count(large.model)
+        assert target.scale.tokens / parameter_count(target.model) == pytest.approx(own, rel=0.1)
+        assert training_flops(target.model, target.scale.tokens) == pytest.approx(1e20, rel=1e-3)
+
+
+def test_given_tokens_decide_the_shape_of_a_budget(large: Recipe) -> None:
+    target = at(large, flops=1e21, tokens=10**11)
+    assert target.scale.tokens == pytest.approx(1e11, rel=1e-4)
+    assert training_flops(target.model, target.scale.tokens) == pytest.approx(1e21, rel=0.1)
+
+
+def test_parameters_and_flops_make_the_tokens(large: Recipe) -> None:
+    target = at(large, flops=1e21, parameters=1e9)
+    assert parameter_count(target.model) == pytest.approx(1e9, rel=0.1)
+    assert training_flops(target.model, target.scale.tokens) == pytest.approx(1e21, rel=1e-3)
+
+
+def test_a_given_ratio_and_a_law_make_the_tokens(large: Recipe) -> None:
+    twenty = at(large, parameters=1e9, token_rule=token_rule("20"))
+    assert twenty.scale.tokens / parameter_count(twenty.model) == pytest.approx(20, rel=1e-3)
+    law = at(large, parameters=1e9, token_rule=token_rule("chinchilla"))
+    assert "2404.10102" in law.choices[-1].reason
+    assert law.scale.tokens == pytest.approx(
+        CHINCHILLA.tokens(parameter_count(law.model)), rel=1e-3
+    )
+
+
+def test_the_law_gives_the_least_loss_of_its_budget() -> None:
+    """Against a direct minimisation over models of the same N D; about 20 tokens a parameter at 10^9."""
+    law = LossLaw(A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
+    parameters = 10**9
+    budget = parameters * law.tokens(parameters)
+    sizes = [parameters * 1.001**i for i in range(-400, 401)]
+    losses = [law.A / n**law.alpha + law.B / (budget / n) ** law.beta for n in sizes]
+    assert sizes[losses.index(min(losses))] == pytest.approx(parameters, rel=1.5e-3)
+    assert 15 < law.tokens(parameters) / parameters < 30
+
+
+def test_a_law_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "law.yaml"
+    path.write_text("{E: 1.8, A: 400, B: 400, alpha: 0.3, beta: 0.3}\n")
+    assert token_rule(str(path)).tokens(1000) == pytest.approx(1000)
+    path.write_text("{A: 400, B: 0, alpha: 0.3, beta: 0.3}\n")
+    with pytest.raises(UserError, match=r"law\.yaml: B is 0"):
+        token_rule(str(path))
+    path.write_text("{A: 400, B: 1, alpha: 0.3, betta: 0.3}\n")
+    with pytest.raises(UserError, match="betta: unknown key; did you mean 'beta'"):
+        token_rule(str(path))
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "nan", "inf", "many"])
+def test_no_ratio_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="--tokens-per-parameter is"):
+        token_rule(text)
+
+
+@pytest.mark.parametrize(
+    ("wish", "named"),
+    [
+        ({"flops": 1e20, "width": 64, "depth": 2, "tokens": 10**6}, "leave one out"),
+        ({"flops": 1e20, "parameters": 1e6, "tokens": 10**6}, "leave one out"),
+        ({"parameters": 1e6, "width": 64, "depth": 2}, "leave one of them out"),
+        ({"width": 64, "depth": 2, "aspect": 8.0}, "aspect is given"),
+        ({"width": 96, "tensor_parallel": 4}, "64 or 128"),
+        ({"parameters": 1e30}, "the largest model"),
+        ({"tokens": 100, "token_rule": Ratio(per_parameter=2, source="")}, "give one of them"),
+    ],
+)
+def test_wishes_that_contradict_themselves_are_refused(
+    recipe: Recipe, wish: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(UserError, match=named):
+        at(recipe, **wish)
+
+
+def test_a_vocabulary_that_does_not_divide_is_said(recipe: Recipe) -> None:
+    (warning,) = at(recipe, width=96, tensor_parallel=3).warnings
+    assert "vocab_size 256 does not divide by 3" in warning

@@ -22,7 +22,7 @@ from completedp.lm.model import LanguageModel
 from completedp.lm.train import LanguageModelTask
 from completedp.plan import Plan
 from completedp.recipe import Recipe
-from transfer.budget import for_scale
+from transfer.budget import Wish, target_for
 from transfer.export import FORMATS, format_named
 from transfer.export.canonical import table
 from transfer.planner import base_plan, make_plan
@@ -42,7 +42,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def carried(recipe: Recipe, **options: Any) -> Plan:
-    target = for_scale(recipe, width=64, depth=3, batch=320, tokens=320 * 15)
+    target = target_for(recipe, Wish(width=64, depth=3, batch=320, tokens=320 * 15))
     return make_plan(recipe, target.scale, target.model, **options)
 
 

@@ -14,12 +14,12 @@ from completedp.errors import UserError
 from completedp.plan import Plan
 from completedp.recipe import Recipe
 from completedp.rules import PARAMETERIZATIONS
-from transfer.budget import for_scale
+from transfer.budget import Wish, target_for
 from transfer.planner import base_plan, beta_warnings, make_plan, read_plan, rule_choices
 
 
 def plan_at(recipe: Recipe, **sizes: int) -> Plan:
-    target = for_scale(recipe, **sizes)
+    target = target_for(recipe, Wish(**sizes))
     return make_plan(recipe, target.scale, target.model)
 
 
@@ -57,7 +57,7 @@ def test_the_beta_rule_is_chosen_aloud(recipe: Recipe) -> None:
     (choice,) = rule_choices(plan, ())
     assert (choice.name, choice.value) == ("beta_rule", "power")
     assert "valid for every ratio" in choice.reason
-    target = for_scale(recipe, width=64)
+    target = target_for(recipe, Wish(width=64))
     given_ = make_plan(recipe, target.scale, target.model, beta_rule="linear", alpha=0.5)
     assert [(c.name, c.reason) for c in rule_choices(given_, ("beta_rule", "alpha"))] == [
         ("alpha", "given"),
@@ -172,7 +172,9 @@ def test_what_is_planned_can_be_read(
         recipe, hparams=dataclasses.replace(recipe.hparams, global_=values)
     )
     try:
-        target = for_scale(source, width=width, depth=depth, batch=batch, tokens=batch * steps)
+        target = target_for(
+            source, Wish(width=width, depth=depth, batch=batch, tokens=batch * steps)
+        )
         plan = make_plan(source, target.scale, target.model, beta_rule=rule)
     except UserError:
         return

@@ -1,0 +1,84 @@
+"""Members of a model family: which one has a wanted size, and what a trainer asks of its shape."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from completedp.config import ModelConfig
+from completedp.errors import UserError
+
+Size = Callable[[ModelConfig], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """The models of a base's kind: width in whole groups of heads, d_ff / d_model as at the base.
+
+    `aspect` is width / depth, where neither is fixed. With `tensor_parallel` t, key-value heads and
+    d_ff divide by t, so that every device holds an equal part.
+    """
+
+    base: ModelConfig
+    aspect: float
+    tensor_parallel: int = 1
+    width: int | None = None
+    depth: int | None = None
+
+    @property
+    def unit(self) -> int:
+        """Features by which the width grows."""
+        return self.base.head_dim * self.base.queries_per_kv * self.tensor_parallel
+
+    def member(self, *, width: int, depth: int) -> ModelConfig:
+        """The model of that width and depth. Raises `UserError` for a size the family cannot have."""
+        if self.tensor_parallel > 1 and width % self.unit:
+            low = width // self.unit * self.unit
+            near = f"{low} or {low + self.unit}" if low else str(self.unit)
+            raise UserError(
+                f"width is {width}; with {self.tensor_parallel}-way tensor parallelism expected a "
+                f"multiple of {self.unit} (head_dim x queries_per_kv x {self.tensor_parallel}), {near}"
+            )
+        return self.base.scaled(width=width, depth=depth, ffn_multiple=self.tensor_parallel)
+
+    def nearest(self, size: Size, wanted: float, name: str) -> ModelConfig:
+        """The member whose `size` is nearest to `wanted`, in ratio. `size` must rise with width and depth.
+
+        Raises `UserError` where even the largest is smaller; the smallest is given where that is larger.
+        """
+        steps, member = self._ladder()
+        if size(member(steps)) < wanted:
+            largest = member(steps)
+            raise UserError(
+                f"{name} is {wanted:.4g}; the largest model of this family (width {largest.width}, "
+                f"depth {largest.depth}) has {size(largest):.4g}: give less"
+            )
+        low, high = 0, 1
+        while size(member(high)) < wanted:
+            low, high = high, min(2 * high, steps)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if size(member(middle)) < wanted else (low, middle)
+        if low == 0:
+            return member(1)
+        chosen = min((low, high), key=lambda step: abs(math.log(size(member(step)) / wanted)))
+        return member(chosen)
+
+    def _ladder(self) -> tuple[int, Callable[[int], ModelConfig]]:
+        """The members from the smallest to the largest, by their place, and how many they are."""
+        width, depth = self.width, self.depth
+        if width is not None:
+            deepest = 1 if depth is not None else ModelConfig.LARGEST["depth"]
+            return deepest, lambda step: self.member(width=width, depth=depth or step)
+        widest = min(
+            ModelConfig.LARGEST["width"],
+            ModelConfig.LARGEST["ffn"] * self.base.width / self.base.ffn,
+            math.inf if depth is not None else ModelConfig.LARGEST["depth"] * self.aspect,
+        )
+
+        def by_width(step: int) -> ModelConfig:
+            features = self.unit * step
+            return self.member(width=features, depth=depth or max(1, round(features / self.aspect)))
+
+        return max(1, int(widest / self.unit)), by_width

@@ -25,13 +25,13 @@ from completedp import files
 from completedp.config import StudyConfig
 from completedp.hparams import HParams
 from completedp.lm.preset_files import load_preset
+from completedp.paired import compare
 from completedp.recipe import Recipe
 from completedp.resolved import resolve
 from completedp.runs.job import Job, Outcome
 from completedp.runs.local import LocalExecutor, default_workers
 from completedp.runs.sweep import run_all
 from completedp.scale import Ratios
-from search.confirm import compare
 from search.session import TASK
 
 sys.path.insert(0, str(Path(__file__).parent))

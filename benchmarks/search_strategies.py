@@ -31,11 +31,11 @@ from kill_resume import short
 from completedp import files
 from completedp.config import StudyConfig
 from completedp.lm.preset_files import load_preset
+from completedp.paired import compare
 from completedp.runs.journal import Journal, TrialRecord, read_records
 from completedp.runs.local import LocalExecutor, default_workers
 from completedp.runs.sweep import run_all
 from search import session
-from search.confirm import compare
 from search.ledger import confirmation_runs, versions_now
 from search.place import Place
 from search.space import Space

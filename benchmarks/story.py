@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from completedp import files
+from completedp.paired import compare
 from completedp.recipe import Recipe
 from completedp.resolved import resolve
 from completedp.runs.job import Job
 from completedp.runs.local import LocalExecutor, default_workers
 from completedp.runs.sweep import run_all
 from completedp.scale import Ratios
-from search.confirm import ARMS, compare
-from search.ledger import derive_seed
+from completedp.seeds import derive_seed
+from search.confirm import ARMS
 from search.session import TASK
 
 RESULTS = Path(__file__).parent / "results"

@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
+from completedp.paired import Comparison
 from completedp.runs.journal import TrialRecord
 
 ARMS = ("global", "module")
 FEWEST_PAIRS = 6  # below this a t interval says more about luck than about the recipe
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """Paired differences module - global in nats a token; negative is a gain. `low`, `high`: 95 %.
-
-    Only seeds on which both arms completed are pairs; the verdict speaks of the others too.
-    """
-
-    pairs: int
-    mean: float
-    low: float
-    high: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return asdict(self)
 
 
 def losses_by_arm(confirmations: Sequence[TrialRecord]) -> dict[str, dict[int, float]]:
@@ -49,20 +29,6 @@ def diverged_by_arm(confirmations: Sequence[TrialRecord]) -> dict[str, int]:
         arm: sum(t.extra.get("arm") == arm and t.status == "diverged" for t in confirmations)
         for arm in ARMS
     }
-
-
-def compare(baseline: dict[int, float], tuned: dict[int, float]) -> Comparison | None:
-    """The paired comparison over the seeds both have, or None with fewer than two."""
-    seeds = [seed for seed in baseline if seed in tuned]
-    if len(seeds) < 2:
-        return None
-    from scipy.stats import t as student
-
-    differences = [tuned[seed] - baseline[seed] for seed in seeds]
-    mean = statistics.fmean(differences)
-    error = statistics.stdev(differences) / math.sqrt(len(seeds))
-    reach = float(student.ppf(0.975, len(seeds) - 1)) * error
-    return Comparison(pairs=len(seeds), mean=mean, low=mean - reach, high=mean + reach)
 
 
 def verdict(comparison: Comparison | None, diverged: dict[str, int]) -> str:

@@ -12,9 +12,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from completedp.paired import compare
 from completedp.runs.job import Died, Event, Finished, Progress
 from completedp.runs.journal import TrialRecord
-from search.confirm import compare, losses_by_arm
+from search.confirm import losses_by_arm
 from search.ledger import Ledger, confirmation_runs
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,12 +26,6 @@ def confirmation_runs(budget: int) -> int:
 def global_runs(share: float, searching: int) -> int:
     """Search runs of the global arm: its share, and at least the preset's own values and one other."""
     return max(2, round(share * searching))
-
-
-def derive_seed(study_seed: int, purpose: str, number: int = 0) -> int:
-    """A 31-bit seed that depends on the study's seed, the purpose and a number only."""
-    text = f"{study_seed}/{purpose}/{number}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) >> 1
 
 
 def versions_now() -> dict[str, str]:

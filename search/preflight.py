@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,6 @@ from search.space import Space
 
 MOST_EPOCHS = 4  # repeated data is nearly as good as new up to about four times (arXiv 2305.16264)
 LONG_SEARCH_HOURS = 1.0
-# Share of the measured matmul rate that training reaches: tiny models on a CPU thread 0.4 to 0.5 of it,
-# larger ones on a GPU about 0.4. Only for the estimate printed before the start.
-UTILISATION = 0.4
 BYTES_PER_BPE_TOKEN = 4  # of English text with a 32k vocabulary, roughly
 PROXY_50M_TOKENS = 1.6e9
 
@@ -90,32 +86,15 @@ def forecast(
     config: StudyConfig, *, runs: int, workers: int, train_tokens: int, device: str
 ) -> Forecast:
     """Estimated from the run's exact FLOPs and a matmul rate measured now."""
+    from completedp.lm.cost import training_seconds
+
     flops = training_flops(config.model, config.train.tokens)
     return Forecast(
         runs=runs,
         workers=workers,
         epochs=config.train.tokens / train_tokens,
-        seconds_per_run=flops / (UTILISATION * _matmul_rate(device, config.train.precision)),
+        seconds_per_run=training_seconds(flops, device, config.train.precision),
     )
-
-
-def _matmul_rate(device: str, precision: str) -> float:
-    """FLOP/s of a square matmul in the run's precision, on one thread where that is a CPU's."""
-    import torch
-
-    size = 512 if device == "cpu" else 4096
-    x = torch.randn(size, size, device=device, dtype=getattr(torch, precision))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        best = float("inf")
-        for _ in range(5):
-            began = time.perf_counter()
-            (x @ x).sum().item()
-            best = min(best, time.perf_counter() - began)
-    finally:
-        torch.set_num_threads(threads)
-    return 2 * size**3 / best
 
 
 def describe(config: StudyConfig, budget: int, cost: Forecast) -> list[str]:

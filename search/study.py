@@ -13,9 +13,10 @@ from completedp.errors import UserError
 from completedp.hparams import HParams
 from completedp.runs.job import Job, Outcome, Rung
 from completedp.runs.journal import TrialRecord, finished_record
+from completedp.seeds import derive_seed
 from search.confirm import ARMS
 from search.experiment import AxExperiment
-from search.ledger import Ledger, confirmation_runs, derive_seed
+from search.ledger import Ledger, confirmation_runs
 from search.space import Coordinate, Space
 from search.stopping import Curve, forecast, stopping_named
 from search.strategies import Arena, Observation, strategy_named

@@ -6,9 +6,11 @@ import math
 import statistics
 from typing import Any
 
+from completedp.paired import compare
 from completedp.recipe import Recipe
-from search.confirm import ARMS, compare, diverged_by_arm, losses_by_arm, verdict
-from search.ledger import Ledger, derive_seed
+from completedp.seeds import derive_seed
+from search.confirm import ARMS, diverged_by_arm, losses_by_arm, verdict
+from search.ledger import Ledger
 from search.space import Space
 
 PARAMETERIZATION = "completed-p"

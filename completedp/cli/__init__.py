@@ -9,6 +9,7 @@ import typer
 
 from completedp import __version__
 from completedp.cli.browsing import track, ui
+from completedp.cli.measuring import speedup, transfer_fit
 from completedp.cli.scaling import export, rules, transfer
 from completedp.cli.searching import search
 from completedp.cli.studies import preset, report, status
@@ -23,7 +24,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 # In the order in which a newcomer meets them.
-for verb in (search, status, report, ui, track, preset, transfer, train, export, rules):
+for verb in (
+    search,
+    status,
+    report,
+    ui,
+    track,
+    preset,
+    transfer,
+    train,
+    export,
+    speedup,
+    transfer_fit,
+    rules,
+):
     app.command()(verb)
 
 

@@ -38,9 +38,9 @@ def run_name(plan: Plan, data: DataConfig, seed: int, stem: str) -> str:
 
 
 def plan_job(
-    plan: Plan, *, data: DataConfig, seed: int, folder: Path, cache: Path, device: str
+    plan: Plan, *, data: DataConfig, seed: int, folder: Path | None, cache: Path, device: str
 ) -> Job:
-    """The plan as a job: evaluated on the report split, its checkpoints in `folder`."""
+    """The plan as a job: evaluated on the report split, its checkpoints in `folder` where one is given."""
     arguments: dict[str, Any] = {
         "model": dataclasses.asdict(plan.model),
         "data": dataclasses.asdict(data),
@@ -48,9 +48,10 @@ def plan_job(
         "split": "report",
         "cache": str(cache),
         "device": device,
-        "checkpoints": str(folder / "checkpoints"),
-        "checkpoint_steps": max(1, plan.train.steps // CHECKPOINTS_A_RUN),
     }
+    if folder is not None:
+        arguments["checkpoints"] = str(folder / "checkpoints")
+        arguments["checkpoint_steps"] = max(1, plan.train.steps // CHECKPOINTS_A_RUN)
     return Job(trial=0, task=TASK, arguments=arguments, resolved=plan.resolved, seed=seed)
 
 

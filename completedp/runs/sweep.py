@@ -1,15 +1,19 @@
-"""A fixed list of jobs, run to its end and resumable: sweeps, speed-up runs, benchmarks."""
+"""Jobs run to their end and kept: sweeps, speed-up runs, benchmarks.
+
+A folder of them grows: a job that any earlier call on it has finished is not run again, whatever list it
+stood in, because a job is known by its content.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from completedp import files
-from completedp.errors import UserError
 from completedp.runs.curves import read_curve
 from completedp.runs.engine import run
-from completedp.runs.job import Event, Executor, Job, Outcome
+from completedp.runs.job import Event, Executor, Finished, Job, Outcome
 from completedp.runs.journal import Journal, Record, exists, finished_record, read_records
 from completedp.runs.lock import Lock
 
@@ -21,24 +25,29 @@ class ListSource:
     def __init__(self, jobs: Iterable[Job], append: Callable[[Record], None] | None = None) -> None:
         self._append = append or (lambda _: None)
         self._left = list(jobs)[::-1]
-        self._open: set[int] = {job.trial for job in self._left}
+        self._open: dict[int, Job] = {job.trial: job for job in self._left}
         self.outcomes: dict[int, Outcome] = {}
 
     def next(self) -> Job | None:
         return self._left.pop() if self._left else None
 
     def finished(self, outcome: Outcome) -> None:
-        self._append(finished_record(outcome))
-        self._open.discard(outcome.trial)
+        job = self._open.pop(outcome.trial)
+        self._append({**finished_record(outcome), "job": identity(job)})
         self.outcomes[outcome.trial] = outcome
 
     def set_aside(self, trial: int, reason: str) -> None:
         self._append({"event": "set_aside", "trial": trial, "reason": reason})
-        self._open.discard(trial)
+        del self._open[trial]
 
     @property
     def done(self) -> bool:
         return not self._open
+
+
+def identity(job: Job) -> str:
+    """A digest of all of a job but its number."""
+    return files.digest({**job.to_dict(), "trial": None})
 
 
 def run_all(
@@ -48,37 +57,50 @@ def run_all(
     *,
     on_event: Callable[[Event], None] | None = None,
 ) -> dict[int, Outcome]:
-    """The outcome of every job by its trial number, those of earlier calls on `directory` included.
+    """The outcome of every job by its number, those of earlier calls on `directory` included.
 
-    Jobs that were set aside are left out here and tried again by the next call; so are those that an
-    interruption (the first Ctrl-C) kept from starting. Raises `UserError` for a directory of other jobs.
+    In the folder jobs have numbers of their own; events bear those of `jobs`. Jobs that were set aside are
+    left out here and tried again by the next call; so are those that an interruption (the first Ctrl-C)
+    kept from starting.
     """
     assert len({job.trial for job in jobs}) == len(jobs), "two jobs with one trial number"
     directory.mkdir(parents=True, exist_ok=True)
     path, curves = directory / "journal.jsonl", directory / "curves"
-    digest = files.digest([job.to_dict() for job in jobs])
     with Lock(directory / "lock", "sweep"):
-        before = _finished_before(path, curves, digest) if exists(path) else {}
-        opened = Journal.open(path) if exists(path) else Journal.create(path, {"digest": digest})
+        opened = Journal.open(path) if exists(path) else Journal.create(path, {})
         with opened as journal:
-            left = [job for job in jobs if job.trial not in before]
-            source = ListSource(left, journal.append)
-            run(source, executor, curves=curves, on_event=on_event)
-    outcomes = before | source.outcomes
-    return {job.trial: outcomes[job.trial] for job in jobs if job.trial in outcomes}
+            records = read_records(path)
+            found = {r["job"]: _outcome(r, curves) for r in records if r["event"] == "finished"}
+            wanted = {identity(job): job for job in reversed(jobs)}
+            left = [job for content, job in reversed(wanted.items()) if content not in found]
+            first = 1 + max((r["trial"] for r in records if "trial" in r), default=-1)
+            numbered = {i: dataclasses.replace(job, trial=i) for i, job in enumerate(left, first)}
+            source = ListSource(numbered.values(), journal.append)
+
+            def heard(event: Event) -> None:
+                if on_event is not None:
+                    on_event(_renumbered(event, left[_trial(event) - first].trial))
+
+            run(source, executor, curves=curves, on_event=heard)
+    for trial, outcome in source.outcomes.items():
+        found[identity(numbered[trial])] = outcome
+    return {
+        job.trial: dataclasses.replace(found[identity(job)], trial=job.trial)
+        for job in jobs
+        if identity(job) in found
+    }
 
 
-def _finished_before(path: Path, curves: Path, digest: str) -> dict[int, Outcome]:
-    study, *records = read_records(path)
-    if study.get("digest") != digest:
-        raise UserError(
-            f"{path.parent}: holds the results of other jobs ({study.get('digest')}, these are {digest}); "
-            "give another directory, or remove this one"
-        )
-    finished = (record for record in records if record["event"] == "finished")
-    return {record["trial"]: _outcome(record, curves) for record in finished}
+def _trial(event: Event) -> int:
+    return event.outcome.trial if isinstance(event, Finished) else event.trial
+
+
+def _renumbered(event: Event, trial: int) -> Event:
+    if isinstance(event, Finished):
+        return Finished(outcome=dataclasses.replace(event.outcome, trial=trial))
+    return dataclasses.replace(event, trial=trial)
 
 
 def _outcome(record: Record, curves: Path) -> Outcome:
-    fields = {name: value for name, value in record.items() if name != "event"}
+    fields = {name: value for name, value in record.items() if name not in ("event", "job")}
     return Outcome.from_dict({**fields, "curve": read_curve(curves, record["trial"])})

@@ -2,7 +2,8 @@
 
 import pytest
 
-from search.confirm import compare, verdict
+from completedp.paired import compare
+from search.confirm import verdict
 
 NONE_DIVERGED = {"global": 0, "module": 0}
 

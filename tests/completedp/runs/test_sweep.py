@@ -30,7 +30,7 @@ def test_a_second_call_trains_nothing_and_says_the_same(tmp_path: Path) -> None:
 
 
 def test_a_call_cut_short_is_gone_on_with(tmp_path: Path) -> None:
-    jobs = [job(i) for i in range(4)]
+    jobs = [job(i, seed=i) for i in range(4)]
     with pytest.raises(ZeroDivisionError):
         run_all(jobs, InProcessExecutor(), tmp_path, on_event=lambda _: 1 / 0)
     path = tmp_path / "journal.jsonl"
@@ -52,7 +52,7 @@ from completedp.runs.local import LocalExecutor
 from completedp.runs.sweep import run_all
 place = Path(sys.argv[2])
 with LocalExecutor(2, logs=place / "logs", paths=[HERE]) as executor:
-    print(len(run_all([job(i, pause=0.02) for i in range(24)], executor, place / "s")))
+    print(len(run_all([job(i, seed=i, pause=0.02) for i in range(24)], executor, place / "s")))
 """
 
 
@@ -60,7 +60,7 @@ def test_killed_at_any_moment_nothing_is_lost_or_run_twice(tmp_path: Path) -> No
     random = Random(0)
     command = [sys.executable, "-c", COORDINATOR, str(HERE), str(tmp_path)]
     journal = tmp_path / "s" / "journal.jsonl"
-    kept: list[int] = []
+    kept: list[str] = []
     for attempt in range(100):
         patience = random.uniform(0.3, 0.8) * (1 + attempt / 10)  # a busy machine starts slowly
         with subprocess.Popen(
@@ -71,14 +71,15 @@ def test_killed_at_any_moment_nothing_is_lost_or_run_twice(tmp_path: Path) -> No
                 break
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
-        finished = [r["trial"] for r in read_records(journal) if r["event"] == "finished"]
+        finished = [r["job"] for r in read_records(journal) if r["event"] == "finished"]
         assert finished[: len(kept)] == kept
         kept = finished
     assert out == "24\n"
-    trials = [r["trial"] for r in read_records(journal) if r["event"] == "finished"]
-    assert sorted(trials) == list(range(24))
-    assert trials[: len(kept)] == kept != []
-    assert len(list((tmp_path / "s" / "curves").glob("*.jsonl"))) == 24
+    records = [r for r in read_records(journal) if r["event"] == "finished"]
+    assert len({r["trial"] for r in records}) == len({r["seed"] for r in records}) == 24
+    assert [r["job"] for r in records][: len(kept)] == kept != []
+    curves = {path.stem for path in (tmp_path / "s" / "curves").glob("*.jsonl")}
+    assert curves >= {str(r["trial"]) for r in records}
 
 
 def test_a_job_set_aside_is_left_out_and_tried_again(tmp_path: Path) -> None:
@@ -88,10 +89,16 @@ def test_a_job_set_aside_is_left_out_and_tried_again(tmp_path: Path) -> None:
         assert list(run_all(jobs, executor, tmp_path / "s")) == [0, 1]
 
 
-def test_other_jobs_are_refused(tmp_path: Path) -> None:
-    run_all([job(0)], InProcessExecutor(), tmp_path)
-    with pytest.raises(UserError, match="results of other jobs"):
-        run_all([job(0, n=4)], InProcessExecutor(), tmp_path)
+def test_a_longer_list_runs_only_what_is_new(tmp_path: Path) -> None:
+    """In any order, under any numbers; what is the same job twice runs once."""
+    run_all([job(0), job(1, n=5)], InProcessExecutor(), tmp_path)
+    events: list[Event] = []
+    again = [job(0, n=5), job(1, n=4), job(2), job(3, n=4)]
+    outcomes = run_all(again, InProcessExecutor(), tmp_path, on_event=events.append)
+    assert [e.outcome.trial for e in events if isinstance(e, Finished)] == [1]
+    assert [o.trial for o in outcomes.values()] == list(outcomes) == [0, 1, 2, 3]
+    assert [o.steps for o in outcomes.values()] == [5, 4, 3, 4]
+    assert [len(o.curve) for o in outcomes.values()] == [5, 4, 3, 4]
 
 
 def test_one_writer(tmp_path: Path) -> None:

@@ -1,0 +1,90 @@
+"""Laws of the loss: recovered where they are known, and no more certain than their losses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from completedp.cli import main
+from completedp.errors import UserError
+from transfer.fit import Law, extrapolate, fit, measured
+from transfer.speedup import read_document
+
+LAW = Law(base=1e12, E=1.2, A=(0.9, 0.8), gamma=(0.10, 0.12))
+
+
+def document(
+    noise: float, scales: tuple[float, ...] = (1, 4, 16, 64, 256), seeds: int = 3, seed: int = 1
+) -> Any:
+    rng = np.random.default_rng(seed)
+    rows = [
+        {
+            "flops": int(LAW.base * scale),
+            "losses": {
+                arm: {
+                    "1.0": {
+                        str(s): float(LAW.loss(i, LAW.base * scale) + rng.normal(0, noise))
+                        for s in range(seeds)
+                    }
+                }
+                for i, arm in enumerate(("baseline", "tuned"))
+            },
+        }
+        for scale in scales
+    ]
+    return {"kind": "speedup", "rows": rows}
+
+
+def test_a_known_law_is_recovered() -> None:
+    law = fit(measured(document(noise=1e-6)))
+    assert pytest.approx(LAW.E, abs=0.01) == law.E
+    assert law.gamma == pytest.approx(LAW.gamma, rel=0.02)
+    for arm in (0, 1):
+        assert law.loss(arm, 1e18) == pytest.approx(LAW.loss(arm, 1e18), abs=2e-3)
+    assert law.saved(1e16) == pytest.approx(LAW.saved(1e16), rel=0.01)
+
+
+def test_saved_is_where_the_baseline_is_as_good() -> None:
+    times = LAW.saved(1e15)
+    assert LAW.loss(0, 1e15 * times) == pytest.approx(float(LAW.loss(1, 1e15)))
+    assert times > 1
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    """Beyond the largest scale measured, in a draw of the seeds' noise each."""
+    held, widths = [], []
+    for seed in range(12):
+        data = measured(document(noise=0.005, seed=seed))
+        near, far = (extrapolate(data, flops)["loss"]["tuned"] for flops in (1e15, 1e17))
+        held.append(near["low"] < float(LAW.loss(1, 1e15)) < near["high"])
+        widths.append((near["high"] - near["low"], far["high"] - far["low"]))
+    assert np.mean(held) > 0.75
+    assert all(near < far for near, far in widths)
+
+
+def test_too_little_to_fit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="2 scales have"):
+        measured(document(noise=0.01, scales=(1, 4)))
+    with pytest.raises(UserError, match="0 scales have"):
+        measured(document(noise=0.01, seeds=1))
+    with pytest.raises(UserError, match="--flops is nan"):
+        extrapolate(measured(document(noise=0.01)), float("nan"))
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(UserError, match=r"other\.json: not a file of"):
+        read_document(tmp_path / "other.json")
+
+
+def test_by_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, figure = tmp_path / "speedup.json", tmp_path / "fit.png"
+    path.write_text(json.dumps(document(noise=0.004)))
+    command = ["completedp", "transfer-fit", str(path), "--flops", "1e16", "--figure", str(figure)]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    assert "39.1 x the largest budget measured" in capsys.readouterr().out
+    assert figure.stat().st_size > 10_000

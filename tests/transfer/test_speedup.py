@@ -1,0 +1,182 @@
+"""The speed-up: exact on laws that are known, honest at its bounds, and by the command line."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from completedp.cli import main
+from completedp.errors import UserError
+from completedp.flops import training_flops
+from completedp.recipe import Recipe
+from transfer.planner import base_plan
+from transfer.speedup import Setting, report, runs, speedup
+
+FRACTIONS = (0.25, 0.35, 0.5, 0.7, 1.0)
+
+
+def law(fraction: float, factor: float = 1.0) -> float:
+    """A loss over tokens; `factor` tokens are worth one."""
+    return 1.5 + 0.4 * (fraction * factor) ** -0.3
+
+
+def arms(
+    factor: float, noise: float = 0.0, seed: int = 0
+) -> tuple[dict[int, float], dict[float, dict[int, float]]]:
+    rng = np.random.default_rng(seed)
+    seeds = range(4)
+    baseline = {s: law(1.0) + float(rng.normal(0, noise)) for s in seeds}
+    tuned = {f: {s: law(f, factor) + float(rng.normal(0, noise)) for s in seeds} for f in FRACTIONS}
+    return baseline, tuned
+
+
+@given(factor=st.floats(1.02, 3.9))
+def test_a_known_factor_is_found(factor: float) -> None:
+    """To what a line between two horizons misses of the curve."""
+    found = speedup(*arms(factor))
+    assert found is not None
+    assert found.factor == pytest.approx(factor, rel=0.02)
+    assert found.low == pytest.approx(found.factor) == pytest.approx(found.high)
+    assert found.bound == ""
+
+
+def test_beyond_the_horizons_it_is_a_bound() -> None:
+    most, none = speedup(*arms(6.0)), speedup(*arms(0.8))
+    assert most is not None
+    assert none is not None
+    assert (most.factor, most.bound) == (4.0, "at least")
+    assert (none.factor, none.bound) == (1.0, "below")
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
+    found = [speedup(*arms(2.0, noise=0.01, seed=i)) for i in range(200)]
+    held = [f.low < 2.0 < f.high for f in found if f is not None]
+    assert len(held) == 200
+    assert 0.88 < np.mean(held) < 0.995
+
+
+def test_for_one_horizon_the_jackknife_is_students_interval() -> None:
+    """Where the estimate is linear in the means: all crossings on one straight piece."""
+    from scipy.stats import t as student
+
+    baseline = {s: 2.0 + d for s, d in enumerate((-0.01, 0.0, 0.02, 0.01))}
+    tuned = {0.5: dict.fromkeys(range(4), 2.1), 1.0: dict.fromkeys(range(4), 1.9)}
+    found = speedup(baseline, tuned)
+    assert found is not None
+    octaves = [(2.1 - b) / 0.2 for b in baseline.values()]
+    reach = student.ppf(0.975, 3) * np.std(octaves, ddof=1) / 2
+    assert math.log2(found.high / found.factor) == pytest.approx(reach)
+    assert math.log2(found.factor) == pytest.approx(1 - np.mean(octaves))
+
+
+@given(shift=st.floats(-1, 1), seed=st.integers(0, 3))
+def test_one_seed_more_difficult_changes_nothing(shift: float, seed: int) -> None:
+    """Pairing: what a seed adds to both arms at every horizon is no gain."""
+    baseline, tuned = arms(2.0, noise=0.003)
+    before = speedup(baseline, tuned)
+    baseline[seed] += shift
+    for losses in tuned.values():
+        losses[seed] += shift
+    after = speedup(baseline, tuned)
+    assert before is not None
+    assert after is not None
+    assert after.factor == pytest.approx(before.factor)
+
+
+def test_a_seed_with_a_lost_run_does_not_count() -> None:
+    baseline, tuned = arms(2.0)
+    del tuned[0.5][1]
+    found = speedup(baseline, tuned)
+    assert found is not None
+    assert found.seeds == 3
+    assert speedup({0: 1.0}, {1.0: {0: 1.0}}) is None
+
+
+def test_runs_are_whole_schedules_of_one_model(recipe: Recipe) -> None:
+    setting = Setting(scales=(16.0, 1.0), fractions=(0.5, 1.0), seeds=(3, 4))
+    wanted = runs(recipe, recipe.baseline, setting)
+    assert [(r.scale, r.seed, r.arm, r.fraction) for r in wanted[:4]] == [
+        (1.0, 3, "baseline", 1.0),
+        (1.0, 3, "tuned", 1.0),
+        (1.0, 3, "tuned", 0.5),
+        (1.0, 4, "baseline", 1.0),
+    ]
+    assert len(wanted) == 12
+    assert wanted[1].plan.resolved == base_plan(recipe).resolved
+    half, whole = wanted[2].plan, wanted[1].plan
+    assert half.model == whole.model
+    assert half.train.steps == whole.train.steps / 2
+    assert half.ratios.tokens == 0.5
+    carried = wanted[6].plan
+    base_flops = training_flops(recipe.model, recipe.train.tokens)
+    assert carried.flops == pytest.approx(16 * base_flops, rel=0.02)
+    assert carried.model.width > recipe.model.width
+    # The baseline's values are global: every tensor of a role alike at the base.
+    assert len({row.lr for row in wanted[0].plan.tensors}) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"scales": ()}, "scales are none"),
+        ({"scales": (1.0, 1.0)}, "each once"),
+        ({"scales": (0.0,)}, "scales are 0"),
+        ({"fractions": (0.5,)}, "1 among them"),
+        ({"fractions": (1.0, 1.5)}, "shares of the tokens"),
+        ({"seeds": (0,)}, "one seed"),
+    ],
+)
+def test_settings_that_measure_nothing_are_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Setting(**changes)
+
+
+def test_nothing_run_yet_is_a_row_without_figures(recipe: Recipe) -> None:
+    setting = Setting(scales=(1.0,), fractions=(1.0,))
+    document = report(recipe, setting, runs(recipe, recipe.baseline, setting), {})
+    (row,) = document["rows"]
+    assert (row["runs_missing"], row["difference"], row["speedup"]) == (6, None, None)
+
+
+def test_by_the_command_line(
+    recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A second call with one scale more trains that scale alone, and gives the same for the first."""
+    recipe.write(tmp_path / "mine" / "recipe.yaml")
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        command = ["completedp", "speedup", str(tmp_path / "mine" / "recipe.yaml"), *arguments]
+        monkeypatch.setattr(
+            "sys.argv", [*command, "--root", str(tmp_path / "runs"), "--device", "cpu"]
+        )
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    few = ["--seeds", "2", "--fractions", "0.5,1"]
+    status, out, _ = call("--scales", "1", *few)
+    assert status == 0
+    assert out.count(": loss ") == 6
+    assert "speed-up" in out
+    status, out, err = call("--scales", "1,2", *few, "--json")
+    assert status == 0
+    assert err.count(": loss ") == 6
+    document = json.loads(out)
+    assert [row["scale"] for row in document["rows"]] == [1.0, 2.0]
+    assert document == json.loads(
+        (tmp_path / "runs" / "speedups" / "mine" / "speedup.json").read_text()
+    )
+    losses = document["rows"][0]["losses"]
+    assert losses["tuned"]["1.0"] != losses["baseline"]["1.0"]
+    status, out, err = call("--scales", "1,1e6", *few)
+    assert status == 2
+    assert "--yes" in err

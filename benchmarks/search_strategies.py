@@ -6,7 +6,8 @@ For each search seed the first study (`trust-region`) searches the global values
 strategies begin with a copy of those trials, so that all move around one and the same global configuration.
 What each would have handed over after some of its per-module trials is then trained on the same fresh
 seeds. Interrupt it and start it again, days later or on another machine: what `--out` and `--records` hold
-is not repeated. `--quick` is a form for CI.
+is not repeated. `trust-region-bo.rungs` is that strategy with trials stopped early by `rungs`; a row's
+`tokens` is the share of the per-module tokens that was trained. `--quick` is a form for CI.
 """
 
 from __future__ import annotations
@@ -143,7 +144,8 @@ def _begin_from(base: Place, place: Place, strategy: str) -> None:
     """
     ledger = base.read()
     config = ledger.study.config
-    search = dataclasses.replace(config.search, strategy=strategy)
+    name, _, stopping = strategy.partition(".")
+    search = dataclasses.replace(config.search, strategy=name, stopping=stopping or "none")
     study = dataclasses.replace(
         ledger.study,
         name=place.name,
@@ -203,6 +205,7 @@ def judged(place: Place, strategy: str, seed: int, checkpoints: list[int]) -> di
         "losses": {str(number): losses[record.trial] for number, record in chosen.items()},
         "uniform_loss": math.log(config.model.vocab_size),
         "diverged": sum(t.status == "diverged" for t in modules),
+        "tokens": sum(t.tokens for t in modules) / len(modules) / config.train.tokens,
         "seeds": seeds,
     }
 

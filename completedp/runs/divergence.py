@@ -7,7 +7,9 @@ that of a uniform guess after warm-up.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from completedp.runs.job import Diverged, Limits, Rung, Stopped
@@ -30,12 +32,14 @@ CURVE_POINTS = 200
 # A loss on the way is the mean over this share of the run before it: 20 steps of 384 at `tiny`, where one
 # step's loss scatters by more than what trials differ in.
 WINDOW = 0.05
+_STEP = itemgetter(0)
 
 
 def loss_at(curve: Sequence[tuple[int, float]], fraction: float, steps: int) -> float | None:
     """Mean training loss just before `fraction` of a run of `steps`; None of a curve that ends earlier."""
     end = fraction * steps
-    window = [loss for step, loss in curve if end - WINDOW * steps < step <= end]
+    first, last = (bisect_right(curve, x, key=_STEP) for x in (end - WINDOW * steps, end))
+    window = [loss for _, loss in curve[first:last]]
     # Points are up to a window apart: a run that has gone on to `end` may have its last point before it.
     if not window or curve[-1][0] < end - WINDOW * steps / 2:
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from completedp.plan import Plan
@@ -10,19 +10,30 @@ from completedp.resolved import TensorRow
 
 _COLUMNS = ("lr", "weight_decay", "beta1", "beta2", "eps", "init_std")
 _BETAS = ("beta1", "beta2")
+# A beta near 1 says nothing in four digits; its distance from 1 does.
+_HEADINGS = ["module type", *(f"1 - {c}" if c in _BETAS else c for c in _COLUMNS), "residual"]
 
 
 def by_module_type(plan: Plan) -> tuple[list[str], list[list[str]]]:
     """Column names and rows; residual branches last, their coefficient under `residual`."""
-    types = dict.fromkeys(row.module_type for row in plan.tensors)
     rows = []
-    for module_type in types:
+    for module_type in dict.fromkeys(row.module_type for row in plan.tensors):
         members = [row for row in plan.tensors if row.module_type == module_type]
-        values = [[getattr(row, column) for row in members] for column in _COLUMNS]
+        values = [[_value(column, row) for row in members] for column in _COLUMNS]
         rows.append([module_type, *map(_range, values), ""])
-    for branch, coefficients in plan.residual.items():
-        rows.append([f"{branch} branch", *("" for _ in _COLUMNS), _range(coefficients)])
-    return ["module type", *_COLUMNS, "residual"], rows
+    return _HEADINGS, [*rows, *_branches(plan.residual)]
+
+
+def _branches(residual: Mapping[str, Sequence[float]]) -> list[list[str]]:
+    return [
+        [f"{branch} branch", *("" for _ in _COLUMNS), _range(coefficients)]
+        for branch, coefficients in residual.items()
+    ]
+
+
+def _value(column: str, row: TensorRow) -> float | None:
+    value: float | None = getattr(row, column)
+    return 1 - value if column in _BETAS and value is not None else value
 
 
 def multiples(plan: Plan, baseline: Plan) -> list[dict[str, Any]]:
@@ -44,21 +55,16 @@ def multiples_by_module_type(plan: Plan, baseline: Plan) -> tuple[list[str], lis
     for module_type in dict.fromkeys(row["module_type"] for row in found):
         members = [row for row in found if row["module_type"] == module_type]
         rows.append([module_type, *(_range([row[c] for row in members]) for c in _COLUMNS), ""])
-    for branch, coefficients in plan.residual.items():
-        pairs = zip(coefficients, baseline.residual[branch], strict=True)
-        ratios = _range([ours / theirs for ours, theirs in pairs])
-        rows.append([f"{branch} branch", *("" for _ in _COLUMNS), ratios])
-    names = [f"1 - {c}" if c in _BETAS else c for c in _COLUMNS]
-    return ["module type", *names, "residual"], rows
+    residual = {
+        branch: [c / other for c, other in zip(by, baseline.residual[branch], strict=True)]
+        for branch, by in plan.residual.items()
+    }
+    return _HEADINGS, [*rows, *_branches(residual)]
 
 
 def _multiple(column: str, row: TensorRow, other: TensorRow) -> float | None:
-    ours, theirs = getattr(row, column), getattr(other, column)
-    if ours is None or theirs is None:
-        return None
-    if column in _BETAS:
-        ours, theirs = 1 - ours, 1 - theirs
-    return ours / theirs if theirs else None
+    ours, theirs = _value(column, row), _value(column, other)
+    return ours / theirs if ours is not None and theirs else None
 
 
 def _range(values: Sequence[float | None]) -> str:

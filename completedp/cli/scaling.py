@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -141,23 +141,24 @@ def transfer(
         )
     source = Recipe.read(recipe)
     target = target_for(source, Wish(**wished, aspect=aspect, tensor_parallel=tensor_parallel))
-    plan, other = (
-        planner.make_plan(
+
+    def carried(which: Literal["tuned", "baseline"]) -> Plan:
+        return planner.make_plan(
             source,
             target.scale,
             target.model,
             parameterization=parameterization,
-            which="baseline" if chosen else "tuned",
+            which=which,
             **options,
         )
-        for chosen in (baseline, True)
-    )
+
+    plan = carried("baseline" if baseline else "tuned")
     plan.write(out)
     shown = _Shown(
         plan=plan,
         out=out,
         choices=(*target.choices, *planner.rule_choices(plan, options)),
-        baseline=other if diff else None,
+        baseline=carried("baseline") if diff else None,
     )
     warnings = (*target.warnings, *planner.plan_warnings(plan))
     if json:

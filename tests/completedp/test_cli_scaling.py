@@ -89,8 +89,7 @@ def test_the_difference_to_the_baseline(cli: Cli, recipe: Recipe, recipe_file: P
     assert rows["unembedding.weight"]["lr"] == pytest.approx(wanted)
     table = cli("transfer", recipe_file, "--width", 64, "--diff").out
     assert "multiples of the global baseline" in table
-    assert "1 - beta2" in table
-    assert "1 - beta2" not in cli("transfer", recipe_file, "--width", 64).out
+    assert "multiples of" not in cli("transfer", recipe_file, "--width", 64).out
 
 
 def test_far_durations_are_warned_of(cli: Cli, recipe: Recipe, recipe_file: Path) -> None:
@@ -114,8 +113,8 @@ def test_transfer_by_flops_as_json(cli: Cli, recipe_file: Path, tmp_path: Path) 
         "beta_rule",
     }
     # The small shape's aspect ratio of 16 keeps width and depth within, the batch grows beyond ×4.
-    assert any("batch is" in warning for warning in document["warnings"])
-    assert "warning: batch is" in done.err
+    assert any("batch x" in warning for warning in document["warnings"])
+    assert "warning: beyond the ratios" in done.err
 
 
 def test_transfer_of_the_baseline(cli: Cli, recipe_file: Path, tmp_path: Path) -> None:

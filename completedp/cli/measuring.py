@@ -103,7 +103,7 @@ def speedup(
     )
     baseline = source.baseline if against is None else _same_base(source, against).hparams
     wanted = measuring.runs(source, baseline, setting)
-    folder = root / "speedups" / recipe.resolve().parent.name
+    folder = measuring.runs_folder(root, recipe)
     stream = sys.stderr if json else sys.stdout
     count, chosen = _announce(wanted, device, workers, yes or dry_run, stream)
     if dry_run:
@@ -165,27 +165,10 @@ def _announce(
 def _train(
     wanted: list[Run], folder: Path, root: Path, workers: int, device: str, stream: Any
 ) -> dict[int, Outcome]:
-    import dataclasses
-
-    from completedp.lm.plan_run import plan_job
     from completedp.runs.job import Finished
     from completedp.runs.local import LocalExecutor, devices_of
     from completedp.runs.sweep import run_all
-
-    jobs = [
-        dataclasses.replace(
-            plan_job(
-                run.plan,
-                data=run.plan.data,
-                seed=run.seed,
-                folder=None,
-                cache=data_cache(root),
-                device=device.split(":")[0],
-            ),
-            trial=i,
-        )
-        for i, run in enumerate(wanted)
-    ]
+    from transfer.speedup import jobs
 
     def on_event(event: Event) -> None:
         if isinstance(event, Finished):
@@ -199,7 +182,8 @@ def _train(
             )
 
     with LocalExecutor(workers, logs=folder / "logs", devices=devices_of(device)) as executor:
-        return run_all(jobs, executor, folder, on_event=on_event)
+        found = jobs(wanted, cache=data_cache(root), device=device.split(":")[0])
+        return run_all(found, executor, folder, on_event=on_event)
 
 
 def transfer_fit(

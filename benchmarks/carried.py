@@ -1,0 +1,112 @@
+"""One recipe and its baseline carried to larger scales by every parameterisation: who loses least.
+
+    python benchmarks/carried.py --recipe <recipe.yaml> --scales 1 16 64 --seeds 3 --root <folder>
+
+Whole runs on the same seeds under each; at scale 1 all are the same run. Runs that `completedp speedup` has
+made of the recipe under the same root are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from completedp import files
+from completedp.paired import compare
+from completedp.recipe import Recipe
+from completedp.runs.local import LocalExecutor, default_workers, devices_of
+from completedp.runs.sweep import run_all
+from completedp.seeds import derive_seed
+from transfer import speedup
+
+RESULTS = Path(__file__).parent / "results"
+PARAMETERIZATIONS = ("completed-p", "completep", "mup", "sp-fan-in")
+ARMS: tuple[speedup.Arm, ...] = ("baseline", "tuned")
+Losses = dict[str, dict[speedup.Arm, dict[int, float]]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--recipe", type=Path, required=True)
+    parser.add_argument("--scales", type=float, nargs="+", default=[1, 16, 64])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, default=RESULTS / "carried.json")
+    arguments = parser.parse_args()
+    recipe = Recipe.read(arguments.recipe)
+    settings = {
+        name: speedup.Setting(
+            scales=tuple(arguments.scales),
+            fractions=(1.0,),
+            seeds=tuple(derive_seed(0, "speedup", i) for i in range(arguments.seeds)),
+            parameterization=name,
+        )
+        for name in PARAMETERIZATIONS
+    }
+    rows: list[dict[str, Any]] = []
+    for scale in sorted(arguments.scales):  # a table of whole scales, however far it comes
+        runs = [
+            (name, run)
+            for name, setting in settings.items()
+            for run in speedup.runs(recipe, recipe.baseline, setting)
+            if run.scale == scale
+        ]
+        losses = trained(runs, arguments)
+        rows += [row(scale, name, losses) for name in PARAMETERIZATIONS]
+        report = {"command": command(arguments), "recipe_digest": recipe.digest, "rows": rows}
+        files.write_json(arguments.out, report)
+        for r in rows[-len(PARAMETERIZATIONS) :]:
+            print(json.dumps({k: v for k, v in r.items() if k != "losses"}), flush=True)
+
+
+def trained(runs: list[tuple[str, speedup.Run]], arguments: argparse.Namespace) -> Losses:
+    """Losses by parameterisation, arm and seed; none of a run that diverged."""
+    root = arguments.root.resolve()
+    jobs = speedup.jobs(
+        [run for _, run in runs], cache=root / "data", device=arguments.device.split(":")[0]
+    )
+    folder = speedup.runs_folder(root, arguments.recipe)
+    with LocalExecutor(
+        default_workers(arguments.device),
+        logs=folder / "logs",
+        devices=devices_of(arguments.device),
+    ) as executor:
+        outcomes = run_all(jobs, executor, folder)
+    losses: Losses = {name: {arm: {} for arm in ARMS} for name in PARAMETERIZATIONS}
+    for i, (name, run) in enumerate(runs):
+        if i in outcomes and (loss := outcomes[i].loss) is not None:
+            losses[name][run.arm][run.seed] = loss
+    return losses
+
+
+def row(scale: float, name: str, losses: Losses) -> dict[str, Any]:
+    """Means, the recipe's gain under this parameterisation, and each arm less Complete(d)P's."""
+    own, best = losses[name], losses["completed-p"]
+    gain = compare(own["baseline"], own["tuned"])
+    less = {arm: compare(best[arm], own[arm]) for arm in ARMS}
+    return {
+        "scale": scale,
+        "parameterization": name,
+        "mean": {arm: statistics.fmean(own[arm].values()) if own[arm] else None for arm in ARMS},
+        "gain": gain.to_dict() if gain else None,
+        "minus_completed_p": {arm: c.to_dict() if c else None for arm, c in less.items()},
+        "losses": {arm: {str(s): x for s, x in own[arm].items()} for arm in ARMS},
+    }
+
+
+def command(arguments: argparse.Namespace) -> str:
+    scales = " ".join(f"{scale:g}" for scale in sorted(arguments.scales))
+    return (
+        f"python benchmarks/carried.py --recipe <recipe.yaml> --scales {scales} "
+        f"--seeds {arguments.seeds} --root <folder>"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -27,12 +27,13 @@ from completedp.runs.sweep import run_all
 from completedp.seeds import derive_seed
 from transfer.budget import Wish, target_for
 from transfer.planner import make_plan
-from transfer.speedup import Run, jobs, runs_folder, speedup
+from transfer.speedup import Arm, Run, jobs, runs_folder, speedup
 
 RESULTS = Path(__file__).parent / "results"
 # In multiples of the base's width and depth; both have 16 times the base's hidden parameters.
 SHAPES = {"deep and narrow": (1, 16), "optimal": (2, 4)}
 FRACTIONS = (0.5, 0.65, 0.8, 1.0)
+RULES: tuple[tuple[Arm, str], ...] = (("baseline", "mup"), ("tuned", "completep"))
 
 
 def main() -> None:
@@ -86,14 +87,14 @@ def wanted(recipe: Recipe, shape: tuple[int, int], arguments: argparse.Namespace
         for fraction in FRACTIONS:
             tokens = round(fraction * steps) * base.batch
             scale = dataclasses.replace(target.scale, tokens=tokens)
-            for arm, rule in (("baseline", "mup"), ("tuned", "completep")):
+            for arm, rule in RULES:
                 if arm == "tuned" or fraction == 1:
                     plan = make_plan(
                         recipe, scale, target.model, parameterization=rule, which="baseline"
                     )
                     yield Run(
                         scale=1,
-                        arm="tuned" if arm == "tuned" else "baseline",
+                        arm=arm,
                         fraction=fraction,
                         seed=derive_seed(0, "deep-narrow", i),
                         plan=plan,

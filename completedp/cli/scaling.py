@@ -223,7 +223,7 @@ class _Shown:
 
 def export(
     source: Annotated[Path, typer.Argument(help="A recipe (at its own scale) or a plan file.")],
-    format: Annotated[str, typer.Option(help="json or torch.")],
+    format: Annotated[str, typer.Option(help="json, torch or hf.")],
     out: Annotated[
         Path | None, typer.Option(help="The file; replaced. Default: by the format.")
     ] = None,
@@ -239,7 +239,16 @@ def export(
     plan = read_plan(source)
     place = out or Path(chosen.file_name)
     write_text(place, chosen.render(plan))
+    cannot = chosen.cannot(plan)
     if json:
-        print_json({"out": str(place), "format": format, "tensors": len(plan.tensors)})
+        print_json(
+            {
+                "out": str(place),
+                "format": format,
+                "tensors": len(plan.tensors),
+                "cannot": list(cannot),
+            }
+        )
     else:
         print(f"wrote {place}: {chosen.summary}")
+    print_warnings(cannot)

@@ -270,3 +270,11 @@ def test_export_writes_the_format(cli: Cli, recipe_file: Path, tmp_path: Path) -
     unknown = cli("export", recipe_file, "--format", "jax")
     assert unknown.status == 2
     assert "unknown format 'jax'" in unknown.err
+
+
+def test_what_a_trainer_cannot_express_is_a_warning(cli: Cli, recipe_file: Path) -> None:
+    plain = cli("export", recipe_file, "--format", "hf")
+    document = json.loads(cli("export", recipe_file, "--format", "hf", "--json").out)
+    assert len(document["cannot"]) > 1
+    assert plain.err == "".join(f"warning: {sentence}\n" for sentence in document["cannot"])
+    assert json.loads(cli("export", recipe_file, "--format", "json", "--json").out)["cannot"] == []

@@ -9,78 +9,32 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
+from exporting import SEED, carried, of_train, own_losses, run_trainer, write
 from hypothesis import given
 from hypothesis import strategies as st
 
-from completedp.config import DataConfig
 from completedp.errors import UserError
-from completedp.lm.data import TrainBatches
 from completedp.lm.model import LanguageModel
-from completedp.lm.train import LanguageModelTask
+from completedp.lm.schedule import multiplier
 from completedp.plan import Plan
 from completedp.recipe import Recipe
-from transfer.budget import Wish, target_for
-from transfer.export import FORMATS, format_named
+from transfer.export import FORMATS, format_named, torch_functions
 from transfer.export.canonical import table
-from transfer.planner import base_plan, make_plan
-
-SEED = 3
-TRAINER = Path(__file__).with_name("foreign_trainer.py")
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    words = np.random.default_rng(0).choice(
-        ["the ", "cat ", "sat ", "on ", "a ", "mat. "], size=60_000
-    )
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text("".join(words))
-    return path
-
-
-def carried(recipe: Recipe, **options: Any) -> Plan:
-    target = target_for(recipe, Wish(width=64, depth=3, batch=320, tokens=320 * 15))
-    return make_plan(recipe, target.scale, target.model, **options)
-
-
-def own_losses(plan: Plan, text: Path, folder: Path) -> list[float]:
-    """The tool's own run, with its batches left in the folder for others."""
-    task = LanguageModelTask(
-        model=plan.model,
-        data=DataConfig(source=str(text)),
-        train=plan.train,
-        split="report",
-        cache=folder / "cache",
-        device=torch.device("cpu"),
-    )
-    losses: list[float] = []
-    task(plan.resolved, SEED, lambda step, loss: losses.append(loss))
-    batches = TrainBatches(
-        tokens=task.corpus.split("train"),
-        context=plan.model.context,
-        sequences=plan.train.batch // plan.model.context,
-        seed=SEED,
-    )
-    np.save(folder / "batches.npy", np.stack([batches.at(i) for i in range(plan.train.steps)]))
-    (folder / "model.json").write_text(json.dumps(dataclasses.asdict(plan.model)))
-    assert len(losses) == plan.train.steps
-    return losses
+from transfer.planner import base_plan
 
 
 def foreign_losses(plan: Plan, folder: Path, *, folded: bool = False) -> list[list[float]]:
     """The same steps in a fresh process that knows the exported files and the batches alone."""
-    exported = [folder / chosen.file_name for chosen in FORMATS.values()]
-    for path, chosen in zip(exported, FORMATS.values(), strict=True):
-        path.write_text(chosen.render(plan))
-    arguments = [folder / "batches.npy", SEED, "folded" if folded else "plain", *exported]
-    done = subprocess.run(
-        [sys.executable, TRAINER, *map(str, arguments)], capture_output=True, text=True, check=True
+    exported = [write(plan, name, folder) for name in ("json", "torch")]
+    found: list[list[float]] = run_trainer(
+        "foreign_trainer.py",
+        folder / "batches.npy",
+        SEED,
+        "folded" if folded else "plain",
+        *exported,
     )
-    losses: list[list[float]] = json.loads(done.stdout)
-    return losses
+    return found
 
 
 @pytest.mark.parametrize("at", ["base", "target", "completep"])
@@ -98,12 +52,50 @@ def test_exports_train_to_the_tools_own_losses(
 
 def test_folded_exports_need_no_residual_hook(recipe: Recipe, text: Path, tmp_path: Path) -> None:
     """Clipping aside, which sees other gradients, folding changes nothing but rounding."""
-    unclipped = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, clip=0.0))
-    plan = carried(unclipped)
+    plan = carried(of_train(recipe, clip=0.0))
     assert {c for by_layer in plan.residual.values() for c in by_layer} != {1.0}
     expected = own_losses(plan, text, tmp_path)
     for found in foreign_losses(plan, tmp_path, folded=True):
         assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["completed-p", "completep"])
+def test_a_folded_file_clips_as_the_unfolded_model(
+    recipe: Recipe, text: Path, tmp_path: Path, name: str
+) -> None:
+    """It takes the norm of the unfolded gradients; the multiplier of the logits is folded too."""
+    plan = carried(recipe, parameterization=name)
+    assert (plan.output_multiplier != 1.0) == (name == "completep")
+    expected = own_losses(plan, text, tmp_path)
+    _, found = foreign_losses(plan, tmp_path, folded=True)
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+@given(
+    steps=st.integers(1, 40),
+    schedule=st.sampled_from(["cosine", "wsd", "linear"]),
+    warmup=st.floats(0, 1),
+    decay=st.floats(0, 1),
+    final_lr=st.floats(0, 1),
+)
+def test_the_files_schedule_is_the_tools(
+    recipe: Recipe, steps: int, schedule: Any, warmup: float, decay: float, final_lr: float
+) -> None:
+    train = dataclasses.replace(
+        recipe.train,
+        tokens=recipe.train.batch * steps,
+        schedule=schedule,
+        warmup=warmup,
+        decay=decay,
+        final_lr=final_lr,
+    )
+    namespace = vars(torch_functions)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(namespace, "TRAIN", {"steps": steps, **dataclasses.asdict(train)})
+        found = [torch_functions.schedule(step) for step in range(steps)]
+        after = torch_functions.schedule(steps)  # a scheduler asks for one more
+    assert found == [multiplier(train, step) for step in range(steps)]
+    assert 0 <= after <= 1
 
 
 def load(plan: Plan) -> dict[str, Any]:
@@ -135,15 +127,17 @@ def test_groups_hold_every_parameter_once(recipe: Recipe) -> None:
     assert len(groups) < len(grouped)
 
 
-def test_the_generated_file_is_clean(recipe: Recipe, tmp_path: Path) -> None:
-    path = tmp_path / "values.py"
-    path.write_text(FORMATS["torch"].render(carried(recipe)))
+@pytest.mark.parametrize("name", [n for n, f in FORMATS.items() if f.file_name.endswith(".py")])
+def test_the_generated_file_is_clean(recipe: Recipe, tmp_path: Path, name: str) -> None:
+    path = write(carried(recipe), name, tmp_path)
     for arguments in (
-        ["check", "--isolated"],
+        ["check", "--isolated", "--select=E,F,I,UP", "--line-length=110"],
         ["format", "--check", "--isolated", "--line-length=100"],
     ):
         done = subprocess.run(
-            [sys.executable, "-m", "ruff", *arguments, str(path)], capture_output=True, text=True
+            [sys.executable, "-m", "ruff", *arguments, str(path)],
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == 0, done.stdout + done.stderr
     imported = {
@@ -156,7 +150,18 @@ def test_the_generated_file_is_clean(recipe: Recipe, tmp_path: Path) -> None:
             else [a.name for a in node.names]
         )
     }
-    assert imported == {"__future__", "hashlib", "typing", "torch"}
+    own = {"hf": {"transformers"}}.get(name, set())
+    assert imported == {"__future__", "hashlib", "math", "typing", "torch", *own}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_file_says_what_its_trainer_cannot_express(recipe: Recipe, name: str) -> None:
+    plan = carried(recipe)
+    docstring = "" if name == "json" else ast.get_docstring(ast.parse(FORMATS[name].render(plan)))
+    said = " ".join((docstring or "").split())
+    for sentence in FORMATS[name].cannot(plan):
+        assert sentence in said
+    assert ("cannot express" in said) == bool(FORMATS[name].cannot(plan))
 
 
 @given(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from completedp.errors import named
 from completedp.plan import Plan
-from transfer.export import canonical, torch_file
+from transfer.export import canonical, hf_file, torch_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +17,8 @@ class Format:
     render: Callable[[Plan], str]
     file_name: str
     summary: str
+    cannot: Callable[[Plan], tuple[str, ...]] = lambda plan: ()
+    """What a trainer of this form cannot express of a plan, a sentence each; the file says it too."""
 
 
 FORMATS: Mapping[str, Format] = {
@@ -29,6 +31,12 @@ FORMATS: Mapping[str, Format] = {
         render=torch_file.render,
         file_name="completedp_values.py",
         summary="a Python file (torch only) that initialises a model and makes its AdamW groups",
+    ),
+    "hf": Format(
+        render=hf_file.render,
+        file_name="completedp_hf.py",
+        summary="Hugging Face Trainer: model configuration, init, optimizer, schedule and loss",
+        cannot=hf_file.cannot,
     ),
 }
 

@@ -3,17 +3,19 @@
 Needs torch alone. In the training loop:
 
     initialize(model, seed=0)
-    optimizer = torch.optim.AdamW(param_groups(model))
-    peak = [group["lr"] for group in optimizer.param_groups]  # a schedule multiplies each group's own
+    optimizer = adamw(model)  # clips the gradients itself, before each step
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
 
 In the forward pass, x + residual_multipliers()["attention"][layer] · attention(x), the same with "ffn",
-and the logits times OUTPUT_MULTIPLIER. A model whose code nobody may touch takes `folded=True` in both
-calls instead of the residual multipliers; without gradient clipping that is the same training.
+and the logits times OUTPUT_MULTIPLIER. A model whose code nobody may touch takes `folded=True` in these
+calls instead of both: that is the same training. The loss is the mean over all tokens of the batch, plus
+TRAIN["z_loss"] times the mean of (log Z)².
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any
 
 import torch
@@ -22,12 +24,13 @@ import torch
 TRAIN: dict[str, Any] = {}
 TENSORS: dict[str, dict[str, Any]] = {}
 RESIDUAL: dict[str, list[float]] = {}
-FOLDED: dict[str, float] = {}
 OUTPUT_MULTIPLIER: float = 1.0
+FOLDED: dict[str, float] = {}
+FOLD: bool = False
 # --- end of tables ---
 
 
-def initialize(model: torch.nn.Module, seed: int, folded: bool = False) -> None:
+def initialize(model: torch.nn.Module, seed: int, folded: bool = FOLD) -> None:
     """Set every trainable parameter to its initial value, in place.
 
     A tensor is drawn in float32 on the CPU from a generator of its own, seeded by `seed` and its name.
@@ -38,7 +41,7 @@ def initialize(model: torch.nn.Module, seed: int, folded: bool = False) -> None:
             if row["init_std"] is None:
                 parameter.fill_(row["init_value"])
                 continue
-            digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+            digest = hashlib.sha256(f"{seed}/{row['name']}".encode()).digest()
             generator = torch.Generator()
             generator.manual_seed(int.from_bytes(digest[:8], "big", signed=True))
             unit = torch.randn(parameter.shape, generator=generator)
@@ -46,7 +49,7 @@ def initialize(model: torch.nn.Module, seed: int, folded: bool = False) -> None:
             parameter.copy_(unit.to(wide).mul_(row["init_std"]))
 
 
-def param_groups(model: torch.nn.Module, folded: bool = False) -> list[dict[str, Any]]:
+def param_groups(model: torch.nn.Module, folded: bool = FOLD) -> list[dict[str, Any]]:
     """Groups for torch.optim.AdamW; tensors of equal values share one."""
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for name, parameter in _parameters(model).items():
@@ -59,6 +62,46 @@ def param_groups(model: torch.nn.Module, folded: bool = False) -> list[dict[str,
         group["params"].append(parameter)
         group["param_names"].append(name)
     return list(groups.values())
+
+
+def adamw(model: torch.nn.Module, folded: bool = FOLD, **options: Any) -> torch.optim.AdamW:
+    """AdamW over `param_groups` that clips before each step; a trainer's own clipping must be off.
+
+    `options` are AdamW's own, such as fused.
+    """
+    optimizer = torch.optim.AdamW(param_groups(model, folded), **options)
+    optimizer.register_step_pre_hook(lambda *_: clip_gradients(model, folded))
+    return optimizer
+
+
+def clip_gradients(model: torch.nn.Module, folded: bool = FOLD) -> None:
+    """Scale all gradients down to a global norm of TRAIN["clip"], where that is above 0.
+
+    A tensor with a multiplier c folded into it counts with c times its gradient: that is the gradient
+    which the model with multipliers has, so folding changes nothing here either.
+    """
+    if not TRAIN["clip"]:
+        return
+    gradients = {n: p.grad for n, p in _parameters(model).items() if p.grad is not None}
+    scales = FOLDED if folded else {}
+    norm = torch.nn.utils.get_total_norm(
+        [g * scales[name] if name in scales else g for name, g in gradients.items()]
+    )
+    torch.nn.utils.clip_grads_with_norm_(model.parameters(), TRAIN["clip"], norm)
+
+
+def schedule(step: int) -> float:
+    """The multiplier of every group's peak lr at `step`, counted from 0."""
+    steps = TRAIN["steps"]
+    warmup = round(TRAIN["warmup"] * steps)
+    if step < warmup:
+        return float((step + 1) / (warmup + 1))
+    tail = round(TRAIN["decay"] * steps) if TRAIN["schedule"] == "wsd" else steps
+    tail = min(tail, steps - warmup)
+    left = min(1.0, max(0, steps - step) / tail) if tail else 1.0
+    if TRAIN["schedule"] == "cosine":
+        left = 0.5 - 0.5 * math.cos(math.pi * left)
+    return float(TRAIN["final_lr"] + (1 - TRAIN["final_lr"]) * left)
 
 
 def residual_multipliers() -> dict[str, list[float]]:

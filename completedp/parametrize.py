@@ -29,7 +29,10 @@ def initialize(model: nn.Module, resolved: Resolved, seed: int) -> None:
             if row.init_std is None:
                 parameter.fill_(row.init_value)
                 continue
-            unit = torch.randn(parameter.shape, generator=_generator(seed, row.name))
+            # Said, because a caller may have set another default dtype.
+            unit = torch.randn(
+                parameter.shape, generator=_generator(seed, row.name), dtype=torch.float32
+            )
             # Scaled in float32 or wider, then rounded once to the parameter's dtype.
             wide = torch.promote_types(parameter.dtype, torch.float32)
             parameter.copy_(unit.to(wide).mul_(row.init_std))

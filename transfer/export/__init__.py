@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from completedp.errors import named
 from completedp.plan import Plan
-from transfer.export import canonical, hf_file, torch_file
+from transfer.export import canonical, hf_file, nanogpt_file, torch_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,12 @@ FORMATS: Mapping[str, Format] = {
         file_name="completedp_hf.py",
         summary="Hugging Face Trainer: model configuration, init, optimizer, schedule and loss",
         cannot=hf_file.cannot,
+    ),
+    "nanogpt": Format(
+        render=nanogpt_file.render,
+        file_name="completedp_nanogpt.py",
+        summary="nanoGPT's train.py: its plain names, and a GPT with per-module groups",
+        cannot=nanogpt_file.cannot,
     ),
 }
 

@@ -130,7 +130,11 @@ def _said(cannot: tuple[str, ...]) -> str:
     for sentence in cannot:
         assert not {'"', "\\"} & set(sentence), "it goes into a docstring"
         text += textwrap.fill(
-            sentence, _DOCSTRING_WIDTH, initial_indent="* ", subsequent_indent="  "
+            sentence,
+            _DOCSTRING_WIDTH,
+            initial_indent="* ",
+            subsequent_indent="  ",
+            break_on_hyphens=False,
         )
         text += "\n"
     return text

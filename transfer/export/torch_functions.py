@@ -44,7 +44,7 @@ def initialize(model: torch.nn.Module, seed: int, folded: bool = FOLD) -> None:
             digest = hashlib.sha256(f"{seed}/{row['name']}".encode()).digest()
             generator = torch.Generator()
             generator.manual_seed(int.from_bytes(digest[:8], "big", signed=True))
-            unit = torch.randn(parameter.shape, generator=generator)
+            unit = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
             wide = torch.promote_types(parameter.dtype, torch.float32)
             parameter.copy_(unit.to(wide).mul_(row["init_std"]))
 

@@ -223,7 +223,7 @@ class _Shown:
 
 def export(
     source: Annotated[Path, typer.Argument(help="A recipe (at its own scale) or a plan file.")],
-    format: Annotated[str, typer.Option(help="json, torch, hf or nanogpt.")],
+    format: Annotated[str, typer.Option(help="json, torch, hf, nanogpt or torchtitan.")],
     out: Annotated[
         Path | None, typer.Option(help="The file; replaced. Default: by the format.")
     ] = None,

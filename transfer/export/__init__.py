@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from completedp.errors import named
 from completedp.plan import Plan
-from transfer.export import canonical, hf_file, nanogpt_file, torch_file
+from transfer.export import canonical, hf_file, nanogpt_file, torch_file, torchtitan_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,12 @@ FORMATS: Mapping[str, Format] = {
         file_name="completedp_nanogpt.py",
         summary="nanoGPT's train.py: its plain names, and a GPT with per-module groups",
         cannot=nanogpt_file.cannot,
+    ),
+    "torchtitan": Format(
+        render=torchtitan_file.render,
+        file_name="completedp_torchtitan.py",
+        summary="torchtitan: ParamGroupConfigs, schedule, init and loss for a Trainer.Config",
+        cannot=torchtitan_file.cannot,
     ),
 }
 

@@ -7,6 +7,7 @@ of `torch_functions.py` into every file, a trainer's own behind them. Only names
 
 from __future__ import annotations
 
+import ast
 import sys
 import textwrap
 from collections.abc import Mapping
@@ -93,8 +94,8 @@ def _name(row: TensorRow, names: Mapping[str, str] | None) -> str:
 
 @dataclass(frozen=True)
 class _Parts:
-    """A file of functions: its docstring with the quotes, its imports a line each, and what follows the
-    tables' place."""
+    """A file of functions: its docstring with the quotes, its imports, and what follows the tables'
+    place."""
 
     docstring: str
     imports: tuple[str, ...]
@@ -106,21 +107,22 @@ def _read(name: str) -> _Parts:
     _, mark, body = rest.partition(_END_OF_TABLES)
     assert mark, f"{name} has one place for the tables"
     docstring, quotes, imports = head.rpartition('"""\n')
-    lines = tuple(line for line in imports.splitlines() if line)
-    assert all(line.startswith(("import ", "from ")) for line in lines), "an import a line"
-    return _Parts(docstring + quotes, lines, body.strip("\n") + "\n")
+    statements = tuple(
+        ast.get_source_segment(imports, node) or "" for node in ast.parse(imports).body
+    )
+    return _Parts(docstring + quotes, statements, body.strip("\n") + "\n")
 
 
-def _imports(*lines: str) -> str:
-    """The lines, each once, in the groups and order of isort."""
+def _imports(*statements: str) -> str:
+    """The statements, each once, in the groups and order of isort."""
 
-    def group(line: str) -> int:
-        package = line.split()[1].partition(".")[0]
+    def group(statement: str) -> int:
+        package = statement.split()[1].partition(".")[0]
         return 0 if package == "__future__" else 1 if package in sys.stdlib_module_names else 2
 
-    ordered = sorted(set(lines), key=lambda line: (group(line), line.startswith("from"), line))
-    groups = [[line for line in ordered if group(line) == i] for i in range(3)]
-    return "\n".join("".join(f"{line}\n" for line in lines) for lines in groups if lines)
+    ordered = sorted(set(statements), key=lambda s: (s.startswith("from"), s))
+    groups = [[s for s in ordered if group(s) == i] for i in range(3)]
+    return "\n".join("".join(f"{s}\n" for s in part) for part in groups if part)
 
 
 def _said(cannot: tuple[str, ...]) -> str:

@@ -51,17 +51,11 @@ def initialize(model: torch.nn.Module, seed: int, folded: bool = FOLD) -> None:
 
 def param_groups(model: torch.nn.Module, folded: bool = FOLD) -> list[dict[str, Any]]:
     """Groups for torch.optim.AdamW; tensors of equal values share one."""
-    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for name, parameter in _parameters(model).items():
-        row = _row(name, folded)
-        values = {key: row[key] for key in ("lr", "weight_decay", "eps")}
-        values["betas"] = (row["beta1"], row["beta2"])
-        group = groups.setdefault(
-            tuple(values.items()), {"params": [], "param_names": [], **values}
-        )
-        group["params"].append(parameter)
-        group["param_names"].append(name)
-    return list(groups.values())
+    parameters = _parameters(model)
+    return [
+        {"params": [parameters[name] for name in names], "param_names": names, **values}
+        for values, names in _groups(folded)
+    ]
 
 
 def adamw(model: torch.nn.Module, folded: bool = FOLD, **options: Any) -> torch.optim.AdamW:
@@ -80,14 +74,7 @@ def clip_gradients(model: torch.nn.Module, folded: bool = FOLD) -> None:
     A tensor with a multiplier c folded into it counts with c times its gradient: that is the gradient
     which the model with multipliers has, so folding changes nothing here either.
     """
-    if not TRAIN["clip"]:
-        return
-    gradients = {n: p.grad for n, p in _parameters(model).items() if p.grad is not None}
-    scales = FOLDED if folded else {}
-    norm = torch.nn.utils.get_total_norm(
-        [g * scales[name] if name in scales else g for name, g in gradients.items()]
-    )
-    torch.nn.utils.clip_grads_with_norm_(model.parameters(), TRAIN["clip"], norm)
+    _clip(_parameters(model), folded)
 
 
 def schedule(step: int) -> float:
@@ -107,6 +94,27 @@ def schedule(step: int) -> float:
 def residual_multipliers() -> dict[str, list[float]]:
     """Coefficient of each residual branch, by branch and layer."""
     return {branch: list(by_layer) for branch, by_layer in RESIDUAL.items()}
+
+
+def _clip(parameters: dict[str, torch.nn.Parameter], folded: bool) -> None:
+    if not TRAIN["clip"]:
+        return
+    gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+    scales = FOLDED if folded else {}
+    norm = torch.nn.utils.get_total_norm(
+        [g * scales[name] if name in scales else g for name, g in gradients.items()]
+    )
+    torch.nn.utils.clip_grads_with_norm_(parameters.values(), TRAIN["clip"], norm)
+
+
+def _groups(folded: bool) -> list[tuple[dict[str, Any], list[str]]]:
+    groups: dict[tuple[Any, ...], tuple[dict[str, Any], list[str]]] = {}
+    for name in TENSORS:
+        row = _row(name, folded)
+        values = {key: row[key] for key in ("lr", "weight_decay", "eps")}
+        values["betas"] = (row["beta1"], row["beta2"])
+        groups.setdefault(tuple(values.items()), (values, []))[1].append(name)
+    return list(groups.values())
 
 
 def _row(name: str, folded: bool) -> dict[str, Any]:

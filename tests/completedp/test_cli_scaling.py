@@ -13,6 +13,7 @@ import completedp
 from completedp.cli import main
 from completedp.plan import Plan
 from completedp.recipe import Recipe
+from transfer.export import FORMATS
 
 
 @dataclass(frozen=True)
@@ -278,3 +279,8 @@ def test_what_a_trainer_cannot_express_is_a_warning(cli: Cli, recipe_file: Path)
     assert len(document["cannot"]) > 1
     assert plain.err == "".join(f"warning: {sentence}\n" for sentence in document["cannot"])
     assert json.loads(cli("export", recipe_file, "--format", "json", "--json").out)["cannot"] == []
+
+
+def test_help_names_every_format(cli: Cli) -> None:
+    said = cli("export", "--help").out
+    assert all(name in said for name in FORMATS)

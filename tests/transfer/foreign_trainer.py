@@ -1,7 +1,7 @@
 """A training loop of somebody else: torch, a model, and an exported file. No rule of ours is in it.
 
-Usage: foreign_trainer.py BATCHES SEED FOLDED EXPORTED... Prints the losses of every step as JSON, a list
-for each exported file.
+Usage: foreign_trainer.py BATCHES SEED DTYPE FOLDED EXPORTED... Prints the losses of every step as JSON, a
+list for each exported file.
 """
 
 import hashlib
@@ -87,9 +87,9 @@ def set_multipliers(model: LanguageModel, residual: Any, output_multiplier: floa
     model.output_multiplier.fill_(output_multiplier)
 
 
-def losses(exported: str, batches: str, seed: int, folded: bool) -> list[float]:
+def losses(exported: str, batches: str, seed: int, dtype: str, folded: bool) -> list[float]:
     config = json.loads(Path(batches).with_name("model.json").read_text())
-    model = LanguageModel(ModelConfig(**config))
+    model = LanguageModel(ModelConfig(**config)).to(getattr(torch, dtype))
     reader = FromPython if exported.endswith(".py") else FromJson
     read = reader(Path(exported), model, seed, folded)
     scheduler = torch.optim.lr_scheduler.LambdaLR(read.optimizer, read.schedule)
@@ -107,5 +107,6 @@ def losses(exported: str, batches: str, seed: int, folded: bool) -> list[float]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    batches, seed, folded, *files = sys.argv[1:]
-    print(json.dumps([losses(file, batches, int(seed), folded == "folded") for file in files]))
+    batches, seed, dtype, folded, *files = sys.argv[1:]
+    arguments = batches, int(seed), dtype, folded == "folded"
+    print(json.dumps([losses(file, *arguments) for file in files]))

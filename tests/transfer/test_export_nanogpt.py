@@ -143,6 +143,9 @@ def test_plain_names_are_no_second_place_for_a_tensors_values(recipe: Recipe) ->
         model.configure_optimizers(0.5, learning_rate, betas, "cpu")
     with pytest.raises(ValueError, match=r"beta2 is 0\.5"):
         model.configure_optimizers(weight_decay, learning_rate, (betas[0], 0.5), "cpu")
+    names["dtype"] = "float16"
+    with pytest.raises(ValueError, match="dtype is float16"):
+        model.configure_optimizers(weight_decay, learning_rate, betas, "cpu")
 
 
 def test_another_gpt_is_refused_and_said_before(recipe: Recipe) -> None:

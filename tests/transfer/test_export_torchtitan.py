@@ -25,7 +25,7 @@ needs_torchtitan = pytest.mark.skipif(
 class Case:
     """A plan's peculiarity, and the largest relative difference of any of its 50 losses.
 
-    Measured: MEASURED
+    Measured: 1e-7 to 3e-7 in float32; in float64 5e-9, because torchtitan computes the loss in float32.
     """
 
     shape: dict[str, Any] = field(default_factory=dict)

@@ -13,7 +13,8 @@ SCHEMA = 1
 
 def table(plan: Plan) -> dict[str, Any]:
     """Plain JSON types. `tensors` and `residual` go together; `folded` replaces both in a model without
-    a residual hook: its coefficients are moved into each branch's last matrix.
+    a residual hook: its coefficients are moved into each branch's last matrix. Who clips such a model takes
+    the norm over coefficient times gradient of those matrices. `output_multiplier` goes with both.
 
     Every number is at the plan's scale: nothing is left to be scaled. `lr` is the peak, `weight_decay`
     PyTorch's (θ −= lr · weight_decay · θ), `init_std` null for a tensor that starts at `init_value`.

@@ -62,7 +62,10 @@ def training_arguments(output_dir: str, devices: int = 1, **own: Any) -> Trainin
 def optimizers(
     model: torch.nn.Module, **options: Any
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
-    """What Trainer takes as `optimizers`; `options` are AdamW's own, such as fused."""
+    """What Trainer takes as `optimizers`; `options` are AdamW's own, such as fused.
+
+    Not fused with fp16: the optimizer would clip gradients that are still scaled.
+    """
     optimizer = adamw(model, **options)
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
 

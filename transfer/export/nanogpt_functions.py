@@ -16,6 +16,7 @@ import torch
 # --- tables ---
 from transfer.export.torch_functions import TENSORS, TRAIN, adamw, initialize, schedule
 
+dtype = "float32"
 init_seed = 0
 FFN: int = 0
 REFERENCE: dict[str, float] = {}
@@ -58,6 +59,10 @@ def adapted(base: Any) -> Any:
         for name, value in given.items():
             if value != REFERENCE[name]:
                 raise ValueError(f"{name} is {value}; every tensor has its own: change TENSORS")
+        if dtype == "float16":
+            raise ValueError(
+                "dtype is float16, whose gradients are scaled; use bfloat16 or float32"
+            )
         optimizer = adamw(self, fused=device_type == "cuda")
         peaks = [group["lr"] for group in optimizer.param_groups]
 

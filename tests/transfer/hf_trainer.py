@@ -34,19 +34,18 @@ def train(seed: int, batches: str, dtype: str, accumulation: int, file: str) -> 
         loss: torch.Tensor = exported.compute_loss(outputs, labels, num_items_in_batch)
         return loss
 
-    class InOrder(Trainer):
-        """The data's order is no part of the export."""
-
-        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-            return torch.utils.data.SequentialSampler(self.train_dataset)
-
     with tempfile.TemporaryDirectory() as folder:
         arguments = exported.training_arguments(
-            folder, use_cpu=True, report_to="none", logging_steps=1, save_strategy="no"
+            folder,
+            use_cpu=True,
+            report_to="none",
+            logging_steps=1,
+            save_strategy="no",
+            train_sampling_strategy="sequential",
         )
         arguments.per_device_train_batch_size //= accumulation
         arguments.gradient_accumulation_steps *= accumulation
-        trainer = InOrder(
+        trainer = Trainer(
             model,
             arguments,
             train_dataset=rows,

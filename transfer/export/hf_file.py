@@ -65,8 +65,8 @@ def cannot(plan: Plan) -> tuple[str, ...]:
             "evaluation loss too."
         )
     sentences.append(
-        "Data, seed of the data's order, and evaluation are Trainer's: of the plan they carry the length "
-        "of a row alone."
+        f"Data, their order and evaluation are Trainer's own: give it rows of {plan.model.context} + 1 "
+        "tokens, of which the last is only predicted."
     )
     return tuple(sentences)
 

@@ -52,7 +52,22 @@ def render(
     return f"{head}\n{imports}\n{data}\n\n" + "\n\n".join(bodies)
 
 
-def folded_coefficients(plan: Plan) -> dict[str, float]:
+def _tables(plan: Plan, names: Mapping[str, str] | None, fold: bool) -> dict[str, Any]:
+    theirs = {row.name: _name(row, names) for row in plan.tensors}
+    return {
+        "TRAIN: dict[str, Any]": train_settings(plan),
+        "TENSORS: dict[str, dict[str, Any]]": {
+            theirs[row.name]: {value: getattr(row, value) for value in _VALUES}
+            for row in plan.tensors
+        },
+        "RESIDUAL: dict[str, list[float]]": {b: list(c) for b, c in plan.residual.items()},
+        "OUTPUT_MULTIPLIER: float": plan.output_multiplier,
+        "FOLDED: dict[str, float]": {theirs[name]: c for name, c in _folded(plan).items()},
+        "FOLD: bool": fold,
+    }
+
+
+def _folded(plan: Plan) -> dict[str, float]:
     """By tensor name, the multiplier that folding moves into it: a residual branch's coefficient into
     its last matrix, that of the logits into the unembedding."""
     coefficients = {
@@ -66,23 +81,6 @@ def folded_coefficients(plan: Plan) -> dict[str, float]:
             if row.module_type == "unembedding":
                 coefficients[row.name] = plan.output_multiplier
     return coefficients
-
-
-def _tables(plan: Plan, names: Mapping[str, str] | None, fold: bool) -> dict[str, Any]:
-    theirs = {row.name: _name(row, names) for row in plan.tensors}
-    return {
-        "TRAIN: dict[str, Any]": train_settings(plan),
-        "TENSORS: dict[str, dict[str, Any]]": {
-            theirs[row.name]: {value: getattr(row, value) for value in _VALUES}
-            for row in plan.tensors
-        },
-        "RESIDUAL: dict[str, list[float]]": {b: list(c) for b, c in plan.residual.items()},
-        "OUTPUT_MULTIPLIER: float": plan.output_multiplier,
-        "FOLDED: dict[str, float]": {
-            theirs[name]: c for name, c in folded_coefficients(plan).items()
-        },
-        "FOLD: bool": fold,
-    }
 
 
 def _name(row: TensorRow, names: Mapping[str, str] | None) -> str:

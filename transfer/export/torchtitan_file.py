@@ -55,8 +55,8 @@ def cannot(plan: Plan) -> tuple[str, ...]:
         "Initial values are drawn by torchtitan's generator: their standard deviations are the plan's, "
         "their numbers are not those of `completedp train`.",
         "A parameter pattern must match in every model part, so there is no pipeline parallelism.",
-        "torchtitan's schedules differ from the plan's by a step: lr_scheduler is replaced, and its "
-        "options are refused.",
+        "torchtitan's warm-up is a step shorter than the plan's: lr_scheduler is replaced, and its options "
+        "are refused.",
     ]
     if plan.output_multiplier != 1.0:
         sentences.append(

@@ -53,10 +53,11 @@ def applied(config: Any) -> Any:
     spec.model = initialized(spec.model)
     spec.post_optimizer_build_fn = clipped(spec.post_optimizer_build_fn)
     if TRAIN["z_loss"]:
+        z_loss = ZLoss.Config(coefficient=TRAIN["z_loss"], global_vocab_size=VOCABULARY)
         if hasattr(config.loss, "loss_fn"):  # in chunks
-            config.loss.loss_fn = ZLoss.Config(coefficient=TRAIN["z_loss"])
+            config.loss.loss_fn = z_loss
         else:
-            config.loss = ZLoss.Config(coefficient=TRAIN["z_loss"])
+            config.loss = z_loss
     values = {
         "steps": TRAIN["steps"],
         "max_norm": math.inf,
@@ -123,7 +124,7 @@ def clipped(before: Any) -> Any:
 
 
 class Schedule(LRSchedulersContainer):
-    """torchtitan's schedulers with the plan's curve, whose warm-up and cosine are a step off its own."""
+    """torchtitan's schedulers with the plan's curve, whose warm-up is a step longer than its own."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(LRSchedulersContainer.Config):
@@ -160,9 +161,12 @@ class ZLoss(CrossEntropyLoss):
         **inputs: Any,
     ) -> Any:
         """Raises ValueError where `pred` is a part of the vocabulary: its log Z is unknown here."""
-        loss, metrics = super().__call__(pred, labels, global_valid_tokens, **inputs)
         if pred.shape[-1] != VOCABULARY or type(pred) is not torch.Tensor:
-            raise ValueError("z-loss needs logits that are whole: use no tensor parallelism")
+            raise ValueError(
+                f"z-loss needs logits of all {VOCABULARY} tokens, got {pred.shape[-1]} in a "
+                f"{type(pred).__name__}: use no tensor parallelism, or another model"
+            )
+        loss, metrics = super().__call__(pred, labels, global_valid_tokens, **inputs)
         log_z = pred.float().logsumexp(-1)[labels != -100]
         penalty = self.coefficient * log_z.square().sum()
         if global_valid_tokens is not None:

@@ -150,8 +150,9 @@ def test_plain_names_are_no_second_place_for_a_tensors_values(recipe: Recipe) ->
 
 def test_another_gpt_is_refused_and_said_before(recipe: Recipe) -> None:
     plan = one_layer(recipe, ffn=88, activation="swiglu", qk_norm=True)
-    assert "attn.q_norm, attn.k_norm), a gate in the feed-forward (mlp.c_gate), 88 features" in (
-        " ".join(FORMATS["nanogpt"].cannot(plan))
+    assert (
+        "attn.q_norm, attn.k_norm), a gate in the feed-forward (mlp.c_gate), a feed-forward of 88"
+        in (" ".join(FORMATS["nanogpt"].cannot(plan)))
     )
     names = load(plan)
     with pytest.raises(ValueError, match=r"c_fc has 256 features; expected the plan's 88"):

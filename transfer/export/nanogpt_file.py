@@ -65,15 +65,19 @@ def cannot(plan: Plan) -> tuple[str, ...]:
     lacks = [
         *(["norms of queries and keys (attn.q_norm, attn.k_norm)"] if model.qk_norm else []),
         *(["a gate in the feed-forward (mlp.c_gate)"] if model.gated else []),
-        *([f"{model.ffn} features in it"] if model.ffn != 4 * model.width else []),
+        *(
+            [f"a feed-forward of {model.ffn} features (mlp.c_fc)"]
+            if model.ffn != 4 * model.width
+            else []
+        ),
     ]
     sentences = [
         "nanoGPT's GPT is another model than the one searched: LayerNorm, where that has RMSNorm, and "
         "learned positions (they get the embedding's values), where that has rotary ones. Losses are the "
         "plan's with a model.py that has the searched architecture.",
-        "It ties lm_head to wte and keeps q, k and v in one matrix: the file separates them.",
-        "It has no residual multipliers: they are folded into both c_proj, which is the same training "
-        "with AdamW and with no other optimizer.",
+        "nanoGPT's GPT ties lm_head to wte and keeps q, k and v in one matrix: the file separates them.",
+        "nanoGPT's GPT has no residual multipliers: they are folded into both c_proj, which is the same "
+        "training with AdamW and with no other optimizer.",
         "train.py gives every group one learning rate: the optimizer gives each its own again before a "
         "step. learning_rate, weight_decay, beta1 and beta2 are those of the middle layer's c_fc, to be "
         "looked at; another learning_rate scales all, another of the others is refused.",
@@ -83,7 +87,9 @@ def cannot(plan: Plan) -> tuple[str, ...]:
             1, f"nanoGPT's GPT lacks {', '.join(lacks)}; it is refused until model.py has them."
         )
     if plan.output_multiplier != 1.0:
-        sentences.append("It has no multiplier on the logits: it is folded into lm_head.")
+        sentences.append(
+            "nanoGPT's GPT has no multiplier on the logits: it is folded into lm_head, in the same way."
+        )
     if train.schedule != "cosine":
         sentences.append(
             f"train.py's only schedule is a cosine: decay_lr is False, and the optimizer applies "

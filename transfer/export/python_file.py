@@ -46,7 +46,7 @@ def render(
     """
     common, own = _read("torch_functions.py"), _read(functions)
     bodies = [common.body] if own == common else [common.body, own.body]
-    data = assignments({**_tables(plan, names, fold), **(tables or {})})
+    data = assignments({**(tables or {}), **_tables(plan, names, fold)})
     head = own.docstring.removesuffix('"""\n') + _said(cannot) + '"""\n'
     imports = _imports(*common.imports, *own.imports)
     return f"{head}\n{imports}\n{data}\n\n" + "\n\n".join(bodies)

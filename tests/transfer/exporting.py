@@ -15,7 +15,7 @@ from completedp.lm.data import TrainBatches
 from completedp.lm.train import LanguageModelTask
 from completedp.plan import Plan
 from completedp.recipe import Recipe
-from transfer.budget import for_scale
+from transfer.budget import Wish, target_for
 from transfer.export import FORMATS
 from transfer.planner import make_plan
 
@@ -24,7 +24,7 @@ STEPS = 50
 
 
 def carried(recipe: Recipe, **options: Any) -> Plan:
-    target = for_scale(recipe, width=64, depth=3, batch=320, tokens=320 * STEPS)
+    target = target_for(recipe, Wish(width=64, depth=3, batch=320, tokens=320 * STEPS))
     return make_plan(recipe, target.scale, target.model, **options)
 
 

@@ -6,23 +6,29 @@ Everything is keyed by qualified name; nothing is attached to a tensor.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from completedp.errors import UserError
 from completedp.resolved import Resolved, TensorRow
 
 
-def initialize(model: nn.Module, resolved: Resolved, seed: int) -> None:
+def initialize(
+    model: nn.Module,
+    resolved: Resolved,
+    seed: int,
+    write: Callable[[Tensor, Tensor], object] = Tensor.copy_,
+) -> None:
     """Set every trainable parameter to its row's initial value, in place.
 
     Normal with standard deviation `init_std`, or the constant `init_value` where that is None. Each
     tensor is drawn in float32 on the CPU from a generator of its own, so its values depend on the seed
-    and its name alone, not on the device, the order, or the other tensors. Raises `UserError` when the
-    rows and the trainable parameters are not the same names.
+    and its name alone, not on the device, the order, or the other tensors. `write(parameter, values)` takes
+    over each whole tensor, for parameters of which a process holds only a part. Raises `UserError` when
+    the rows and the trainable parameters are not the same names.
     """
     with torch.no_grad():
         for row, parameter in _pairs(model, resolved):
@@ -35,7 +41,7 @@ def initialize(model: nn.Module, resolved: Resolved, seed: int) -> None:
             )
             # Scaled in float32 or wider, then rounded once to the parameter's dtype.
             wide = torch.promote_types(parameter.dtype, torch.float32)
-            parameter.copy_(unit.to(wide).mul_(row.init_std))
+            write(parameter, unit.to(wide).mul_(row.init_std))
 
 
 def param_groups(model: nn.Module, resolved: Resolved) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from completedp.cli.searching import search
 from completedp.cli.studies import preset, report, status
 from completedp.cli.training import train
 from completedp.errors import UserError
+from completedp.launch import check_packages
 
 app = typer.Typer(
     name="completedp",
@@ -60,6 +61,7 @@ def _common(
 def main() -> None:
     """The console script. A user's mistake is one line on stderr and exit status 2."""
     try:
+        check_packages()
         app(prog_name="completedp")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

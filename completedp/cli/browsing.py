@@ -12,13 +12,16 @@ from completedp.cli.output import print_json
 
 
 def track(
-    name: Annotated[str | None, typer.Argument(help="A study; all of them by default.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="A study or a trained plan; all of them by default.")
+    ] = None,
     root: Root = DEFAULT_ROOT,
     json: Json = False,
 ) -> None:
-    """Bring MLflow in line with the studies' journals; what is right already stays as it is."""
+    """Bring MLflow in line with the studies and trained plans; what is right already stays as it is."""
     from dataclasses import asdict
 
+    from completedp.tracking import Synced
     from completedp.tracking import track as sync
 
     passes = sync(root, name)
@@ -26,11 +29,15 @@ def track(
         print_json([asdict(synced) for synced in passes])
         return
     for synced in passes:
+        if isinstance(synced, Synced):
+            shown, what, by = synced.study, "trials", "search"
+        else:
+            shown, what, by = synced.run, "runs", "training"
         if synced.busy:
-            print(f"{synced.study}: followed by its running search; left alone")
+            print(f"{shown}: followed by its running {by}; left alone")
         else:
             print(
-                f"{synced.study}: {synced.written} trials written, {synced.unchanged} unchanged, "
+                f"{shown}: {synced.written} {what} written, {synced.unchanged} unchanged, "
                 f"{synced.removed} stale runs removed"
             )
 

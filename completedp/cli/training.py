@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import sys
+import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from completedp import launch
 from completedp.cli.options import DEFAULT_ROOT, Device, Json, Root, Seed, data_cache
 from completedp.cli.output import print_json
+from completedp.errors import UserError
 
 if TYPE_CHECKING:
-    from completedp.runs.job import Progress
+    from completedp.config import TrainConfig
+    from completedp.lm.plan_run import Ended
+    from completedp.runs.job import Job, Outcome, Progress
+    from completedp.tracking import Tracker
 
 # Lines of progress a run prints: a page on a terminal.
 _LINES = 20
+# torchrun kills its processes 30 s after Ctrl-C.
+_LAST_WORDS_SECONDS = 15.0
 
 
 def train(
@@ -24,9 +33,15 @@ def train(
         str | None, typer.Option(help="Other data than the plan's: files, a folder, hf:NAME.")
     ] = None,
     seed: Seed = 0,
+    parallel: Annotated[
+        str | None,
+        typer.Option(help="Under torchrun: ddp (default) or fsdp, for what fits no single GPU."),
+    ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="The run's folder. Default: ROOT/runs/<plan>-<seed>-<digest>."),
+        typer.Option(
+            help="The run's folder, not followed by MLflow. Default: ROOT/runs/<plan>-<seed>-<digest>."
+        ),
     ] = None,
     device: Device = "auto",
     root: Root = DEFAULT_ROOT,
@@ -37,45 +52,142 @@ def train(
 
     from transfer.planner import read_plan
 
-    plan = read_plan(source)
-    corpus = plan.data if data is None else dataclasses.replace(plan.data, source=data)
+    if parallel is not None and not launch.launched():
+        raise UserError(
+            f"--parallel {parallel}: this is one process; start several by 'torchrun --nproc-per-node N "
+            f"-m completedp train {source} --parallel {parallel}'"
+        )
+    kind = parallel or ("ddp" if launch.processes() > 1 else None)
+    with _together(kind):
+        plan = read_plan(source)
+        corpus = plan.data if data is None else dataclasses.replace(plan.data, source=data)
 
-    from completedp.lm import plan_run
+        from completedp.lm import plan_run
 
-    folder = out or root / "runs" / plan_run.run_name(plan, corpus, seed, source.stem)
-    job = plan_run.plan_job(
-        plan, data=corpus, seed=seed, folder=folder, cache=data_cache(root), device=device
-    )
-    stream = sys.stderr if json else sys.stdout
+        folder = out or root / "runs" / plan_run.run_name(plan, corpus, seed, source.stem)
+        job = plan_run.plan_job(
+            plan,
+            data=corpus,
+            seed=seed,
+            folder=folder,
+            cache=data_cache(root),
+            device=device,
+            parallel=kind,
+        )
+    view = _View(plan.train, job, json)
+    try:
+        ended = plan_run.run(
+            job,
+            folder,
+            view.on_progress,
+            plan=plan,
+            on_start=None if out else lambda: view.follow(root, folder),
+        )
+        if kind is not None:
+            from completedp.lm.parallel import leave
 
-    def on_progress(progress: Progress) -> None:
+            leave()
+    except KeyboardInterrupt:
+        view.say(f"interrupted; the same command goes on from the last checkpoint in {folder}")
+        raise
+    except Exception as error:
+        if kind is not None and _follows_from_another(error):
+            print(f"process {launch.rank()}: ended, because another one did", file=sys.stderr)
+            raise typer.Exit(1) from None
+        raise
+    finally:
+        view.close()
+    if launch.rank() == 0:
+        _print_end(ended, folder, plan.train, json)
+    if ended.outcome.status != "completed":
+        raise typer.Exit(1)
+
+
+def _together(kind: str | None) -> AbstractContextManager[None]:
+    """Around what each of several processes does alone: one mistake is told once and ends all of them."""
+    if kind is None:
+        return nullcontext()  # without torch, so that a single process refuses at once
+    from completedp.lm.parallel import join
+
+    return join(kind).together()
+
+
+def _follows_from_another(error: Exception) -> bool:
+    from completedp.lm.parallel import follows_from_another
+
+    return follows_from_another(error)
+
+
+class _View:
+    """What a run shows while it trains: lines of progress, and MLflow where its folder is in the root."""
+
+    def __init__(self, train: TrainConfig, job: Job, json: bool) -> None:
+        self._train, self._job = train, job
+        self._stream = sys.stderr if json else sys.stdout
+        self._tracker: Tracker | None = None
+        self._told: tuple[int, float] | None = None
+
+    def say(self, line: str) -> None:
+        if launch.rank() == 0:
+            print(line, file=self._stream, flush=True)
+
+    def follow(self, root: Path, folder: Path) -> None:
+        from completedp.tracking import RunView, Tracker
+
+        self._tracker = Tracker(root, folder, warn=self._warn, view=RunView)
+
+    def on_progress(self, progress: Progress) -> None:
+        from completedp.lm.plan_run import speedometer
+
+        step, now = progress.step, time.perf_counter()
         every = max(1, progress.steps // _LINES)
-        if progress.step % every == 0 or progress.step == progress.steps:
-            print(
-                f"step {progress.step:,} of {progress.steps:,}: loss {progress.loss:.4f}",
-                file=stream,
-                flush=True,
-            )
+        if step % every and step != progress.steps:
+            self._told = self._told or (step, now)
+            return
+        speed = ""
+        if self._told is not None and now > self._told[1]:
+            tokens = (step - self._told[0]) * self._train.batch
+            speed = f"; {speedometer(self._job).speed(tokens, now - self._told[1])}"
+        self.say(f"step {step:,} of {progress.steps:,}: loss {progress.loss:.4f}{speed}")
+        self._told = (step, now)
+        if self._tracker is not None:
+            self._tracker.update()
 
-    ended = plan_run.run(job, folder, on_progress)
+    def close(self) -> None:
+        if self._tracker is not None:
+            self._tracker.close(_LAST_WORDS_SECONDS)
+
+    def _warn(self, line: str) -> None:
+        print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
+def _print_end(ended: Ended, folder: Path, train: TrainConfig, json: bool) -> None:
     outcome = ended.outcome
     if ended.before:
         note = f"finished before; its outcome again (to train anew, remove {folder})"
-        print(note, file=stream, flush=True)
+        print(note, file=sys.stderr if json else sys.stdout, flush=True)
     if json:
         print_json({"folder": str(folder), **outcome.to_dict()})
     elif outcome.loss is not None:
-        bits = outcome.metrics.get("bits_per_byte")
-        print(
-            f"loss {outcome.loss:.4f} nats a token"
-            + ("" if bits is None else f", {bits:.4f} bits a byte")
-            + f" on the report split; {outcome.seconds:.0f} s; in {folder}"
-        )
-        # The threshold has no scaling rule: how often it acts is for a person to compare.
-        if plan.train.clip:
-            share = outcome.metrics["clipped_fraction"]
-            print(f"gradients clipped at norm {plan.train.clip:g} in {share:.1%} of the steps")
+        _print_loss(outcome, folder, train)
     if outcome.status != "completed":
         reason = f"{outcome.status} at step {outcome.steps:,}: {outcome.reason}"
         print(f"{reason}; in {folder}", file=sys.stderr)
-        raise typer.Exit(1)
+
+
+def _print_loss(outcome: Outcome, folder: Path, train: TrainConfig) -> None:
+    metrics = outcome.metrics
+    bits = metrics.get("bits_per_byte")
+    print(
+        f"loss {outcome.loss:.4f} nats a token"
+        + ("" if bits is None else f", {bits:.4f} bits a byte")
+        + f" on the report split; {outcome.seconds:.0f} s; in {folder}"
+    )
+    if "tokens_per_second" in metrics:
+        from completedp.lm.throughput import Speed
+
+        print(Speed.of(metrics))
+    # The threshold has no scaling rule: how often it acts is for a person to compare.
+    if train.clip:
+        share = metrics["clipped_fraction"]
+        print(f"gradients clipped at norm {train.clip:g} in {share:.1%} of the steps")

@@ -39,17 +39,13 @@ class LanguageModel(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.depth))
         self.final_norm = Norm(config.width)
         self.unembedding = nn.Linear(config.width, config.vocab_size, bias=False)
-        cos_THE, sin_THE = rotary_tables(
-            config.context, config.heads, config.head_dim, config.rope_base
-        )
-        for name, value in {
-            "residual_attention_L": torch.ones(config.depth),
-            "residual_ffn_L": torch.ones(config.depth),
-            "output_multiplier": torch.ones(()),
-            "cos_THE": cos_THE,
-            "sin_THE": sin_THE,
-        }.items():
+        for name, value in _buffers(config).items():
             self.register_buffer(name, value, persistent=False)
+
+    def reset_buffers(self) -> None:
+        """Set the buffers to what they are in a new model, where the model was built without memory."""
+        for name, value in _buffers(self.config).items():
+            self.get_buffer(name).copy_(value)
 
     def set_multipliers(self, resolved: Resolved) -> None:
         """Take over the residual coefficients, one a layer and branch, and the logits' multiplier."""
@@ -82,6 +78,19 @@ class LanguageModel(nn.Module):
         """Mean CE + `z_loss` · (log Z)² over all tokens, and the mean CE alone (detached), in nats."""
         hidden_ND = self.hidden(tokens_BT).flatten(0, 1)
         return cross_entropy(hidden_ND, self.unembedding.weight, target_BT.flatten(), z_loss)
+
+
+def _buffers(config: ModelConfig) -> dict[str, Tensor]:
+    cos_THE, sin_THE = rotary_tables(
+        config.context, config.heads, config.head_dim, config.rope_base
+    )
+    return {
+        "residual_attention_L": torch.ones(config.depth),
+        "residual_ffn_L": torch.ones(config.depth),
+        "output_multiplier": torch.ones(()),
+        "cos_THE": cos_THE,
+        "sin_THE": sin_THE,
+    }
 
 
 class Layer(nn.Module):

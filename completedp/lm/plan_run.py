@@ -1,31 +1,40 @@
 """One training run of a plan in a folder of its own: outcome, curve, weights; resumed if interrupted.
 
-The folder holds `curve.jsonl` (one `{"step", "loss"}` a line, written as the steps are reported),
-`checkpoints/` while the run goes on, `lock`, and at its end, unless it diverged, `model.safetensors`.
-`outcome.json` is written last: where it is the run is finished, wherever a kill fell.
+The folder holds `plan.yaml` and `run.json` (how the run was started), `curve.jsonl` (one `{"step", "loss"}` a
+line, written as the steps are reported), `checkpoints/` while the run goes on, `lock`, and at its end, unless
+it diverged, `model.safetensors`. `outcome.json` is written last: where it is the run is finished, wherever a
+kill fell. Where several processes train together, the leading one alone writes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from completedp import files
 from completedp.config import DataConfig
 from completedp.errors import UserError
 from completedp.plan import Plan
+from completedp.runs.divergence import stride
 from completedp.runs.job import Job, Outcome, Progress
 from completedp.runs.journal import sync
 from completedp.runs.lock import Lock
 from completedp.runs.runner import run_job, train_function
 
+if TYPE_CHECKING:
+    from completedp.lm.throughput import Speedometer
+    from completedp.lm.train import LanguageModelTask
+
 _OUTCOME = "outcome.json"
+RUN = "run.json"
 TASK = "completedp.lm.train:language_model"
 # A twentieth of a run is the most that an interruption costs; a checkpoint is three times the weights.
 CHECKPOINTS_A_RUN = 20
@@ -38,7 +47,14 @@ def run_name(plan: Plan, data: DataConfig, seed: int, stem: str) -> str:
 
 
 def plan_job(
-    plan: Plan, *, data: DataConfig, seed: int, folder: Path | None, cache: Path, device: str
+    plan: Plan,
+    *,
+    data: DataConfig,
+    seed: int,
+    folder: Path | None,
+    cache: Path,
+    device: str,
+    parallel: str | None = None,
 ) -> Job:
     """The plan as a job: evaluated on the report split, its checkpoints in `folder` where one is given."""
     arguments: dict[str, Any] = {
@@ -48,6 +64,7 @@ def plan_job(
         "split": "report",
         "cache": str(cache),
         "device": device,
+        "parallel": parallel,
     }
     if folder is not None:
         arguments["checkpoints"] = str(folder / "checkpoints")
@@ -63,37 +80,154 @@ class Ended:
     before: bool
 
 
-def run(job: Job, folder: Path, on_progress: Callable[[Progress], None]) -> Ended:
+def run(
+    job: Job,
+    folder: Path,
+    on_progress: Callable[[Progress], None],
+    *,
+    plan: Plan | None = None,
+    on_start: Callable[[], None] | None = None,
+) -> Ended:
     """Run the job here and write its folder; where that holds the finished job, give its outcome again.
 
-    Raises `UserError` where the folder cannot be written, is being written by another process, or holds
-    another finished run.
+    The folder describes the run where its `plan` is given. `on_start` is called when the folder is ours and
+    training begins. Of several processes the leading one alone writes and calls back. Raises `UserError`
+    where the folder cannot be written, is being written by another process, or holds another finished run.
     """
-    identity = _identity(job)  # refusals of the data come before anything is written
+    from completedp.lm.parallel import join
+
+    team = join(job.arguments["parallel"])
+    with team.together():
+        task = _task(job)  # refusals of the data come before anything is written
+    identity = files.digest(task.run_content(job.resolved, job.seed))
+    with ExitStack() as held:
+        outcome: Outcome | None = None
+        with team.together():
+            if team.leads:
+                _make(folder)
+                held.enter_context(Lock(folder / "lock", "run"))
+                outcome = _finished(folder, identity)
+                if plan is not None and outcome is None:
+                    _describe(folder, plan, job, task, identity)
+        before = bool(team.led(outcome is not None))
+        if before and not team.leads:
+            outcome = _finished(folder, identity)
+        if outcome is None and team.leads:
+            if on_start is not None:
+                on_start()
+            outcome = _train(job, folder, on_progress)
+            files.write_json(folder / _OUTCOME, {"run": identity, **outcome.to_dict()})
+            sync(folder)
+        elif outcome is None:
+            outcome = run_job(job)
+        if team.leads:
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return Ended(outcome=outcome, before=before)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """What a run's folder says of it. `begun` and `ended` are times of its files, in seconds since the epoch;
+    `ended` means nothing without an outcome."""
+
+    run: str
+    digest: str
+    plan: Mapping[str, Any]
+    steps: int
+    seed: int
+    device: str
+    processes: int
+    parallel: str
+    begun: float
+    ended: float
+    outcome: Outcome | None
+
+    @classmethod
+    def read(cls, folder: Path) -> Described:
+        """Raises `OSError` or `ValueError` for a folder that no run has described."""
+        said = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        plan = files.read_yaml(folder / "plan.yaml")
+        plan["data"] = said["data"]
+        path = folder / _OUTCOME
+        return cls(
+            run=said["run"],
+            digest=said["plan"],
+            plan=plan,
+            steps=plan["train"]["tokens"] // plan["train"]["batch"],
+            seed=said["seed"],
+            device=said["device"],
+            processes=said["processes"],
+            parallel=said["parallel"] or "none",
+            begun=(folder / RUN).stat().st_mtime,
+            ended=path.stat().st_mtime if path.exists() else 0.0,
+            outcome=_finished(folder, said["run"]),
+        )
+
+
+def trained(root: Path) -> list[Path]:
+    """The folders of a root's runs that describe themselves, by name."""
+    return sorted(path.parent for path in root.glob(f"runs/*/{RUN}"))
+
+
+def read_points(folder: Path, steps: int) -> list[tuple[int, float]]:
+    """The curve of a run under way, thinned as that of an outcome: (step, mean training loss since the
+    point before)."""
+    every = stride(steps)
+    points: list[tuple[int, float]] = []
+    pending: list[float] = []
+    for step, loss in _curve_lines(folder / "curve.jsonl"):
+        pending.append(loss)
+        if step % every == 0:
+            points.append((step, sum(part / len(pending) for part in pending)))
+            pending.clear()
+    return points
+
+
+def speedometer(job: Job) -> Speedometer:
+    """What a job's steps are measured by, on the processes that train it."""
+    return _task(job).speedometer
+
+
+def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
             f"{folder}: cannot be written ({error.strerror}); give another place"
         ) from None
-    with Lock(folder / "lock", "run"):
-        outcome = _finished(folder, identity)
-        before = outcome is not None
-        if outcome is None:
-            outcome = _train(job, folder, on_progress)
-            files.write_json(folder / _OUTCOME, {"run": identity, **outcome.to_dict()})
-            sync(folder)
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    return Ended(outcome=outcome, before=before)
 
 
-def _identity(job: Job) -> str:
-    """A digest of all that the run's numbers depend on: the one that its checkpoints carry."""
+def _describe(folder: Path, plan: Plan, job: Job, task: LanguageModelTask, identity: str) -> None:
+    """Write what a reader of the folder needs; an interrupted run of other values keeps its own, because
+    its checkpoint is going to refuse this one."""
+    from completedp.lm.checkpoint import newest
+
+    described = folder / RUN
+    if described.exists() and newest(folder / "checkpoints") is not None:
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            if json.loads(described.read_text(encoding="utf-8"))["run"] != identity:
+                return
+    plan.write(folder / "plan.yaml")
+    files.write_json(
+        described,
+        {
+            "run": identity,
+            "plan": files.digest(plan.to_dict()),
+            "seed": job.seed,
+            "data": dict(job.arguments["data"]),
+            "device": task.device.type,
+            "processes": task.team.ranks,
+            "parallel": job.arguments["parallel"],
+        },
+    )
+
+
+def _task(job: Job) -> LanguageModelTask:
     from completedp.lm.train import LanguageModelTask
 
     task = train_function(job)
     assert isinstance(task, LanguageModelTask), "made by `plan_job`"
-    return files.digest(task.run_content(job.resolved, job.seed))
+    return task
 
 
 def _finished(folder: Path, identity: str) -> Outcome | None:
@@ -143,6 +277,19 @@ def _keep_weights(folder: Path) -> None:
         sync(kept)
 
 
+def _line(step: int, loss: float) -> str:
+    return json.dumps({"step": step, "loss": loss}, allow_nan=False) + "\n"
+
+
+def _curve_lines(path: Path) -> Iterator[tuple[int, float]]:
+    """The whole lines of a curve's file, none where there is none; a killed writer tears the last."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    for line in text.splitlines(keepends=True):
+        if line.endswith("\n"):
+            point = json.loads(line)
+            yield point["step"], point["loss"]
+
+
 class _Curve:
     """The curve's file. A resumed run drops what an interrupted one reported after its checkpoint."""
 
@@ -161,13 +308,9 @@ class _Curve:
         if self._file is None:
             files.write_text(self._path, self._before(step))
             self._file = self._path.open("a", encoding="utf-8", buffering=1)
-        self._file.write(json.dumps({"step": step, "loss": loss}, allow_nan=False) + "\n")
+        self._file.write(_line(step, loss))
 
     def _before(self, step: int) -> str:
-        if step == 1 or not self._path.exists():
+        if step == 1:
             return ""
-        lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
-        whole = (
-            line for line in lines if line.endswith("\n")
-        )  # a killed writer tears the last one
-        return "".join(line for line in whole if json.loads(line)["step"] < step)
+        return "".join(_line(s, loss) for s, loss in _curve_lines(self._path) if s < step)

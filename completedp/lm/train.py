@@ -13,11 +13,13 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -26,6 +28,8 @@ from completedp.errors import UserError
 from completedp.lm import schedule
 from completedp.lm.data import Corpus, TrainBatches, eval_windows, prepare
 from completedp.lm.model import LanguageModel
+from completedp.lm.parallel import Loss, Team, join
+from completedp.lm.throughput import Speedometer
 from completedp.parametrize import adamw, initialize
 from completedp.resolved import Resolved
 from completedp.runs.job import Job, Limits, Report, Result
@@ -48,29 +52,33 @@ def language_model(
     device: str = "auto",
     checkpoints: str | None = None,
     checkpoint_steps: int = 0,
+    parallel: str | None = None,
 ) -> LanguageModelTask:
     """The factory a `Job` names: its arguments as plain JSON types.
 
     `cache` is the folder of prepared corpora. With a folder `checkpoints` (this needs safetensors) a run
     is saved there every `checkpoint_steps` (0: at its end only) and goes on from what it finds there.
+    `parallel` is how the processes that torchrun started share the run: `ddp` or `fsdp`.
     """
+    team = join(parallel)
     return LanguageModelTask(
         model=ModelConfig(**model),
         data=DataConfig(**data),
         train=TrainConfig(**train),
         split=split,
         cache=Path(cache),
-        device=pick_device(device),
-        checkpoints=_checkpoints(checkpoints, checkpoint_steps),
+        device=pick_device(team.device_name(device)),
+        checkpoints=_checkpoints(checkpoints, checkpoint_steps, team),
+        team=team,
     )
 
 
-def _checkpoints(folder: str | None, steps: int) -> Checkpoints | None:
+def _checkpoints(folder: str | None, steps: int, team: Team) -> Checkpoints | None:
     if folder is None:
         return None
     from completedp.lm.checkpoint import Checkpoints
 
-    return Checkpoints(folder=Path(folder), every=steps)
+    return Checkpoints(folder=Path(folder), every=steps, team=team)
 
 
 def pick_device(name: str) -> torch.device:
@@ -91,7 +99,8 @@ class LanguageModelTask:
     """Trains the reference model on a corpus and evaluates it on `split`, once a call.
 
     The model is built on the first call and initialised anew on each, so that compiled code is kept.
-    On a CPU with one thread a call is a function of `resolved` and `seed` to the last bit.
+    On a CPU with one thread a call is a function of `resolved`, `seed` and the number of processes to the
+    last bit.
     """
 
     def __init__(
@@ -104,11 +113,15 @@ class LanguageModelTask:
         cache: Path,
         device: torch.device,
         checkpoints: Checkpoints | None = None,
+        team: Team | None = None,
     ) -> None:
         self.model_config, self.train_config = model, train
         self.split: Literal["select", "report"] = split
-        self.device = device
-        self.corpus: Corpus = prepare(data, model.vocab_size, train.eval_tokens, cache)
+        self.device, self.team = device, team or Team()
+        self.team.use(device)
+        self.team.check(model, train)
+        with self.team.in_turn(cache):
+            self.corpus: Corpus = prepare(data, model.vocab_size, train.eval_tokens, cache)
         self._checkpoints = checkpoints
 
     @property
@@ -123,11 +136,11 @@ class LanguageModelTask:
     @cached_property
     def model(self) -> LanguageModel:
         """The model, on its device; between calls it holds the last run's weights."""
-        return LanguageModel(self.model_config).to(self.device)
+        return self.team.build(self.model_config, self.device)
 
     def __call__(self, resolved: Resolved, seed: int, report: Report) -> Result:
         train = self.train_config
-        initialize(self.model, resolved, seed)
+        initialize(self.model, resolved, seed, self.team.write)
         self.model.set_multipliers(resolved)
         optimizer = adamw(self.model, resolved)
         done, clipped = 0, torch.zeros((), device=self.device)
@@ -136,14 +149,18 @@ class LanguageModelTask:
             done, clipped_before = self._checkpoints.load(self.model, optimizer, report)
             clipped.fill_(clipped_before)
         first, started = done, time.perf_counter()
-        for done in self._train(optimizer, first, seed, clipped, report):
-            if self._checkpoints is not None and self._save_is_due(done):
-                self._checkpoints.save(self.model, optimizer, report, done, int(clipped.item()))
+        with self.team.attentive():
+            for done in self._train(optimizer, first, seed, clipped, report):
+                due = self._save_is_due(done) or self.team.interrupted
+                if self._checkpoints is not None and due:
+                    self._checkpoints.save(self.model, optimizer, report, done, int(clipped.item()))
+                if self.team.interrupted:
+                    raise KeyboardInterrupt
         seconds = time.perf_counter() - started
         loss = self.evaluate()
         metrics = {"clipped_fraction": clipped.item() / train.steps}
         if done > first:
-            metrics["tokens_per_second"] = (done - first) * train.batch / seconds
+            metrics |= self.speedometer.speed((done - first) * train.batch, seconds).metrics()
         if (bytes_per_token := self.corpus.bytes_per_token(self.split)) is not None:
             metrics["bits_per_byte"] = loss / math.log(2) / bytes_per_token
         return Result(loss=loss, tokens=train.steps * train.batch, metrics=metrics)
@@ -155,10 +172,18 @@ class LanguageModelTask:
         windows = eval_windows(
             self.corpus.split(self.split), context, self.train_config.eval_tokens
         )
+        rows_ST = torch.from_numpy(windows)
+        # What the ranks cannot share evenly all of them evaluate: they must go through the same forwards.
+        left = len(rows_ST) % self.team.ranks
+        total = self.team.total(self._summed(self.team.part(rows_ST[left:])))
+        return (total + self._summed(rows_ST[:left])) / len(windows)
+
+    def _summed(self, windows_ST: Tensor) -> float:
         total = 0.0
-        for part in torch.split(torch.from_numpy(windows), self._sequences_at_once):
-            total += self._forward(part)[1].item() * len(part)
-        return total / len(windows)
+        if len(windows_ST):
+            for part_BT in torch.split(windows_ST, self._sequences_at_once):
+                total += self._forward(part_BT)[1].item() * len(part_BT)
+        return total
 
     def _train(
         self,
@@ -177,21 +202,24 @@ class LanguageModelTask:
             sequences=train.batch // context,
             seed=seed,
         )
+        self.team.settle(lambda: self._backward(self._own(batches.at(first))))
+        optimizer.zero_grad()
         peaks = [float(group["lr"]) for group in optimizer.param_groups]
         unread: list[Tensor] = []
         for step in range(first, train.steps):
             factor = schedule.multiplier(train, step)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
-            unread.append(self._backward(torch.from_numpy(batches.at(step))))
+            unread.append(self._backward(self._own(batches.at(step))))
             if train.clip:
                 norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip)
-                clipped += norm > train.clip
+                clipped += self.team.whole(norm) > train.clip
             optimizer.step()
             optimizer.zero_grad()
             # A run that resumes reports nothing twice and nothing never: a checkpoint has no unread loss.
             if len(unread) >= self._report_steps or self._save_is_due(step + 1):
-                for i, loss in enumerate(torch.stack(unread).tolist(), step + 2 - len(unread)):
+                losses = self.team.means(torch.stack(unread))
+                for i, loss in enumerate(losses, step + 2 - len(unread)):
                     report(i, loss)
                 unread.clear()
             yield step + 1
@@ -206,19 +234,42 @@ class LanguageModelTask:
             return step == self.train_config.steps
         return self._checkpoints.is_due(step, self.train_config.steps)
 
-    @property
+    @cached_property
+    def speedometer(self) -> Speedometer:
+        """What this task's steps are measured by."""
+        return Speedometer(
+            model=self.model_config,
+            precision=self.train_config.precision,
+            device=self.device,
+            processes=self.team.ranks,
+        )
+
+    def _own(self, batch: npt.NDArray[np.int64]) -> Tensor:
+        return self.team.part(torch.from_numpy(batch))
+
+    @cached_property
     def _sequences_at_once(self) -> int:
-        train = self.train_config
-        return (train.microbatch or train.batch) // self.model_config.context
+        """At most a microbatch, and equal parts of what a process takes of the batch."""
+        train, context = self.train_config, self.model_config.context
+        own = train.batch // context // self.team.ranks
+        most = min(own, train.microbatch // context) if train.microbatch else own
+        return next(n for n in range(most, 0, -1) if own % n == 0)
 
     def _backward(self, windows_ST: Tensor) -> Tensor:
-        """The gradient of the mean over the optimiser's whole batch; its mean cross-entropy, unread."""
-        parts = torch.split(windows_ST, self._sequences_at_once)
+        """The gradient of the mean over the optimiser's whole batch; this process's mean cross-entropy,
+        unread."""
+        *parts, last_BT = torch.split(windows_ST, self._sequences_at_once)
         entropies: list[Tensor] = []
-        for part_BT in parts:
+
+        def add(part_BT: Tensor) -> None:
             loss, ce = self._forward(part_BT)
-            torch.autograd.backward(loss / len(parts))
+            torch.autograd.backward(loss / (len(parts) + 1))
             entropies.append(ce)
+
+        with self.team.accumulating(self._loss):
+            for part_BT in parts:
+                add(part_BT)
+        add(last_BT)
         return torch.stack(entropies).mean()
 
     def _forward(self, windows_BT: Tensor) -> tuple[Tensor, Tensor]:
@@ -229,9 +280,8 @@ class LanguageModelTask:
             return self._loss(windows_BT[:, :-1], windows_BT[:, 1:], self.train_config.z_loss)
 
     @cached_property
-    def _loss(self) -> Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]:
-        loss = self.model.loss
-        return torch.compile(loss) if self.train_config.compile else loss
+    def _loss(self) -> Loss:
+        return self.team.loss(self.model, self.train_config.compile)
 
     def run_content(self, resolved: Resolved, seed: int) -> dict[str, Any]:
         """All that a run's numbers depend on."""

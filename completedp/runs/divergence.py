@@ -35,6 +35,11 @@ WINDOW = 0.05
 _STEP = itemgetter(0)
 
 
+def stride(steps: int) -> int:
+    """Steps from one point of a curve to the next."""
+    return max(1, math.ceil(steps / CURVE_POINTS))
+
+
 def loss_at(curve: Sequence[tuple[int, float]], fraction: float, steps: int) -> float | None:
     """Mean training loss just before `fraction` of a run of `steps`; None of a curve that ends earlier."""
     end = fraction * steps
@@ -72,7 +77,7 @@ class Monitor:
         self._smoothed = 0.0
         self._weight = 0.0
         self._first = math.nan
-        self._stride = max(1, math.ceil(limits.steps / CURVE_POINTS))
+        self._stride = stride(limits.steps)
         self._points: list[tuple[int, float]] = []
         self._pending: list[float] = []
 

@@ -1,7 +1,8 @@
-"""The MLflow view of a root's studies. MLflow is imported on use, never with the package."""
+"""The MLflow view of a root's studies and trained plans. MLflow is imported on use, not with the package."""
 
+from completedp.tracking.run_view import RunView, SyncedRun
 from completedp.tracking.server import serve
 from completedp.tracking.tracker import Tracker, track
 from completedp.tracking.view import Synced
 
-__all__ = ["Synced", "Tracker", "serve", "track"]
+__all__ = ["RunView", "Synced", "SyncedRun", "Tracker", "serve", "track"]

@@ -1,11 +1,13 @@
-"""The root's MLflow database: where it is, how it is made, and its locks."""
+"""The root's MLflow database: where it is, how it is made, its locks, and how views read and write it."""
 
 from __future__ import annotations
 
 import fcntl
 import logging
+import math
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,17 @@ from completedp.errors import UserError
 EXPERIMENT = "completedp"
 # Else MLflow's pages take it for an experiment with prompts and agents.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+
+# An outcome's status → MLflow's run status; anything else (diverged, set aside) is FAILED.
+RUN_STATUS = {"completed": "FINISHED", "stopped": "KILLED"}
+ENDED = ("FINISHED", "FAILED", "KILLED")
+
+# MLflow refuses more than 1000 metrics, 100 params or 100 tags a batch, and 1000 of all together.
+METRICS_A_BATCH = 800
+PARAMS_A_BATCH = 100
+# The shortest limit on a parameter's value among the releases we accept.
+LONGEST_VALUE = 500
+_BAD_KEY_CHARACTERS = re.compile(r"[^\w./ -]")
 
 
 class Store:
@@ -61,6 +74,48 @@ class Store:
         if not self.database.exists() or self.database.stat().st_ino != self._inode:
             raise FileNotFoundError(f"{self.database} was deleted or replaced")
 
+    def runs(self, tag: str, value: str) -> Iterator[Any]:
+        """The runs whose `tag` is `value`, oldest first."""
+        token = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment_id],
+                filter_string=f"tags.`{tag}` = '{value}'",
+                order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
+                page_token=token,
+            )
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def log(
+        self,
+        run_id: str,
+        *,
+        params: Mapping[str, object] | None = None,
+        metrics: Sequence[tuple[str, float, int, int]] = (),
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """In as few batches as MLflow allows, the tags in the last; non-finite metrics are left out.
+
+        A metric is its key, value, time in ms and step.
+        """
+        from mlflow.entities import Metric, Param, RunTag
+
+        finite = [Metric(_key(k), v, at, step) for k, v, at, step in metrics if math.isfinite(v)]
+        all_params = [Param(_key(k), str(v)[:LONGEST_VALUE]) for k, v in (params or {}).items()]
+        all_tags = [RunTag(k, v[:LONGEST_VALUE]) for k, v in (tags or {}).items()]
+        while finite or all_params or all_tags:
+            batch_metrics, finite = finite[:METRICS_A_BATCH], finite[METRICS_A_BATCH:]
+            batch_params, all_params = all_params[:PARAMS_A_BATCH], all_params[PARAMS_A_BATCH:]
+            last = not (finite or all_params)
+            self.client.log_batch(
+                run_id, batch_metrics, batch_params, all_tags if last else (), synchronous=True
+            )
+            if last:
+                return
+
 
 def import_mlflow() -> Any:
     """`MlflowClient`, with telemetry, progress lines and the advice about git off."""
@@ -93,3 +148,20 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
 
 def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Leaves of a nested mapping by dotted path; a list is a leaf."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _key(name: str) -> str:
+    return _BAD_KEY_CHARACTERS.sub("_", name)

@@ -1,4 +1,4 @@
-"""Who writes the MLflow view: a thread beside a running search, or `completedp track`."""
+"""Who writes the MLflow view: a thread beside a running search or training, or `completedp track`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Literal, Protocol
 
 from completedp.errors import UserError, nearest
+from completedp.lm.plan_run import RUN, trained
 from completedp.runs.journal import studies
+from completedp.tracking.run_view import RunView, SyncedRun
 from completedp.tracking.store import Store, first_line, import_mlflow, locked
 from completedp.tracking.view import StudyView, Synced
 
@@ -18,23 +21,31 @@ ATTEMPTS = 3
 RETRY_SECONDS = 1.0
 
 
-def track(root: Path, name: str | None = None) -> list[Synced]:
-    """Bring the view of one study, or of all, in line with their journals.
+class View(Protocol):
+    """Keeps what a folder holds in the database."""
 
-    Raises `UserError` for an unknown name, a root without studies, or a database that cannot be opened.
+    def sync(self, state: Literal["running", "ended"]) -> object: ...
+
+
+def track(root: Path, name: str | None = None) -> list[Synced | SyncedRun]:
+    """Bring the view of one study or trained plan, or of all, in line with their folders.
+
+    Raises `UserError` for an unknown name, a root without studies and runs, or a database that cannot be
+    opened.
     """
-    found = {study.name: study for study in studies(root)}
+    found = [*studies(root), *trained(root)]
     if not found:
         raise UserError(
-            f"{root} holds no study; start one with 'completedp search', or give --root"
+            f"{root} holds no study and no run; start one with 'completedp search', or give --root"
         )
-    if name is not None and name not in found:
-        raise UserError(f"{root} has no study {name!r}{nearest(name, found)}")
+    names = [folder.name for folder in found]
+    if name is not None and name not in names:
+        raise UserError(f"{root} has no study or run {name!r}{nearest(name, names)}")
     store = Store(root)
     from mlflow.exceptions import MlflowException
 
     try:
-        return [_track_one(store, found[n]) for n in found if name in (None, n)]
+        return [_track_one(store, folder) for folder in found if name in (None, folder.name)]
     except (MlflowException, OSError) as error:
         raise UserError(
             f"{store.database}: MLflow cannot write it ({first_line(error)}); free it or its disk, and "
@@ -42,22 +53,35 @@ def track(root: Path, name: str | None = None) -> list[Synced]:
         ) from error
 
 
-def _track_one(store: Store, study: Path) -> Synced:
-    with _writer(study, wait=False) as held:
-        if not held:
-            return Synced(study=study.name, busy=True)
-        return StudyView(store, study).sync("ended")
+def _track_one(store: Store, folder: Path) -> Synced | SyncedRun:
+    is_run = (folder / RUN).exists()
+    with _writer(folder, wait=False) as held:
+        if is_run:
+            return (
+                RunView(store, folder).sync("ended")
+                if held
+                else SyncedRun(run=folder.name, busy=True)
+            )
+        return (
+            StudyView(store, folder).sync("ended") if held else Synced(study=folder.name, busy=True)
+        )
 
 
 class Tracker:
-    """Keeps MLflow in line with a study's growing journal, from one background thread.
+    """Keeps MLflow in line with a growing folder, a study's or a trained plan's, from one background thread.
 
-    Nothing here raises or makes the search wait: a failure is one call of `warn`, later updates try again,
+    Nothing here raises or makes the work wait: a failure is one call of `warn`, later updates try again,
     and what is missing at the end `completedp track` adds. `warn` is called from the thread.
     """
 
-    def __init__(self, root: Path, study: Path, warn: Callable[[str], None]) -> None:
-        self._root, self._study, self._warn = root, study, warn
+    def __init__(
+        self,
+        root: Path,
+        folder: Path,
+        warn: Callable[[str], None],
+        view: Callable[[Store, Path], View] = StudyView,
+    ) -> None:
+        self._root, self._folder, self._warn, self._view = root, folder, warn, view
         self._changed, self._closing = threading.Event(), threading.Event()
         self._warned = self._complete = False
         self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
@@ -71,11 +95,11 @@ class Tracker:
         self._thread.start()
 
     def update(self) -> None:
-        """The journal has grown. Returns at once."""
+        """The folder has grown. Returns at once."""
         self._changed.set()
 
     def close(self, timeout: float = 60.0) -> bool:
-        """Write what is missing and end the parent run, waiting up to `timeout` seconds; whether it did."""
+        """Write what is missing and end the run, waiting up to `timeout` seconds; whether it did."""
         self._closing.set()
         self._changed.set()
         if self._thread.ident is None:
@@ -87,20 +111,20 @@ class Tracker:
 
     def _run(self) -> None:
         try:
-            with _writer(self._study, wait=True):
+            with _writer(self._folder, wait=True):
                 self._follow()
         except Exception as error:
             self._failed(error)
 
     def _follow(self) -> None:
-        view: StudyView | None = None
+        view: View | None = None
         while True:
             self._changed.wait()
             self._changed.clear()
             closing = self._closing.is_set()
             for attempt in range(ATTEMPTS):
                 try:
-                    view = view or StudyView(Store(self._root), self._study)
+                    view = view or self._view(Store(self._root), self._folder)
                     view.sync("ended" if closing else "running")
                     self._complete = closing
                     break
@@ -118,11 +142,11 @@ class Tracker:
             return
         self._warned = True
         self._warn(
-            f"MLflow is not following ({first_line(error)}); the search goes on, and "
-            f"'completedp track {self._study.name}' fills it in later"
+            f"MLflow is not following ({first_line(error)}); the work goes on, and "
+            f"'completedp track {self._folder.name}' fills it in later"
         )
 
 
-def _writer(study: Path, *, wait: bool) -> AbstractContextManager[bool]:
-    """The right to write a study's view: `track` beside a running search would double its runs."""
-    return locked(study / ".mlflow.lock", wait=wait)
+def _writer(folder: Path, *, wait: bool) -> AbstractContextManager[bool]:
+    """The right to write a folder's view: `track` beside what runs there would double its runs."""
+    return locked(folder / ".mlflow.lock", wait=wait)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,19 +19,7 @@ from typing import Any, Literal
 from completedp import files
 from completedp.runs.curves import read_curve
 from completedp.runs.journal import TrialRecord, read_records, trials
-from completedp.tracking.store import Store
-
-# A journal's trial status → MLflow's run status; anything else (diverged, set aside) is FAILED.
-RUN_STATUS = {"completed": "FINISHED", "stopped": "KILLED"}
-ENDED = ("FINISHED", "FAILED", "KILLED")
-
-# MLflow refuses more than 1000 metrics, 100 params or 100 tags a batch, and 1000 of all together.
-METRICS_A_BATCH = 800
-PARAMS_A_BATCH = 100
-# The shortest limit on a parameter's value among the releases we accept.
-LONGEST_VALUE = 500
-_BAD_KEY_CHARACTERS = re.compile(r"[^\w./ -]")
-
+from completedp.tracking.store import ENDED, RUN_STATUS, Store, flatten, milliseconds
 
 _NOTE = (
     "A completedp study. Each nested run is one training run; its parameters are the multipliers of the "
@@ -91,7 +78,7 @@ class StudyView:
         self._tags = {"completedp.study": self._study.name, "completedp.study_id": study_id}
         parents: list[Any] = []
         children: list[Any] = []
-        for run in self._search(study_id):
+        for run in self._store.runs("completedp.study_id", study_id):
             (children if "completedp.trial" in run.data.tags else parents).append(run)
         outdated = _outdated(children, finished)
         kept = {} if outdated else _whole_runs(children)
@@ -108,41 +95,26 @@ class StudyView:
             if run.data.tags.get("mlflow.parentRunId") != self._parent:
                 self._client.set_tag(run.info.run_id, "mlflow.parentRunId", self._parent)
 
-    def _search(self, study_id: str) -> Iterator[Any]:
-        """The study's runs, oldest first."""
-        token = None
-        while True:
-            page = self._client.search_runs(
-                [self._experiment_id],
-                filter_string=f"tags.`completedp.study_id` = '{study_id}'",
-                order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
-                page_token=token,
-            )
-            yield from page
-            token = page.token
-            if not token:
-                return
-
     def _create_parent(self, finished: Mapping[int, TrialRecord]) -> str:
         starts = [self._times(trial)[0] for trial in finished.values()]
         run = self._client.create_run(
             self._experiment_id,
             run_name=self._study.name,
-            start_time=_milliseconds(min(starts, default=time.time())),
+            start_time=milliseconds(min(starts, default=time.time())),
             tags=self._tags,
         )
         return str(run.info.run_id)
 
     def _describe_parent(self, first: Mapping[str, Any]) -> None:
         """The study's configuration as parameters; logging them again changes nothing."""
-        flat = dict(_flatten(first.get("config", {})))
+        flat = dict(flatten(first.get("config", {})))
         params = {"budget": first.get("budget"), "seed": first.get("seed"), **flat}
         tags = {
             "completedp.preset": str(first.get("digest")),
             "completedp.status": "running",
             "mlflow.note.content": _NOTE,
         }
-        self._log(self._parent, params=params, tags=tags)
+        self._store.log(self._parent, params=params, tags=tags)
         self._client.update_run(self._parent, status="RUNNING")
         history = self._client.get_metric_history(self._parent, "best_loss")
         self._steps_logged = {metric.step for metric in history}
@@ -160,7 +132,7 @@ class StudyView:
         run = self._client.create_run(
             self._experiment_id,
             run_name=f"trial {trial.trial}",
-            start_time=_milliseconds(start),
+            start_time=milliseconds(start),
             tags={
                 **self._tags,
                 "mlflow.parentRunId": self._parent,
@@ -178,15 +150,15 @@ class StudyView:
         metrics = _trial_metrics(trial, read_curve(self._study / "curves", trial.trial), start, end)
         run_id = str(run.info.run_id)
         self._client.set_terminated(
-            run_id, RUN_STATUS.get(trial.status, "FAILED"), end_time=_milliseconds(end)
+            run_id, RUN_STATUS.get(trial.status, "FAILED"), end_time=milliseconds(end)
         )
-        self._log(run_id, params=params, metrics=metrics, tags=tags)
+        self._store.log(run_id, params=params, metrics=metrics, tags=tags)
 
     def _write_progress(
         self, records: Sequence[Mapping[str, Any]], finished: Mapping[int, TrialRecord]
     ) -> None:
         """The parent's own curve: best loss by finished search trial, in the order they finished."""
-        now = _milliseconds(time.time())
+        now = milliseconds(time.time())
         best, metrics = math.inf, []
         order = [finished[r["trial"]] for r in records if r["event"] == "finished"]
         # Confirmation runs are on another split: their losses are not comparable.
@@ -194,12 +166,12 @@ class StudyView:
             best = min(best, math.inf if trial.loss is None else trial.loss)
             if math.isfinite(best) and step not in self._steps_logged:
                 metrics.append(("best_loss", best, now, step))
-        self._log(self._parent, metrics=metrics)
+        self._store.log(self._parent, metrics=metrics)
         self._steps_logged |= {step for *_, step in metrics}
 
     def _end_parent(self, records: Sequence[Mapping[str, Any]]) -> None:
         done = records[-1]["event"] == "done"
-        end = _milliseconds((self._study / "journal.jsonl").stat().st_mtime)
+        end = milliseconds((self._study / "journal.jsonl").stat().st_mtime)
         for name in ("study.yaml", "recipe.yaml", "summary.json", "figures"):
             path = self._study / name
             if path.is_dir():
@@ -208,40 +180,16 @@ class StudyView:
                 self._client.log_artifact(self._parent, str(path))
         metrics = [(key, value, end, 0) for key, value in self._summary()] if done else []
         status = "done" if done else "interrupted"
-        self._log(self._parent, metrics=metrics, tags={"completedp.status": status})
+        self._store.log(self._parent, metrics=metrics, tags={"completedp.status": status})
         self._client.set_terminated(self._parent, "FINISHED" if done else "KILLED", end_time=end)
 
     def _summary(self) -> Iterator[tuple[str, float]]:
         """The numbers of the study's summary, by dotted path."""
         path = self._study / "summary.json"
         if path.exists():
-            for key, value in _flatten(json.loads(path.read_text(encoding="utf-8"))):
+            for key, value in flatten(json.loads(path.read_text(encoding="utf-8"))):
                 if isinstance(value, int | float) and not isinstance(value, bool):
                     yield key, float(value)
-
-    def _log(
-        self,
-        run_id: str,
-        *,
-        params: Mapping[str, object] | None = None,
-        metrics: Sequence[tuple[str, float, int, int]] = (),
-        tags: Mapping[str, str] | None = None,
-    ) -> None:
-        """In as few batches as MLflow allows, the tags in the last; non-finite metrics are left out."""
-        from mlflow.entities import Metric, Param, RunTag
-
-        finite = [Metric(_key(k), v, at, step) for k, v, at, step in metrics if math.isfinite(v)]
-        all_params = [Param(_key(k), str(v)[:LONGEST_VALUE]) for k, v in (params or {}).items()]
-        all_tags = [RunTag(k, v[:LONGEST_VALUE]) for k, v in (tags or {}).items()]
-        while finite or all_params or all_tags:
-            batch_metrics, finite = finite[:METRICS_A_BATCH], finite[METRICS_A_BATCH:]
-            batch_params, all_params = all_params[:PARAMS_A_BATCH], all_params[PARAMS_A_BATCH:]
-            last = not (finite or all_params)
-            self._client.log_batch(
-                run_id, batch_metrics, batch_params, all_tags if last else (), synchronous=True
-            )
-            if last:
-                return
 
 
 def _digest(trial: TrialRecord) -> str:
@@ -272,26 +220,9 @@ def _trial_metrics(
     """(key, value, time in ms, step) of the curve and the final loss; steps spread evenly over the time."""
     last = max([step for step, _ in curve] + [trial.steps or 0, 1])
     metrics = [
-        ("train_loss", loss, _milliseconds(start + (end - start) * step / last), step)
+        ("train_loss", loss, milliseconds(start + (end - start) * step / last), step)
         for step, loss in curve
     ]
     if trial.loss is not None:
-        metrics.append(("loss", trial.loss, _milliseconds(end), last))
+        metrics.append(("loss", trial.loss, milliseconds(end), last))
     return metrics
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Leaves of a nested mapping by dotted path; a list is a leaf."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _key(name: str) -> str:
-    return _BAD_KEY_CHARACTERS.sub("_", name)
-
-
-def _milliseconds(seconds: float) -> int:
-    return round(seconds * 1000)

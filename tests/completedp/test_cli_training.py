@@ -12,6 +12,7 @@ from completedp.cli import main
 from completedp.config import DataConfig
 from completedp.flops import shapes
 from completedp.lm import plan_run
+from completedp.plan import Plan
 from completedp.recipe import Recipe
 from completedp.runs.job import Job, Progress
 from completedp.runs.lock import Lock
@@ -51,11 +52,15 @@ def test_a_run_leaves_outcome_curve_and_weights(
     (folder,) = (tmp_path / "mlruns" / "runs").iterdir()
     assert folder.name.startswith("recipe-seed1-")
     assert {p.name for p in folder.iterdir()} == {
+        "plan.yaml",
+        "run.json",
         "outcome.json",
         "curve.jsonl",
         "model.safetensors",
         "lock",
+        ".mlflow.lock",
     }
+    assert Plan.read(folder / "plan.yaml") == base_plan(recipe)
     outcome = json.loads((folder / "outcome.json").read_text())
     assert outcome["status"] == "completed"
     assert [point["step"] for point in curve(folder)] == list(range(1, 25))

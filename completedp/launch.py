@@ -1,0 +1,39 @@
+"""How this process was started: alone or by torchrun, and from which packages."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+from completedp.errors import UserError
+
+
+def launched() -> bool:
+    """Whether torchrun started this process."""
+    return {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"} <= os.environ.keys()
+
+
+def processes() -> int:
+    """How many processes torchrun has started for one run; 1 without it."""
+    return int(os.environ["WORLD_SIZE"]) if launched() else 1
+
+
+def rank() -> int:
+    """This process's number among them; 0 without torchrun."""
+    return int(os.environ["RANK"]) if launched() else 0
+
+
+def check_packages() -> None:
+    """Raises `UserError` where a folder of the user's stands in the way of one of our packages, as `search`
+    does under `python -m` in a folder that has one."""
+    home = Path(__file__).resolve().parents[1]
+    for name in ("search", "transfer"):
+        found = importlib.util.find_spec(name)
+        places = found.submodule_search_locations if found is not None else None
+        if home / name in (Path(place).resolve() for place in places or ()):
+            continue
+        raise UserError(
+            f"the package {name!r} is {', '.join(places or ()) or 'missing'}; expected completedp's own in "
+            f"{home}: set PYTHONSAFEPATH=1, or start from another folder"
+        )

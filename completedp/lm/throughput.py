@@ -1,0 +1,116 @@
+"""How fast a run trains: tokens and model FLOPs a second, and their share of what the cards could do (MFU).
+
+Model FLOPs are those of `completedp.flops`: work done twice to save memory does not count as use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from completedp.config import ModelConfig
+from completedp.flops import training_flops
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peak:
+    """A card's peak rates of dense matrix products, in FLOP/s; makers print twice as much for tensor cores,
+    with sparsity."""
+
+    bfloat16: float
+    tf32: float
+    float32: float
+
+
+# By the start of the name that CUDA gives the device. Sources: the product pages and data sheets under
+# www.nvidia.com/en-us/data-center/ (a100, h100, h200, l4, l40s, hgx, gb200-nvl72), sparsity taken out.
+_PEAKS = {
+    "NVIDIA A100": Peak(bfloat16=312e12, tf32=156e12, float32=19.5e12),
+    "NVIDIA H100": Peak(bfloat16=989.4e12, tf32=494.7e12, float32=66.9e12),
+    "NVIDIA H100 NVL": Peak(bfloat16=835e12, tf32=417e12, float32=60e12),
+    "NVIDIA H100 PCIe": Peak(bfloat16=756e12, tf32=378e12, float32=51e12),
+    "NVIDIA H200": Peak(bfloat16=989.4e12, tf32=494.7e12, float32=66.9e12),
+    "NVIDIA H200 NVL": Peak(bfloat16=835e12, tf32=417e12, float32=60e12),
+    "NVIDIA B200": Peak(bfloat16=2250e12, tf32=1100e12, float32=75e12),
+    "NVIDIA GB200": Peak(bfloat16=2500e12, tf32=1250e12, float32=80e12),
+    "NVIDIA L4": Peak(bfloat16=121e12, tf32=60e12, float32=30.3e12),
+    "NVIDIA L40S": Peak(bfloat16=362e12, tf32=183e12, float32=91.6e12),
+}
+
+
+def peak_flops(device_name: str, precision: Precision, *, tf32: bool = False) -> float | None:
+    """A card's peak in FLOP/s at a precision, `tf32` where float32 products may run as TF32; None for a
+    card that the table lacks."""
+    words = device_name.split()
+    known = [name for name in _PEAKS if _begins(words, name.split())]
+    if not known:
+        return None
+    peak = _PEAKS[max(known, key=len)]
+    if precision == "bfloat16":
+        return peak.bfloat16
+    return peak.tf32 if tf32 else peak.float32
+
+
+def _begins(words: list[str], start: list[str]) -> bool:
+    """By words, the last one also where a hyphen ends it: an A100-SXM4-80GB is an A100, an L40S no L4."""
+    given = words[: len(start)]
+    return given[:-1] == start[:-1] and bool(given) and given[-1].split("-")[0] == start[-1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Tokens and model FLOPs a second of all processes; `mfu` their share of the cards' peak, None where
+    that is not known, on a CPU for one."""
+
+    tokens_per_second: float
+    flops_per_second: float
+    mfu: float | None
+
+    @classmethod
+    def of(cls, metrics: Mapping[str, float]) -> Speed:
+        """From a run's metrics, with what else they hold."""
+        return cls(
+            tokens_per_second=metrics["tokens_per_second"],
+            flops_per_second=metrics["flops_per_second"],
+            mfu=metrics.get("mfu"),
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """What is known, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    def __str__(self) -> str:
+        share = "" if self.mfu is None else f", MFU {self.mfu:.1%}"
+        return f"{self.tokens_per_second:,.0f} tokens/s, {self.flops_per_second:.3g} FLOP/s{share}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speedometer:
+    """The speed of runs of one model on `processes` devices of one kind."""
+
+    model: ModelConfig
+    precision: Precision
+    device: torch.device
+    processes: int = 1
+
+    def speed(self, tokens: int, seconds: float) -> Speed:
+        """Of `tokens` trained in `seconds` by all processes together."""
+        flops = training_flops(self.model, tokens) / seconds
+        peak = self._peak
+        return Speed(
+            tokens_per_second=tokens / seconds,
+            flops_per_second=flops,
+            mfu=None if peak is None else flops / (peak * self.processes),
+        )
+
+    @property
+    def _peak(self) -> float | None:
+        if self.device.type != "cuda":
+            return None
+        tf32 = torch.get_float32_matmul_precision() != "highest"
+        return peak_flops(torch.cuda.get_device_name(self.device), self.precision, tf32=tf32)

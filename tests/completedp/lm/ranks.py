@@ -1,0 +1,66 @@
+"""What every process of `test_parallel.py` runs: cases from a JSON file, in the group that torchrun made.
+
+    torchrun --nproc-per-node 2 ranks.py cases.json results.json
+
+A case: a job's `arguments`, its `resolved` values, `seed`, and with `double` it trains in float64. Each rank
+writes `results.json.<rank>`: of every case the losses (the evaluation's last), metrics, whole weights, how
+many of their elements the rank holds, and the AdamW groups with the names of the parameters really in them.
+"""
+
+import json
+import os
+import sys
+from typing import Any
+
+import torch
+
+from completedp.lm import train
+from completedp.lm.parallel import leave
+from completedp.parametrize import adamw
+from completedp.resolved import Resolved
+
+
+def result_of(case: dict[str, Any]) -> dict[str, Any]:
+    task = train.language_model(**case["arguments"])
+    if case.get("double"):
+        task.model.double()
+    losses: list[float] = []
+    made: list[torch.optim.AdamW] = []
+
+    def remembered(*arguments: Any) -> torch.optim.AdamW:
+        made.append(adamw(*arguments))
+        return made[0]
+
+    train.adamw = remembered  # type: ignore[assignment]
+    result = task(
+        Resolved.from_dict(case["resolved"]), case["seed"], lambda _, loss: losses.append(loss)
+    )
+    parameters = dict(task.model.named_parameters())
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    groups = [
+        {**group, "params": [names[id(parameter)] for parameter in group["params"]]}
+        for group in made[0].param_groups
+    ]
+    return {
+        "losses": [*losses, result.loss],
+        "metrics": dict(result.metrics),
+        "weights": {
+            name: task.team.whole(parameter.detach()).double().flatten().tolist()
+            for name, parameter in parameters.items()
+        },
+        "elements": sum(getattr(p, "_local_tensor", p).numel() for p in parameters.values()),
+        "groups": groups,
+    }
+
+
+def main(cases: str, results: str) -> None:
+    torch.set_num_threads(1)
+    with open(cases, encoding="utf-8") as file:
+        outcome = {name: result_of(case) for name, case in json.load(file).items()}
+    with open(f"{results}.{os.environ['RANK']}", "w", encoding="utf-8") as file:
+        json.dump(outcome, file)
+    leave()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -83,12 +83,10 @@ def train(
             plan=plan,
             on_start=None if out else lambda: view.follow(root, folder),
         )
-        if kind is not None:
-            from completedp.lm.parallel import leave
-
-            leave()
+        _leave(kind)
     except KeyboardInterrupt:
         view.say(f"interrupted; the same command goes on from the last checkpoint in {folder}")
+        _leave(kind)
         raise
     except Exception as error:
         if kind is not None and _follows_from_another(error):
@@ -110,6 +108,13 @@ def _together(kind: str | None) -> AbstractContextManager[None]:
     from completedp.lm.parallel import join
 
     return join(kind).together()
+
+
+def _leave(kind: str | None) -> None:
+    if kind is not None:
+        from completedp.lm.parallel import leave
+
+        leave()
 
 
 def _follows_from_another(error: Exception) -> bool:

@@ -14,6 +14,7 @@ import fcntl
 import inspect
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -136,8 +137,8 @@ class Team:
         return number
 
     def together(self) -> AbstractContextManager[None]:
-        """Around what may fail on one rank alone: where it does with a `UserError`, all end, and only the
-        lowest such rank says why. Together."""
+        """Around what may fail on one rank alone: where it does with a `UserError`, all end by `SystemExit`,
+        and only the lowest such rank says why. Together."""
         return nullcontext()
 
     def in_turn(self, folder: Path) -> AbstractContextManager[None]:
@@ -181,7 +182,7 @@ class _Several(Team):
             numbers = ", ".join(str(n) for n in range(1, sequences + 1) if sequences % n == 0)
             raise UserError(
                 f"train.batch is {train.batch} tokens, {sequences} sequences of {model.context}, which "
-                f"{self.ranks} processes cannot share evenly; start {numbers} of them"
+                f"{self.ranks} processes cannot share evenly; expected a number of processes among {numbers}"
             )
 
     def gathered(self, tensor: Tensor) -> Tensor | None:
@@ -218,9 +219,11 @@ class _Several(Team):
         lowest = int(_reduced(failed, torch.int64, dist.ReduceOp.MIN))
         if lowest == self.ranks:
             return
-        leave()
         if mistake is not None and lowest == self.rank:
-            raise mistake
+            # Here, because torchrun ends all when the first has ended.
+            print(f"error: {mistake}", file=sys.stderr, flush=True)
+        self.total(0)
+        leave()
         raise SystemExit(2)
 
     @contextmanager

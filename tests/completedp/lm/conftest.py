@@ -41,7 +41,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def arguments(text_file: Path, cache: Path) -> Callable[..., dict[str, Any]]:
+def arguments(build_arguments: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    return build_arguments
+
+
+@pytest.fixture(scope="session")
+def build_arguments(text_file: Path, cache: Path) -> Callable[..., dict[str, Any]]:
     """A job's arguments, with changes by part: `model={…}`, `train={…}`, others as they are."""
 
     def build(**changes: Any) -> dict[str, Any]:

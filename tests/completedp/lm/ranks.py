@@ -2,14 +2,16 @@
 
     torchrun --nproc-per-node 2 ranks.py cases.json results.json
 
-A case: a job's `arguments`, its `resolved` values, `seed`, and with `double` it trains in float64. Each rank
-writes `results.json.<rank>`: of every case the losses (the evaluation's last), metrics, whole weights, how
-many of their elements the rank holds, and the AdamW groups with the names of the parameters really in them.
+A case: a job's `arguments`, its `resolved` values, `seed`; with `double` it trains in float64, with `stop` it
+ends after that step. Each rank writes `results.json.<rank>`: of every case the losses (the evaluation's
+last), metrics, whole weights, how many of their elements the rank holds, and the AdamW groups with the names
+of the parameters really in them.
 """
 
 import json
 import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from completedp.lm import train
 from completedp.lm.parallel import leave
 from completedp.parametrize import adamw
 from completedp.resolved import Resolved
+from completedp.runs.job import Stopped
 
 
 def result_of(case: dict[str, Any]) -> dict[str, Any]:
@@ -32,9 +35,17 @@ def result_of(case: dict[str, Any]) -> dict[str, Any]:
         return made[0]
 
     train.adamw = remembered  # type: ignore[assignment]
-    result = task(
-        Resolved.from_dict(case["resolved"]), case["seed"], lambda _, loss: losses.append(loss)
-    )
+
+    def report(step: int, loss: float) -> None:
+        losses.append(loss)
+        if step == case.get("stop"):
+            raise Stopped
+
+    metrics = {}
+    with suppress(Stopped):
+        result = task(Resolved.from_dict(case["resolved"]), case["seed"], report)
+        losses.append(result.loss)
+        metrics = dict(result.metrics)
     parameters = dict(task.model.named_parameters())
     names = {id(parameter): name for name, parameter in parameters.items()}
     groups = [
@@ -42,8 +53,8 @@ def result_of(case: dict[str, Any]) -> dict[str, Any]:
         for group in made[0].param_groups
     ]
     return {
-        "losses": [*losses, result.loss],
-        "metrics": dict(result.metrics),
+        "losses": losses,
+        "metrics": metrics,
         "weights": {
             name: task.team.whole(parameter.detach()).double().flatten().tolist()
             for name, parameter in parameters.items()

@@ -54,8 +54,8 @@ def train(
 
     if parallel is not None and not launch.launched():
         raise UserError(
-            f"--parallel {parallel}: this is one process; start several by 'torchrun --nproc-per-node N "
-            f"-m completedp train {source} --parallel {parallel}'"
+            f"--parallel {parallel}: this is one process; start several by 'PYTHONSAFEPATH=1 torchrun "
+            f"--nproc-per-node N -m completedp train {source} --parallel {parallel}'"
         )
     kind = parallel or ("ddp" if launch.processes() > 1 else None)
     with _together(kind):

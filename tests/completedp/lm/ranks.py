@@ -3,13 +3,14 @@
     torchrun --nproc-per-node 2 ranks.py cases.json results.json
 
 A case: a job's `arguments`, its `resolved` values, `seed`; with `double` it trains in float64, with `stop` it
-ends after that step. Each rank writes `results.json.<rank>`: of every case the losses (the evaluation's
-last), metrics, whole weights, how many of their elements the rank holds, and the AdamW groups with the names
-of the parameters really in them.
+ends after that step, with `ctrl_c` rank 1 alone is interrupted there. Each rank writes `results.json.<rank>`:
+of every case the losses (the evaluation's last), metrics, whole weights, how many of their elements the rank
+holds, and the AdamW groups with the names of the parameters really in them.
 """
 
 import json
 import os
+import signal
 import sys
 from contextlib import suppress
 from typing import Any
@@ -40,9 +41,11 @@ def result_of(case: dict[str, Any]) -> dict[str, Any]:
         losses.append(loss)
         if step == case.get("stop"):
             raise Stopped
+        if step == case.get("ctrl_c") and task.team.rank == 1:
+            os.kill(os.getpid(), signal.SIGINT)
 
     metrics = {}
-    with suppress(Stopped):
+    with suppress(Stopped, KeyboardInterrupt):
         result = task(Resolved.from_dict(case["resolved"]), case["seed"], report)
         losses.append(result.loss)
         metrics = dict(result.metrics)

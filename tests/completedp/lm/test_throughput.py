@@ -1,0 +1,58 @@
+"""What counts as speed, and the share of a card's peak."""
+
+import pytest
+import torch
+
+from completedp.config import ModelConfig
+from completedp.flops import training_flops
+from completedp.lm.throughput import Speed, Speedometer, peak_flops
+
+MODEL = ModelConfig(width=64, depth=2, head_dim=16, ffn=128, vocab_size=256, context=32)
+
+
+@pytest.mark.parametrize(
+    ("name", "bfloat16", "float32"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 312e12, 19.5e12),
+        ("NVIDIA A100 80GB PCIe", 312e12, 19.5e12),
+        ("NVIDIA H100 80GB HBM3", 989.4e12, 66.9e12),
+        ("NVIDIA H100 PCIe", 756e12, 51e12),
+        ("NVIDIA H100 NVL", 835e12, 60e12),
+        ("NVIDIA H200", 989.4e12, 66.9e12),
+        ("NVIDIA L4", 121e12, 30.3e12),
+        ("NVIDIA L40S", 362e12, 91.6e12),
+        ("NVIDIA L40", None, None),
+        ("NVIDIA H20", None, None),
+        ("NVIDIA", None, None),
+        ("", None, None),
+    ],
+)
+def test_peaks_by_the_name_of_the_card(
+    name: str, bfloat16: float | None, float32: float | None
+) -> None:
+    assert peak_flops(name, "bfloat16") == bfloat16
+    assert peak_flops(name, "float32") == float32
+    if float32 is not None:
+        tf32 = peak_flops(name, "float32", tf32=True)
+        assert tf32 is not None
+        assert float32 < tf32 < (bfloat16 or 0)
+
+
+def test_speed_on_a_cpu_has_no_share() -> None:
+    meter = Speedometer(model=MODEL, precision="float32", device=torch.device("cpu"), processes=2)
+    speed = meter.speed(6000, 2.0)
+    assert speed.tokens_per_second == 3000
+    assert speed.flops_per_second == pytest.approx(training_flops(MODEL, 3000))
+    assert speed.mfu is None
+    assert "mfu" not in speed.metrics()
+    assert str(speed).startswith("3,000 tokens/s, ")
+
+
+def test_the_share_is_that_of_all_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100 PCIe")
+    meter = Speedometer(model=MODEL, precision="bfloat16", device=torch.device("cuda"), processes=4)
+    tokens = 10**9
+    speed = meter.speed(tokens, 0.5)
+    assert speed.mfu == pytest.approx(training_flops(MODEL, tokens) / 0.5 / (4 * 756e12))
+    assert str(speed).endswith(f"MFU {speed.mfu:.1%}")
+    assert Speed.of({**speed.metrics(), "loss": 1.0}) == speed

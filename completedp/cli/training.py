@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # Lines of progress a run prints: a page on a terminal.
 _LINES = 20
+# Losses that are read off a GPU together are reported within less.
+_AT_ONCE_SECONDS = 1e-3
 # torchrun kills its processes 30 s after Ctrl-C.
 _LAST_WORDS_SECONDS = 15.0
 
@@ -130,7 +132,7 @@ class _View:
         self._train, self._job = train, job
         self._stream = sys.stderr if json else sys.stdout
         self._tracker: Tracker | None = None
-        self._told: tuple[int, float] | None = None
+        self._measured: tuple[int, float] | None = None  # step, time
 
     def say(self, line: str) -> None:
         if launch.rank() == 0:
@@ -142,21 +144,24 @@ class _View:
         self._tracker = Tracker(root, folder, warn=self._warn, view=RunView)
 
     def on_progress(self, progress: Progress) -> None:
+        step, steps = progress.step, progress.steps
+        if step % max(1, steps // _LINES) == 0 or step == steps:
+            self.say(f"step {step:,} of {steps:,}: loss {progress.loss:.4f}{self._speed(step)}")
+            if self._tracker is not None:
+                self._tracker.update()
+
+    def _speed(self, step: int) -> str:
+        """Since the line before; nothing on the first."""
         from completedp.lm.plan_run import speedometer
 
-        step, now = progress.step, time.perf_counter()
-        every = max(1, progress.steps // _LINES)
-        if step % every and step != progress.steps:
-            self._told = self._told or (step, now)
-            return
-        speed = ""
-        if self._told is not None and now > self._told[1]:
-            tokens = (step - self._told[0]) * self._train.batch
-            speed = f"; {speedometer(self._job).speed(tokens, now - self._told[1])}"
-        self.say(f"step {step:,} of {progress.steps:,}: loss {progress.loss:.4f}{speed}")
-        self._told = (step, now)
-        if self._tracker is not None:
-            self._tracker.update()
+        now = time.perf_counter()
+        before, then = self._measured or (step, now)
+        if step > before and now - then < _AT_ONCE_SECONDS:
+            return ""
+        self._measured = (step, now)
+        if step == before:
+            return ""
+        return f"; {speedometer(self._job).speed((step - before) * self._train.batch, now - then)}"
 
     def close(self) -> None:
         if self._tracker is not None:

@@ -144,24 +144,30 @@ class Described:
 
     @classmethod
     def read(cls, folder: Path) -> Described:
-        """Raises `OSError` or `ValueError` for a folder that no run has described."""
-        said = json.loads((folder / RUN).read_text(encoding="utf-8"))
-        plan = files.read_yaml(folder / "plan.yaml")
-        plan["data"] = said["data"]
+        """Raises `UserError` for a folder that is not what a run has described."""
         path = folder / _OUTCOME
-        return cls(
-            run=said["run"],
-            digest=said["plan"],
-            plan=plan,
-            steps=plan["train"]["tokens"] // plan["train"]["batch"],
-            seed=said["seed"],
-            device=said["device"],
-            processes=said["processes"],
-            parallel=said["parallel"] or "none",
-            begun=(folder / RUN).stat().st_mtime,
-            ended=path.stat().st_mtime if path.exists() else 0.0,
-            outcome=_finished(folder, said["run"]),
-        )
+        try:
+            said = json.loads((folder / RUN).read_text(encoding="utf-8"))
+            plan = {**files.read_yaml(folder / "plan.yaml"), "data": said["data"]}
+            return cls(
+                run=said["run"],
+                digest=said["plan"],
+                plan=plan,
+                steps=plan["train"]["tokens"] // plan["train"]["batch"],
+                seed=said["seed"],
+                device=said["device"],
+                processes=said["processes"],
+                parallel=said["parallel"] or "none",
+                begun=(folder / RUN).stat().st_mtime,
+                ended=path.stat().st_mtime if path.exists() else 0.0,
+                outcome=_finished(folder, said["run"]),
+            )
+        except UserError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{folder}: not the folder of a run ({error}); remove it, or train into another one"
+            ) from None
 
 
 def trained(root: Path) -> list[Path]:

@@ -16,6 +16,7 @@ from completedp.plan import Plan
 from completedp.recipe import Recipe
 from completedp.runs.job import Job, Progress
 from completedp.runs.lock import Lock
+from completedp.tracking.store import Store
 from transfer.planner import base_plan
 
 Train = Callable[..., tuple[int, str, str]]
@@ -63,6 +64,12 @@ def test_a_run_leaves_outcome_curve_and_weights(
     assert Plan.read(folder / "plan.yaml") == base_plan(recipe)
     outcome = json.loads((folder / "outcome.json").read_text())
     assert outcome["status"] == "completed"
+    assert outcome["metrics"]["flops_per_second"] > outcome["metrics"]["tokens_per_second"] > 0
+    assert "mfu" not in outcome["metrics"], "a CPU's peak is not known"
+    assert out.count(" tokens/s, ") == 24, "on every line but the first, and of the whole run"
+    (tracked,) = Store(tmp_path / "mlruns").runs("completedp.run", folder.name)
+    assert tracked.info.status == "FINISHED"
+    assert tracked.data.metrics["loss"] == outcome["loss"]
     assert [point["step"] for point in curve(folder)] == list(range(1, 25))
     weights = {name: tuple(t.shape) for name, t in load_file(folder / "model.safetensors").items()}
     assert weights == shapes(recipe.model)

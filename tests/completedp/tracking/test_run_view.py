@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from completedp import files
-from completedp.lm.plan_run import RUN
+from completedp.errors import UserError
+from completedp.lm.plan_run import RUN, Described
 from completedp.recipe import Recipe
 from completedp.runs.divergence import Monitor
 from completedp.runs.job import Limits, Outcome
@@ -181,3 +182,10 @@ def test_a_database_that_fails_is_one_warning(
     (warning,) = warnings
     assert "database is locked" in warning
     assert "'completedp track run-failing'" in warning
+
+
+def test_a_folder_that_says_nothing_is_refused(tmp_path: Path, recipe: Recipe) -> None:
+    folder = write_run(tmp_path, recipe, "run-broken")
+    (folder / RUN).write_text("[]")
+    with pytest.raises(UserError, match="run-broken: not the folder of a run"):
+        Described.read(folder)

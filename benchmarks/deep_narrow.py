@@ -119,7 +119,11 @@ def row(name: str, runs: list[Run], outcomes: dict[int, Outcome]) -> dict[str, A
         "difference": difference.to_dict() if difference else None,
         "flops_saved_percent": None
         if found is None
-        else {k: 100 * (1 - 1 / getattr(found, k)) for k in ("factor", "low", "high")},
+        else {
+            name: 100 * (1 - 1 / value)
+            for name in ("factor", "low", "high")
+            if (value := getattr(found, name)) is not None
+        },
         "bound": found.bound if found else None,
         "losses": {"mup": mup, "completep": completep},
     }

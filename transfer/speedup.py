@@ -191,13 +191,14 @@ class Speedup:
     """Tokens (and FLOPs) of the baseline over the recipe's at equal loss; `low`, `high`: 95 %.
 
     `bound`: `at least` where even the shortest horizon was better than the baseline, `below` where not
-    even the whole run was as good (`factor` is 1 then, and the truth lower).
+    even the whole run was as good (`factor` is 1 then, and the truth lower). There the interval is None
+    on the side that was not measured.
     """
 
     seeds: int
     factor: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     bound: Literal["", "at least", "below"] = ""
 
 
@@ -224,7 +225,11 @@ def speedup(baseline: Losses, tuned: Mapping[float, Losses]) -> Speedup | None:
     elif whole <= 0 and _mean(seeds, tuned[1.0]) > _mean(seeds, baseline):
         bound = "below"
     return Speedup(
-        seeds=n, factor=2**whole, low=2 ** (whole - reach), high=2 ** (whole + reach), bound=bound
+        seeds=n,
+        factor=2**whole,
+        low=None if bound == "below" else 2 ** (whole - reach),
+        high=None if bound else 2 ** (whole + reach),
+        bound=bound,
     )
 
 
@@ -259,8 +264,11 @@ def _shown(row: Mapping[str, Any]) -> list[str]:
     if difference:
         change = f"{difference['mean']:+.4f} [{difference['low']:+.4f}, {difference['high']:+.4f}]"
     if found:
-        sign = {"": "", "at least": ">= ", "below": "< "}[found["bound"]]
-        speed = f"{sign}{found['factor']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+        speed = {
+            "": "{factor:.2f} [{low:.2f}, {high:.2f}]",
+            "at least": "at least {factor:.2f}",
+            "below": "below 1",
+        }[found["bound"]].format(**found)
     lost = sum(row["diverged"].values())
     return [
         f"x {row['scale']:g} ({row['flops']:.3g})",

@@ -14,12 +14,11 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import carry
+
 from completedp import files
 from completedp.paired import compare
 from completedp.recipe import Recipe
-from completedp.runs.local import LocalExecutor, default_workers, devices_of
-from completedp.runs.sweep import run_all
-from completedp.seeds import derive_seed
 from transfer import speedup
 
 RESULTS = Path(__file__).parent / "results"
@@ -32,11 +31,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--recipe", type=Path, required=True)
+    carry.add_options(parser)
     parser.add_argument("--scales", type=float, nargs="+", default=[1, 16, 64])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=RESULTS / "carried.json")
     arguments = parser.parse_args()
     recipe = Recipe.read(arguments.recipe)
@@ -44,7 +40,7 @@ def main() -> None:
         name: speedup.Setting(
             scales=tuple(arguments.scales),
             fractions=(1.0,),
-            seeds=tuple(derive_seed(0, "speedup", i) for i in range(arguments.seeds)),
+            seeds=carry.paired_seeds(arguments),
             parameterization=name,
         )
         for name in PARAMETERIZATIONS
@@ -67,17 +63,7 @@ def main() -> None:
 
 def trained(runs: list[tuple[str, speedup.Run]], arguments: argparse.Namespace) -> Losses:
     """Losses by parameterisation, arm and seed; none of a run that diverged."""
-    root = arguments.root.resolve()
-    jobs = speedup.jobs(
-        [run for _, run in runs], cache=root / "data", device=arguments.device.split(":")[0]
-    )
-    folder = speedup.runs_folder(root, arguments.recipe)
-    with LocalExecutor(
-        default_workers(arguments.device),
-        logs=folder / "logs",
-        devices=devices_of(arguments.device),
-    ) as executor:
-        outcomes = run_all(jobs, executor, folder)
+    outcomes = carry.trained([run for _, run in runs], arguments)
     losses: Losses = {name: {arm: {} for arm in ARMS} for name in PARAMETERIZATIONS}
     for i, (name, run) in enumerate(runs):
         if i in outcomes and (loss := outcomes[i].loss) is not None:

@@ -18,16 +18,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import carry
+
 from completedp import files
 from completedp.paired import compare
 from completedp.recipe import Recipe
 from completedp.runs.job import Outcome
-from completedp.runs.local import LocalExecutor, default_workers, devices_of
-from completedp.runs.sweep import run_all
 from completedp.seeds import derive_seed
 from transfer.budget import Wish, target_for
 from transfer.planner import make_plan
-from transfer.speedup import Arm, Run, jobs, runs_folder, speedup
+from transfer.speedup import Arm, Run, speedup
 
 RESULTS = Path(__file__).parent / "results"
 # In multiples of the base's width and depth; both have 16 times the base's hidden parameters.
@@ -40,26 +40,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--recipe", type=Path, required=True)
+    carry.add_options(parser)
     parser.add_argument("--tokens", type=float, default=2.0, help="multiple of the base's")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=RESULTS / "deep_narrow.json")
     arguments = parser.parse_args()
-    root = arguments.root.resolve()
     recipe = Recipe.read(arguments.recipe)
     rows = []
     for name, shape in SHAPES.items():
         runs = list(wanted(recipe, shape, arguments))
-        folder = runs_folder(root, arguments.recipe)
-        with LocalExecutor(
-            default_workers(arguments.device),
-            logs=folder / "logs",
-            devices=devices_of(arguments.device),
-        ) as executor:
-            found = jobs(runs, cache=root / "data", device=arguments.device.split(":")[0])
-            outcomes = run_all(found, executor, folder)
+        outcomes = carry.trained(runs, arguments)
         rows.append(row(name, runs, outcomes))
         print(json.dumps({k: v for k, v in rows[-1].items() if k != "losses"}), flush=True)
         command = (

@@ -16,14 +16,13 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import carry
+
 from completedp import files
 from completedp.hparams import KINDS, HParams
 from completedp.paired import compare
 from completedp.recipe import Recipe
-from completedp.runs.local import LocalExecutor, default_workers, devices_of
-from completedp.runs.sweep import run_all
-from completedp.seeds import derive_seed
-from transfer.speedup import Run, Setting, jobs, runs, runs_folder
+from transfer.speedup import Run, Setting, runs
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -32,39 +31,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--recipe", type=Path, required=True)
+    carry.add_options(parser)
     parser.add_argument("--scales", type=float, nargs="+", default=[1, 16])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=RESULTS / "what_carries.json")
     arguments = parser.parse_args()
     recipe = Recipe.read(arguments.recipe)
-    root = arguments.root.resolve()
     rows: list[dict[str, Any]] = []
     for scale in sorted(arguments.scales):
         setting = Setting(
             scales=(scale,),
             fractions=(1.0,),
-            seeds=tuple(derive_seed(0, "speedup", i) for i in range(arguments.seeds)),
+            seeds=carry.paired_seeds(arguments),
         )
         wanted = [
             (name, run)
             for name, hparams in configurations(recipe).items()
             for run in runs(dataclasses.replace(recipe, hparams=hparams), recipe.baseline, setting)
         ]
-        folder = runs_folder(root, arguments.recipe)
-        with LocalExecutor(
-            default_workers(arguments.device),
-            logs=folder / "logs",
-            devices=devices_of(arguments.device),
-        ) as executor:
-            found = jobs(
-                [run for _, run in wanted],
-                cache=root / "data",
-                device=arguments.device.split(":")[0],
-            )
-            outcomes = run_all(found, executor, folder)
+        outcomes = carry.trained([run for _, run in wanted], arguments)
         rows += table(scale, wanted, {i: o.loss for i, o in outcomes.items()})
         command = (
             f"python benchmarks/what_carries.py --recipe <recipe.yaml> --scales "

@@ -219,3 +219,30 @@ def test_recipes_edited_into_nonsense(
 def test_resume_refuses_what_the_study_decides(run: Run, tmp_path: Path) -> None:
     arguments = ("search", "--resume", "s", "--preset", "tiny")
     refused(run, tmp_path, *arguments, says="--preset cannot be given with --resume")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("speedup", "nowhere.yaml"), "nowhere.yaml"),
+        (("speedup", "recipe.yaml", "--scales", "1,two"), "no list of numbers"),
+        (("speedup", "recipe.yaml", "--fractions", "0.5"), "1 among them"),
+        (("speedup", "recipe.yaml", "--seeds", "1"), "--seeds"),
+        (("speedup", "recipe.yaml", "--scales", "1e9", "--device", "cpu"), "add --yes"),
+        (("speedup", "recipe.yaml", "--parameterization", "mu"), "unknown parameterization"),
+        (("speedup", "recipe.yaml", "--against", "recipe.yaml", "--device", "gpu"), "device is"),
+        (("transfer-fit", "recipe.yaml", "--flops", "1e20"), "not JSON"),
+        (("transfer-fit", "nowhere.json", "--flops", "1e20"), "nowhere.json"),
+        (("transfer", "recipe.yaml", "--tokens-per-parameter", "lots"), "expected a number"),
+        (
+            ("transfer", "recipe.yaml", "--flops", "1e18", "--tensor-parallel", "0"),
+            "tensor-parallel",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_measuring_what_cannot_be(
+    run: Run, recipe: Recipe, tmp_path: Path, arguments: tuple[str, ...], says: str
+) -> None:
+    recipe.write(tmp_path / "recipe.yaml")
+    refused(run, tmp_path, *arguments, says=says)

@@ -11,17 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from pathlib import Path
 from typing import Any
 
 import carry
 
-from completedp import files
 from completedp.paired import compare
 from completedp.recipe import Recipe
 from transfer import speedup
 
-RESULTS = Path(__file__).parent / "results"
 PARAMETERIZATIONS = ("completed-p", "completep", "mup", "sp-fan-in")
 ARMS: tuple[speedup.Arm, ...] = ("baseline", "tuned")
 Losses = dict[str, dict[speedup.Arm, dict[int, float]]]
@@ -31,32 +28,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    carry.add_options(parser)
-    parser.add_argument("--scales", type=float, nargs="+", default=[1, 16, 64])
-    parser.add_argument("--out", type=Path, default=RESULTS / "carried.json")
+    carry.add_options(parser, "carried.json")
+    parser.add_argument("--scales", type=float, nargs="+", default=(1, 16, 64))
     arguments = parser.parse_args()
     recipe = Recipe.read(arguments.recipe)
-    settings = {
-        name: speedup.Setting(
-            scales=tuple(arguments.scales),
-            fractions=(1.0,),
-            seeds=carry.paired_seeds(arguments),
-            parameterization=name,
-        )
-        for name in PARAMETERIZATIONS
-    }
     rows: list[dict[str, Any]] = []
-    for scale in sorted(arguments.scales):  # a table of whole scales, however far it comes
+    for scale in arguments.scales:  # a table of whole scales, however far it comes
         runs = [
             (name, run)
-            for name, setting in settings.items()
-            for run in speedup.runs(recipe, recipe.baseline, setting)
-            if run.scale == scale
+            for name in PARAMETERIZATIONS
+            for run in speedup.runs(
+                recipe, recipe.baseline, carry.whole_runs(arguments, scale, name)
+            )
         ]
         losses = trained(runs, arguments)
         rows += [row(scale, name, losses) for name in PARAMETERIZATIONS]
-        report = {"command": command(arguments), "recipe_digest": recipe.digest, "rows": rows}
-        files.write_json(arguments.out, report)
+        carry.write(arguments, recipe, rows, f"--scales {carry.listed(arguments.scales)}")
         for r in rows[-len(PARAMETERIZATIONS) :]:
             print(json.dumps({k: v for k, v in r.items() if k != "losses"}), flush=True)
 
@@ -84,14 +71,6 @@ def row(scale: float, name: str, losses: Losses) -> dict[str, Any]:
         "minus_completed_p": {arm: c.to_dict() if c else None for arm, c in less.items()},
         "losses": {arm: {str(s): x for s, x in own[arm].items()} for arm in ARMS},
     }
-
-
-def command(arguments: argparse.Namespace) -> str:
-    scales = " ".join(f"{scale:g}" for scale in sorted(arguments.scales))
-    return (
-        f"python benchmarks/carried.py --recipe <recipe.yaml> --scales {scales} "
-        f"--seeds {arguments.seeds} --root <folder>"
-    )
 
 
 if __name__ == "__main__":

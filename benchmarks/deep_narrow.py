@@ -15,12 +15,10 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import carry
 
-from completedp import files
 from completedp.paired import compare
 from completedp.recipe import Recipe
 from completedp.runs.job import Outcome
@@ -29,7 +27,6 @@ from transfer.budget import Wish, target_for
 from transfer.planner import make_plan
 from transfer.speedup import Arm, Run, speedup
 
-RESULTS = Path(__file__).parent / "results"
 # In multiples of the base's width and depth; both have 16 times the base's hidden parameters.
 SHAPES = {"deep and narrow": (1, 16), "optimal": (2, 4)}
 FRACTIONS = (0.5, 0.65, 0.8, 1.0)
@@ -40,9 +37,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    carry.add_options(parser)
+    carry.add_options(parser, "deep_narrow.json")
     parser.add_argument("--tokens", type=float, default=2.0, help="multiple of the base's")
-    parser.add_argument("--out", type=Path, default=RESULTS / "deep_narrow.json")
     arguments = parser.parse_args()
     recipe = Recipe.read(arguments.recipe)
     rows = []
@@ -51,12 +47,7 @@ def main() -> None:
         outcomes = carry.trained(runs, arguments)
         rows.append(row(name, runs, outcomes))
         print(json.dumps({k: v for k, v in rows[-1].items() if k != "losses"}), flush=True)
-        command = (
-            f"python benchmarks/deep_narrow.py --recipe <recipe.yaml> --tokens {arguments.tokens:g} "
-            f"--seeds {arguments.seeds} --root <folder>"
-        )
-        report = {"command": command, "recipe_digest": recipe.digest, "rows": rows}
-        files.write_json(arguments.out, report)
+        carry.write(arguments, recipe, rows, f"--tokens {arguments.tokens:g}")
 
 
 def wanted(recipe: Recipe, shape: tuple[int, int], arguments: argparse.Namespace) -> Iterator[Run]:

@@ -12,18 +12,15 @@ import argparse
 import dataclasses
 import json
 import statistics
-from pathlib import Path
 from typing import Any
 
 import carry
 
-from completedp import files
 from completedp.hparams import HParams
 from completedp.paired import compare
 from completedp.recipe import Recipe
-from transfer.speedup import Arm, Run, Setting, runs
+from transfer.speedup import Arm, Run, runs
 
-RESULTS = Path(__file__).parent / "results"
 ARMS: tuple[Arm, ...] = ("baseline", "tuned")
 Losses = dict[float, dict[Arm, dict[int, float]]]
 
@@ -32,21 +29,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    carry.add_options(parser)
-    parser.add_argument("--scales", type=float, nargs="+", default=[1, 16])
     parser.add_argument("--factors", type=float, nargs="+", default=[0.5, 0.71, 1, 1.41, 2])
     parser.add_argument("--parameterization", default="completed-p")
-    parser.add_argument("--out", type=Path, default=RESULTS / "lr_at_scale.json")
+    carry.add_options(parser, "lr_at_scale.json")
+    parser.add_argument("--scales", type=float, nargs="+", default=(1, 16))
     arguments = parser.parse_args()
     recipe = Recipe.read(arguments.recipe)
     rows: list[dict[str, Any]] = []
-    for scale in sorted(arguments.scales):
-        setting = Setting(
-            scales=(scale,),
-            fractions=(1.0,),
-            seeds=carry.paired_seeds(arguments),
-            parameterization=arguments.parameterization,
-        )
+    for scale in arguments.scales:
+        setting = carry.whole_runs(arguments, scale, arguments.parameterization)
         wanted = [
             (factor, run)
             for factor in arguments.factors
@@ -55,14 +46,11 @@ def main() -> None:
         outcomes = carry.trained([run for _, run in wanted], arguments)
         rows.append(row(scale, wanted, {i: o.loss for i, o in outcomes.items()}))
         print(json.dumps({k: v for k, v in rows[-1].items() if k != "losses"}), flush=True)
-        factors = " ".join(f"{factor:g}" for factor in arguments.factors)
-        command = (
-            f"python benchmarks/lr_at_scale.py --recipe <recipe.yaml> --scales "
-            f"{' '.join(f'{s:g}' for s in sorted(arguments.scales))} --factors {factors} "
-            f"--seeds {arguments.seeds} --parameterization {arguments.parameterization} --root <folder>"
+        own = (
+            f"--scales {carry.listed(arguments.scales)} --factors {carry.listed(arguments.factors)} "
+            f"--parameterization {arguments.parameterization}"
         )
-        report = {"command": command, "recipe_digest": recipe.digest, "rows": rows}
-        files.write_json(arguments.out, report)
+        carry.write(arguments, recipe, rows, own)
 
 
 def times(recipe: Recipe, factor: float) -> tuple[Recipe, HParams]:

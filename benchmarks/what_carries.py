@@ -13,36 +13,27 @@ import argparse
 import dataclasses
 import json
 import statistics
-from pathlib import Path
 from typing import Any
 
 import carry
 
-from completedp import files
 from completedp.hparams import KINDS, HParams
 from completedp.paired import compare
 from completedp.recipe import Recipe
-from transfer.speedup import Run, Setting, runs
-
-RESULTS = Path(__file__).parent / "results"
+from transfer.speedup import Run, runs
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    carry.add_options(parser)
-    parser.add_argument("--scales", type=float, nargs="+", default=[1, 16])
-    parser.add_argument("--out", type=Path, default=RESULTS / "what_carries.json")
+    carry.add_options(parser, "what_carries.json")
+    parser.add_argument("--scales", type=float, nargs="+", default=(1, 16))
     arguments = parser.parse_args()
     recipe = Recipe.read(arguments.recipe)
     rows: list[dict[str, Any]] = []
-    for scale in sorted(arguments.scales):
-        setting = Setting(
-            scales=(scale,),
-            fractions=(1.0,),
-            seeds=carry.paired_seeds(arguments),
-        )
+    for scale in arguments.scales:
+        setting = carry.whole_runs(arguments, scale)
         wanted = [
             (name, run)
             for name, hparams in configurations(recipe).items()
@@ -50,14 +41,7 @@ def main() -> None:
         ]
         outcomes = carry.trained([run for _, run in wanted], arguments)
         rows += table(scale, wanted, {i: o.loss for i, o in outcomes.items()})
-        command = (
-            f"python benchmarks/what_carries.py --recipe <recipe.yaml> --scales "
-            f"{' '.join(f'{s:g}' for s in sorted(arguments.scales))} --seeds {arguments.seeds} "
-            "--root <folder>"
-        )
-        files.write_json(
-            arguments.out, {"command": command, "recipe_digest": recipe.digest, "rows": rows}
-        )
+        carry.write(arguments, recipe, rows, f"--scales {carry.listed(arguments.scales)}")
 
 
 def configurations(recipe: Recipe) -> dict[str, HParams]:

@@ -2,51 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from completedp.config import DataConfig, StudyConfig
 from completedp.errors import UserError
 from completedp.flops import training_flops
+from completedp.lm.cost import MOST_EPOCHS, Forecast, training_seconds
 from search.ledger import SMALLEST_BUDGET, confirmation_runs, global_runs
 from search.space import Space
 
-MOST_EPOCHS = 4  # repeated data is nearly as good as new up to about four times (arXiv 2305.16264)
-LONG_SEARCH_HOURS = 1.0
 BYTES_PER_BPE_TOKEN = 4  # of English text with a 32k vocabulary, roughly
 PROXY_50M_TOKENS = 1.6e9
-
-
-@dataclass(frozen=True, kw_only=True)
-class Forecast:
-    """What a search will cost. `seconds` is for all runs on all workers together, in wall-clock time."""
-
-    runs: int
-    workers: int
-    epochs: float
-    seconds_per_run: float
-
-    @property
-    def seconds(self) -> float:
-        return self.seconds_per_run * self.runs / self.workers
-
-    @property
-    def doubts(self) -> list[str]:
-        """Why somebody should say --yes first."""
-        doubts = []
-        if self.epochs > MOST_EPOCHS:
-            doubts.append(
-                f"each run reads its training text {self.epochs:.1f} times (more than {MOST_EPOCHS})"
-            )
-        if self.seconds > LONG_SEARCH_HOURS * 3600:
-            doubts.append(f"the search will take about {self.seconds / 3600:.1f} hours")
-        return doubts
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, the doubts and the total included."""
-        return {**dataclasses.asdict(self), "seconds": self.seconds, "doubts": self.doubts}
 
 
 def check_budget(budget: int) -> None:
@@ -86,8 +52,6 @@ def forecast(
     config: StudyConfig, *, runs: int, workers: int, train_tokens: int, device: str
 ) -> Forecast:
     """Estimated from the run's exact FLOPs and a matmul rate measured now."""
-    from completedp.lm.cost import training_seconds
-
     flops = training_flops(config.model, config.train.tokens)
     return Forecast(
         runs=runs,

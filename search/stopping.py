@@ -97,4 +97,4 @@ def forecast(stopped: Curve, finished: Sequence[tuple[Curve, float]]) -> float |
 
 def stopping_named(name: str) -> Stopping:
     """The rule, or a `UserError` with the nearest name."""
-    return named(STOPPING, name, "stopping rule")
+    return named(STOPPING, name, "search.stopping")

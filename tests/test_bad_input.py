@@ -228,7 +228,6 @@ def test_resume_refuses_what_the_study_decides(run: Run, tmp_path: Path) -> None
         (("speedup", "recipe.yaml", "--scales", "1,two"), "no list of numbers"),
         (("speedup", "recipe.yaml", "--fractions", "0.5"), "1 among them"),
         (("speedup", "recipe.yaml", "--seeds", "1"), "--seeds"),
-        (("speedup", "recipe.yaml", "--scales", "1e9", "--device", "cpu"), "add --yes"),
         (("speedup", "recipe.yaml", "--parameterization", "mu"), "unknown parameterization"),
         (("speedup", "recipe.yaml", "--against", "recipe.yaml", "--device", "gpu"), "device is"),
         (("transfer-fit", "recipe.yaml", "--flops", "1e20"), "not JSON"),

@@ -86,6 +86,10 @@ class Wish:
             raise UserError("tokens and tokens per parameter are both given: give one of them")
         if self.aspect is not None and self.shape_given:
             raise UserError("aspect is given with width and depth, which make it: leave it out")
+        if self.aspect is not None and self.sized and (self.width or self.depth):
+            raise UserError(
+                "aspect is given with a budget and a width or depth, which make the shape: leave one out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

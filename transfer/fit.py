@@ -69,12 +69,13 @@ def measured(document: Mapping[str, Any]) -> Measured:
     The error of a mean is the pooled spread of seeds over all scales and arms: three seeds of one cell say
     little of it. Raises `UserError` with fewer than `FEWEST_SCALES` scales.
     """
-    rows = []
-    for row in document["rows"]:
-        losses = [row["losses"][arm].get("1.0", {}) for arm in ARMS]
-        seeds = [s for s in losses[0] if s in losses[1]]
-        if len(seeds) >= 2:
-            rows.append((row["flops"], [[arm[s] for s in seeds] for arm in losses]))
+    try:
+        rows = _whole_rows(document)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"the speed-up's file is damaged ({type(error).__name__}: {error}); make it again by the same "
+            "`completedp speedup`, which keeps its runs"
+        ) from None
     if len(rows) < FEWEST_SCALES:
         raise UserError(
             f"{len(rows)} scales have two or more whole seeds; expected {FEWEST_SCALES}: measure more by "
@@ -90,6 +91,17 @@ def measured(document: Mapping[str, Any]) -> Measured:
             [[math.sqrt(pooled / len(arms[i])) for _, arms in rows] for i in range(2)]
         ),
     )
+
+
+def _whole_rows(document: Mapping[str, Any]) -> list[tuple[float, list[list[float]]]]:
+    """FLOPs, and the losses of both arms on the seeds both completed, of scales with two or more."""
+    rows = []
+    for row in document["rows"]:
+        losses = [row["losses"][arm].get("1.0", {}) for arm in ARMS]
+        seeds = [s for s in losses[0] if s in losses[1]]
+        if len(seeds) >= 2:
+            rows.append((row["flops"], [[arm[s] for s in seeds] for arm in losses]))
+    return rows
 
 
 def fit(data: Measured) -> Law:

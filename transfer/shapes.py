@@ -69,8 +69,8 @@ class Family:
         """The members from the smallest to the largest, by their place, and how many they are."""
         width, depth = self.width, self.depth
         if width is not None:
-            deepest = 1 if depth is not None else ModelConfig.LARGEST["depth"]
-            return deepest, lambda step: self.member(width=width, depth=depth or step)
+            assert depth is None, "a shape that is given is not looked for"
+            return ModelConfig.LARGEST["depth"], lambda step: self.member(width=width, depth=step)
         widest = min(
             ModelConfig.LARGEST["width"],
             ModelConfig.LARGEST["ffn"] * self.base.width / self.base.ffn,

@@ -40,9 +40,9 @@ class Setting:
     """What is measured. `scales`: multiples of the base's training FLOPs, each a whole target by the rules
     of `transfer.budget`; `fractions`: of the target's tokens, 1 among them. `options`: rule options."""
 
-    scales: tuple[float, ...] = (1.0, 16.0)
-    fractions: tuple[float, ...] = (0.25, 0.35, 0.5, 0.7, 1.0)
-    seeds: tuple[int, ...] = (0, 1, 2)
+    scales: tuple[float, ...]
+    fractions: tuple[float, ...]
+    seeds: tuple[int, ...]
     parameterization: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 

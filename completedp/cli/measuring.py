@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -27,11 +28,11 @@ from completedp.cli.output import print_json, print_table
 from completedp.errors import UserError
 
 if TYPE_CHECKING:
+    from completedp.lm.cost import Forecast
+    from completedp.plan import Plan
     from completedp.recipe import Recipe
-    from completedp.runs.job import Event, Outcome
+    from completedp.runs.job import Event
     from transfer.speedup import Run
-
-_LONG_HOURS = 1.0  # beyond it somebody should say --yes first
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -83,7 +84,10 @@ def speedup(
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from completedp import files
+    from completedp.lm.train import pick_device
     from completedp.recipe import Recipe
+    from completedp.runs.local import LocalExecutor, default_workers, devices_of
+    from completedp.runs.sweep import run_all, unfinished
     from completedp.seeds import derive_seed
     from transfer import speedup as measuring
 
@@ -105,10 +109,25 @@ def speedup(
     wanted = measuring.runs(source, baseline, setting)
     folder = measuring.runs_folder(root, recipe)
     stream = sys.stderr if json else sys.stdout
-    count, chosen = _announce(wanted, device, workers, yes or dry_run, stream)
+    chosen = str(pick_device(device))
+    count = workers or default_workers(chosen)
+    jobs = measuring.jobs(wanted, cache=data_cache(root), device=chosen.split(":")[0])
+    left = [wanted[job.trial].plan for job in unfinished(jobs, folder)]
+    print(f"{len(wanted)} runs, {len(wanted) - len(left)} of them finished before", file=stream)
+    if left:
+        cost = _cost(left, count, chosen, root)
+        print(
+            f"{sum(plan.flops for plan in left):.3g} FLOPs, up to {cost.epochs:.2g} epochs, {count} at a "
+            f"time on {chosen}: about {cost.seconds / 60:.0f} min",
+            file=stream,
+            flush=True,
+        )
+        if cost.doubts and not (yes or dry_run):
+            raise UserError(f"{'; '.join(cost.doubts)}: add --yes if that is meant")
     if dry_run:
         return
-    outcomes = _train(wanted, folder, root, count, chosen, stream)
+    with LocalExecutor(count, logs=folder / "logs", devices=devices_of(chosen)) as executor:
+        outcomes = run_all(jobs, executor, folder, on_event=_printed(wanted, stream))
     document = measuring.report(source, setting, wanted, outcomes)
     place = out or folder / "speedup.json"
     files.write_json(place, document)
@@ -138,37 +157,25 @@ def _same_base(recipe: Recipe, path: Path) -> Recipe:
     return other
 
 
-def _announce(
-    wanted: list[Run], device: str, workers: int | None, sure: bool, stream: Any
-) -> tuple[int, str]:
-    """Say what will run and how long it takes; the number of workers, and the device."""
-    from completedp.lm.cost import training_seconds
-    from completedp.lm.train import pick_device
-    from completedp.runs.local import default_workers
+def _cost(plans: list[Plan], workers: int, device: str, root: Path) -> Forecast:
+    """Of runs on one corpus. Raises `UserError` where that cannot be read."""
+    from completedp.lm.cost import Forecast, training_seconds
+    from completedp.lm.data import prepare
 
-    chosen = str(pick_device(device))
-    count = workers or default_workers(chosen)
-    flops = sum(run.plan.flops for run in wanted)
-    precision = wanted[0].plan.train.precision
-    hours = training_seconds(flops, chosen, precision) / count / 3600
-    print(
-        f"{len(wanted)} runs, {flops:.3g} FLOPs in all, {count} at a time on {chosen}: about "
-        f"{hours:.1f} h where none is finished yet",
-        file=stream,
-        flush=True,
+    plan = plans[0]
+    corpus = prepare(plan.data, plan.model.vocab_size, plan.train.eval_tokens, data_cache(root))
+    mean_flops = sum(plan.flops for plan in plans) / len(plans)
+    return Forecast(
+        runs=len(plans),
+        workers=workers,
+        epochs=max(plan.scale.tokens for plan in plans) / corpus.tokens("train"),
+        seconds_per_run=training_seconds(mean_flops, device, plan.train.precision),
     )
-    if hours > _LONG_HOURS and not sure:
-        raise UserError(f"this will take about {hours:.1f} hours: add --yes if that is meant")
-    return count, chosen
 
 
-def _train(
-    wanted: list[Run], folder: Path, root: Path, workers: int, device: str, stream: Any
-) -> dict[int, Outcome]:
+def _printed(wanted: list[Run], stream: TextIO) -> Callable[[Event], None]:
+    """A line a finished run."""
     from completedp.runs.job import Finished
-    from completedp.runs.local import LocalExecutor, devices_of
-    from completedp.runs.sweep import run_all
-    from transfer.speedup import jobs
 
     def on_event(event: Event) -> None:
         if isinstance(event, Finished):
@@ -181,9 +188,7 @@ def _train(
                 flush=True,
             )
 
-    with LocalExecutor(workers, logs=folder / "logs", devices=devices_of(device)) as executor:
-        found = jobs(wanted, cache=data_cache(root), device=device.split(":")[0])
-        return run_all(found, executor, folder, on_event=on_event)
+    return on_event
 
 
 def transfer_fit(

@@ -50,6 +50,12 @@ def identity(job: Job) -> str:
     return files.digest({**job.to_dict(), "trial": None})
 
 
+def unfinished(jobs: Sequence[Job], directory: Path) -> list[Job]:
+    """The jobs that no earlier call on `directory` has finished."""
+    found = _finished(directory)
+    return [job for job in jobs if identity(job) not in found]
+
+
 def run_all(
     jobs: Sequence[Job],
     executor: Executor,
@@ -69,11 +75,13 @@ def run_all(
     with Lock(directory / "lock", "sweep"):
         opened = Journal.open(path) if exists(path) else Journal.create(path, {})
         with opened as journal:
-            records = read_records(path)
-            found = {r["job"]: _outcome(r, curves) for r in records if r["event"] == "finished"}
-            wanted = {identity(job): job for job in reversed(jobs)}
-            left = [job for content, job in reversed(wanted.items()) if content not in found]
-            first = 1 + max((r["trial"] for r in records if "trial" in r), default=-1)
+            found = _finished(directory)
+            by_content: dict[str, Job] = {}
+            for job in jobs:
+                by_content.setdefault(identity(job), job)
+            left = [job for content, job in by_content.items() if content not in found]
+            used = (r["trial"] for r in read_records(path) if "trial" in r)
+            first = 1 + max(used, default=-1)
             numbered = {i: dataclasses.replace(job, trial=i) for i, job in enumerate(left, first)}
             source = ListSource(numbered.values(), journal.append)
 
@@ -99,6 +107,15 @@ def _renumbered(event: Event, trial: int) -> Event:
     if isinstance(event, Finished):
         return Finished(outcome=dataclasses.replace(event.outcome, trial=trial))
     return dataclasses.replace(event, trial=trial)
+
+
+def _finished(directory: Path) -> dict[str, Outcome]:
+    """What the folder's journal has, by the job's identity."""
+    return {
+        record["job"]: _outcome(record, directory / "curves")
+        for record in read_records(directory / "journal.jsonl")
+        if record["event"] == "finished"
+    }
 
 
 def _outcome(record: Record, curves: Path) -> Outcome:

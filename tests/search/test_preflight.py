@@ -6,6 +6,7 @@ import pytest
 
 from completedp.config import DataConfig, StudyConfig
 from completedp.errors import UserError
+from completedp.lm.cost import Forecast
 from completedp.lm.preset_files import load_preset
 from search import preflight
 from search.ledger import SMALLEST_BUDGET, confirmation_runs
@@ -28,13 +29,13 @@ def test_a_gpu_gets_as_much_as_its_text_allows(tmp_path: Path) -> None:
     ("epochs", "seconds", "doubts"), [(1.0, 5.0, 0), (4.1, 5.0, 1), (1.0, 60.0, 1), (9.0, 60.0, 2)]
 )
 def test_doubts(epochs: float, seconds: float, doubts: int) -> None:
-    cost = preflight.Forecast(runs=200, workers=2, epochs=epochs, seconds_per_run=seconds)
+    cost = Forecast(runs=200, workers=2, epochs=epochs, seconds_per_run=seconds)
     assert len(cost.doubts) == doubts
     assert cost.to_dict()["doubts"] == cost.doubts
 
 
 def test_the_announced_parts_of_the_budget_sum_to_it(config: StudyConfig) -> None:
-    cost = preflight.Forecast(runs=200, workers=2, epochs=0.1, seconds_per_run=5.0)
+    cost = Forecast(runs=200, workers=2, epochs=0.1, seconds_per_run=5.0)
     line = preflight.describe(config, 200, cost)[1]
     numbers = [
         int(word) for word in line.replace("=", " ").replace("+", " ").split() if word.isdigit()

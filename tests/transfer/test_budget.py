@@ -244,6 +244,7 @@ def test_no_ratio_is_refused(text: str) -> None:
         ({"flops": 1e20, "parameters": 1e6, "tokens": 10**6}, "leave one out"),
         ({"parameters": 1e6, "width": 64, "depth": 2}, "leave one of them out"),
         ({"width": 64, "depth": 2, "aspect": 8.0}, "aspect is given"),
+        ({"flops": 1e14, "width": 64, "aspect": 8.0}, "leave one out"),
         ({"width": 96, "tensor_parallel": 4}, "64 or 128"),
         ({"parameters": 1e30}, "the largest model"),
         ({"tokens": 100, "token_rule": Ratio(per_parameter=2, source="")}, "give one of them"),

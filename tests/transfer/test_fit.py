@@ -71,6 +71,9 @@ def test_too_little_to_fit_is_refused(tmp_path: Path) -> None:
         measured(document(noise=0.01, seeds=1))
     with pytest.raises(UserError, match="--flops is nan"):
         extrapolate(measured(document(noise=0.01)), float("nan"))
+    for damaged in ({}, {"rows": 3}, {"rows": [{"flops": 1}]}):
+        with pytest.raises(UserError, match="is damaged"):
+            measured(damaged)
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(UserError, match=r"other\.json: not a file of"):
         read_document(tmp_path / "other.json")

@@ -133,12 +133,14 @@ def test_runs_are_whole_schedules_of_one_model(recipe: Recipe) -> None:
     ],
 )
 def test_settings_that_measure_nothing_are_refused(changes: dict[str, Any], said: str) -> None:
+    whole: dict[str, Any] = {"scales": (1.0,), "fractions": (0.5, 1.0), "seeds": (0, 1)}
+    Setting(**whole)
     with pytest.raises(UserError, match=said):
-        Setting(**changes)
+        Setting(**{**whole, **changes})
 
 
 def test_nothing_run_yet_is_a_row_without_figures(recipe: Recipe) -> None:
-    setting = Setting(scales=(1.0,), fractions=(1.0,))
+    setting = Setting(scales=(1.0,), fractions=(1.0,), seeds=(0, 1, 2))
     document = report(recipe, setting, runs(recipe, recipe.baseline, setting), {})
     (row,) = document["rows"]
     assert (row["runs_missing"], row["difference"], row["speedup"]) == (6, None, None)

@@ -88,18 +88,25 @@ def test_progress_and_cancel(executor: RayExecutor) -> None:
 def test_a_node_killed_in_mid_trial_costs_an_attempt(cluster: Any, tmp_path: Path) -> None:
     node = cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
     cluster.wait_for_nodes()
-    jobs = [job(trial, n=30, pause=0.1) for trial in range(6)]
+    jobs = [job(trial, n=60, pause=0.1) for trial in range(6)]
     source = ListSource(jobs)
     ended: list[Outcome] = []
     died: list[Died] = []
+    running: set[int] = set()
 
     def on_event(event: Event) -> None:
+        if isinstance(event, Progress):
+            running.add(event.trial)
+            # three are under way on three places, so one of them is on this node
+            if len(running) == 3 and node in cluster.worker_nodes:
+                cluster.remove_node(node, allow_graceful=False)
+            return
         if isinstance(event, Finished):
             ended.append(event.outcome)
-        elif isinstance(event, Died):
+            running.discard(event.outcome.trial)
+        else:
             died.append(event)
-        elif node in cluster.worker_nodes and event.step > 3:
-            cluster.remove_node(node, allow_graceful=False)
+            running.discard(event.trial)
 
     with RayExecutor(paths=[HERE]) as executor:
         assert executor.capacity == 3

@@ -15,7 +15,7 @@ from completedp.runs.job import Event, Finished
 from completedp.runs.journal import read_records
 from completedp.runs.local import InProcessExecutor, LocalExecutor
 from completedp.runs.lock import Lock
-from completedp.runs.sweep import run_all
+from completedp.runs.sweep import run_all, unfinished
 
 
 def test_a_second_call_trains_nothing_and_says_the_same(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ from pathlib import Path
 sys.path += [sys.argv[1]]
 from toy_tasks import HERE, job
 from completedp.runs.local import LocalExecutor
-from completedp.runs.sweep import run_all
+from completedp.runs.sweep import run_all, unfinished
 place = Path(sys.argv[2])
 with LocalExecutor(2, logs=place / "logs", paths=[HERE]) as executor:
     print(len(run_all([job(i, seed=i, pause=0.02) for i in range(24)], executor, place / "s")))
@@ -94,6 +94,8 @@ def test_a_longer_list_runs_only_what_is_new(tmp_path: Path) -> None:
     run_all([job(0), job(1, n=5)], InProcessExecutor(), tmp_path)
     events: list[Event] = []
     again = [job(0, n=5), job(1, n=4), job(2), job(3, n=4)]
+    assert [job.trial for job in unfinished(again, tmp_path)] == [1, 3]
+    assert unfinished(again, tmp_path / "new") == again
     outcomes = run_all(again, InProcessExecutor(), tmp_path, on_event=events.append)
     assert [e.outcome.trial for e in events if isinstance(e, Finished)] == [1]
     assert [o.trial for o in outcomes.values()] == list(outcomes) == [0, 1, 2, 3]

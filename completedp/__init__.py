@@ -6,10 +6,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from completedp.adapters.parametrized import Parametrized as Parametrized
+    from completedp.adapters.parametrized import parametrize as parametrize
+    from completedp.auditing import Audit as Audit
+    from completedp.auditing import audit as audit
     from completedp.errors import UserError as UserError
     from completedp.hparams import HParams as HParams
     from completedp.modules import Inventory as Inventory
     from completedp.modules import reference_inventory as reference_inventory
+    from completedp.recipe import Recipe as Recipe
     from completedp.resolved import Resolved as Resolved
     from completedp.resolved import resolve as resolve
     from completedp.rules import factors as factors
@@ -20,13 +25,18 @@ __version__ = "0.1.0"
 
 # Public name → the module it lives in. Resolved on first use: importing the package costs nothing.
 _HOMES = {
+    "Audit": "completedp.auditing",
     "HParams": "completedp.hparams",
     "Inventory": "completedp.modules",
+    "Parametrized": "completedp.adapters.parametrized",
     "Ratios": "completedp.scale",
+    "Recipe": "completedp.recipe",
     "Resolved": "completedp.resolved",
     "Scale": "completedp.scale",
     "UserError": "completedp.errors",
+    "audit": "completedp.auditing",
     "factors": "completedp.rules",
+    "parametrize": "completedp.adapters.parametrized",
     "reference_inventory": "completedp.modules",
     "resolve": "completedp.resolved",
 }

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from completedp.errors import UserError
 
-# The types of the reference model, in forward order, with the role of each one's weight.
+# Every module type with the role of its weight: those of the reference model in forward order, then what
+# other people's models have besides.
 MODULE_TYPES: dict[str, str] = {
     "embedding": "embedding",
     "q": "hidden_weight",
@@ -24,10 +25,20 @@ MODULE_TYPES: dict[str, str] = {
     "ffn_norm": "hidden_norm",
     "final_norm": "final_norm",
     "unembedding": "unembedding",
+    "position_embedding": "position_embedding",
+    "qkv": "hidden_weight",
+    "gate_up": "hidden_weight",
+    "attention_post_norm": "hidden_norm",
+    "ffn_post_norm": "hidden_norm",
+    "other": "hidden_weight",
+    "other_norm": "hidden_norm",
 }
+# What a fused tensor holds, in this order along its fan-out.
+FUSED: dict[str, tuple[str, ...]] = {"qkv": ("q", "k", "v"), "gate_up": ("ffn_gate", "ffn_up")}
 WEIGHT_ROLES = frozenset({"embedding", "position_embedding", "hidden_weight", "unembedding"})
-# The last linear map of each residual branch: where a folded coefficient goes.
+# The last linear map of each residual branch: where a folded coefficient goes, unless a norm follows.
 BRANCH_ENDS = {"attention": "attention_out", "ffn": "ffn_down"}
+BRANCH_POST_NORMS = {"attention": "attention_post_norm", "ffn": "ffn_post_norm"}
 BRANCHES = tuple(BRANCH_ENDS)
 
 
@@ -36,7 +47,8 @@ class TensorSpec:
     """One trainable tensor. `layer` is None outside the stack; fan-ins are 0 where there is no matrix.
 
     `role` decides the scaling rule, `module_type` the searched multipliers; a bias has its layer's type
-    and the role `hidden_bias`.
+    and the role `hidden_bias`, a norm's bias its norm's role. `offset` is what the model's code adds to a
+    norm's gain before use (1 in Gemma). `base_std` replaces the init std at the base.
     """
 
     name: str
@@ -45,6 +57,9 @@ class TensorSpec:
     layer: int | None = None
     fan_in: int = 0
     base_fan_in: int = 0
+    is_bias: bool = False
+    offset: float = 0.0
+    base_std: float | None = None
 
     @property
     def is_weight(self) -> bool:
@@ -59,23 +74,26 @@ class TensorSpec:
     @property
     def base_init_std(self) -> float | None:
         """Init std at the base, before `init_scale` [C]: 1 for embeddings, else 1/√fan_in_base."""
-        if not self.is_weight:
-            return None
+        if not self.is_weight or self.base_std is not None:
+            return self.base_std
         return self.base_fan_in**-0.5 if self.base_fan_in else 1.0
 
     @property
     def init_value(self) -> float:
         """Where a tensor without an init std starts [C]: gains at 1, biases at 0."""
-        return 1.0 if self.role.endswith("norm") else 0.0
+        is_gain = self.role.endswith("norm") and not self.is_bias
+        return 1.0 - self.offset if is_gain else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inventory:
-    """Every trainable tensor of a model, each exactly once, and the depth of its stack."""
+    """Every trainable tensor of a model, each exactly once, and the depth of its stack. `tied`: the
+    unembedding is the embedding."""
 
     tensors: tuple[TensorSpec, ...]
     layers: int
     base_layers: int
+    tied: bool = False
 
     def __post_init__(self) -> None:
         counts = Counter(t.name for t in self.tensors)

@@ -29,15 +29,24 @@ class TensorRow:
     init_std: float | None
     init_value: float = 0.0
 
-    def folded_by(self, c: float) -> TensorRow:
-        """The same training with a forward multiplier c moved into the tensor (AdamW: W = c·W′)."""
+    def folded_by(self, c: float, offset: float = 0.0) -> TensorRow:
+        """The same training with a forward multiplier c moved into the tensor (AdamW: W = c·W′).
+
+        `offset` is what the model's code adds to the tensor before use. Raises `UserError` where such a
+        tensor is decayed: the decay would pull towards another value.
+        """
+        if offset and self.weight_decay:
+            raise UserError(
+                f"{self.name}: the code adds {offset:g} to it and it is decayed, so no multiplier can be "
+                'folded into it; use residual="hook", or a weight decay of 0 there'
+            )
         return dataclasses.replace(
             self,
             lr=self.lr * c,
             eps=self.eps / c,
             weight_decay=self.weight_decay / c,
             init_std=None if self.init_std is None else self.init_std * c,
-            init_value=self.init_value * c,
+            init_value=self.init_value * c + offset * (c - 1),
         )
 
 
@@ -109,7 +118,8 @@ def resolve(
         )
         for branch in BRANCHES
     }
-    return Resolved(tensors=rows, residual=residual, output_multiplier=rules.output_multiplier)
+    output = rules.tied_output_multiplier if inventory.tied else rules.output_multiplier
+    return Resolved(tensors=rows, residual=residual, output_multiplier=output)
 
 
 def _row(hparams: HParams, spec: TensorSpec, inventory: Inventory, rules: RuleSet) -> TensorRow:

@@ -68,7 +68,9 @@ class Parameterization:
     """A row per role and the multipliers of the forward pass.
 
     `axes` are the ratios it reacts to; the others count as 1 (but S = m_D / m_B always gives the steps).
-    `options` are the rule options it accepts beside `decay` and, where depth is an axis, α.
+    `options` are the rule options it accepts beside `decay` and, where depth is an axis, α. `tied_output`
+    is the multiplier on the logits where the unembedding is the embedding, which takes its row. `standard`:
+    factors in a model's code that go with its width stay there.
     """
 
     rows: Mapping[str, Row]
@@ -76,6 +78,8 @@ class Parameterization:
     axes: frozenset[str] = frozenset()
     residual: Power = ONE
     output: Power = ONE
+    tied_output: Power = ONE
+    standard: bool = False
     options: frozenset[str] = frozenset()
 
 
@@ -129,20 +133,23 @@ def _coupled_product(rows: Mapping[str, Row]) -> dict[str, Row]:
 
 
 _PLAIN = {role: Row() for role in ROLES}
+_PER_WIDTH = Power(width=-1)
 
 PARAMETERIZATIONS: Mapping[str, Parameterization] = {
-    "sp": Parameterization(rows=_PLAIN, source="CompleteP Table 1, SP column"),
+    "sp": Parameterization(rows=_PLAIN, source="CompleteP Table 1, SP column", standard=True),
     # Unlike `sp`, the variance follows 1 / fan_in, as people really initialise.
     "sp-fan-in": Parameterization(
         rows={**_PLAIN, "hidden_weight": Row(variance=Power(fan=-1))},
         source="SP with hidden variance 1 / fan_in [C]",
         axes=frozenset({"width"}),
+        standard=True,
     ),
     # QK-norm ε 1: the table prints NA [C].
     "mup": Parameterization(
         rows=_coupled_product(COMPLETED_P),
         source="Complete(d)P Table 1 at m_L = m_B = m_D = 1",
         axes=frozenset({"width"}),
+        tied_output=_PER_WIDTH,
     ),
     "completep": Parameterization(
         rows=_coupled_product(
@@ -156,13 +163,15 @@ PARAMETERIZATIONS: Mapping[str, Parameterization] = {
         source="CompleteP Table 1",
         axes=frozenset({"width", "depth"}),
         residual=Power(depth_alpha=-1),
-        output=Power(width=-1),
+        output=_PER_WIDTH,
+        tied_output=_PER_WIDTH,
     ),
     "completed-p": Parameterization(
         rows=COMPLETED_P,
         source="Complete(d)P Table 1",
         axes=frozenset({"width", "depth", "batch", "tokens"}),
         residual=Power(depth_alpha=-1),
+        tied_output=_PER_WIDTH,
         options=frozenset({"duration_exponent", "beta_rule", "final_norm_eps"}),
     ),
 }
@@ -308,6 +317,11 @@ class RuleSet:
         """The multiplier on the logits (CompleteP: m_N^-1)."""
         return self.value(self.parameterization.output)
 
+    @property
+    def tied_output_multiplier(self) -> float:
+        """The multiplier on the logits of a model whose unembedding is its embedding (m_N^-1)."""
+        return self.value(self.parameterization.tied_output)
+
     def beta(self, base: float, tensor: str) -> float:
         """β at the target. Raises `UserError` naming `tensor` where it leaves [0, 1), and where `linear`
         would reach 0 from above."""
@@ -360,3 +374,9 @@ def rule_options(options: Mapping[str, Any]) -> RuleOptions:
         if name not in known:
             raise UserError(f"unknown rule option {name!r}{nearest(name, known)}")
     return RuleOptions(**options)
+
+
+def carrying_options(parameterization: str) -> dict[str, Any]:
+    """The rule options that carrying a recipe sets where nobody does: the β rule that every ratio allows."""
+    known = PARAMETERIZATIONS.get(parameterization)
+    return {"beta_rule": "power"} if known and "beta_rule" in known.options else {}

@@ -15,7 +15,7 @@ from completedp.flops import parameter_count, training_flops
 from completedp.plan import Plan
 from completedp.recipe import Recipe
 from completedp.resolved import TensorRow, resolve
-from completedp.rules import PARAMETERIZATIONS, rule_options
+from completedp.rules import PARAMETERIZATIONS, carrying_options, rule_options
 from completedp.scale import Scale
 from transfer.budget import Choice
 
@@ -44,7 +44,7 @@ def make_plan(
     `completedp.resolve` and `Plan.check` do.
     """
     name = parameterization or recipe.parameterization
-    chosen = rule_options({**default_options(name), **options})
+    chosen = rule_options({**carrying_options(name), **options})
     ratios = scale.ratios_to(recipe.base)
     hparams = recipe.hparams if which == "tuned" else recipe.baseline
     resolved = resolve(
@@ -91,12 +91,6 @@ def read_plan(path: Path) -> Plan:
                 f"{path}: kind is {other!r}; expected a 'recipe' (of `completedp search`) or a 'plan' "
                 "(of `completedp transfer`)"
             )
-
-
-def default_options(parameterization: str) -> dict[str, Any]:
-    """The rule options that transfer sets where nobody does."""
-    known = PARAMETERIZATIONS.get(parameterization)
-    return {"beta_rule": "power"} if known and "beta_rule" in known.options else {}
 
 
 def rule_choices(plan: Plan, given: Iterable[str]) -> tuple[Choice, ...]:

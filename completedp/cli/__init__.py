@@ -10,6 +10,7 @@ import typer
 from completedp import __version__
 from completedp.cli.browsing import track, ui
 from completedp.cli.measuring import speedup, transfer_fit
+from completedp.cli.models import inspect
 from completedp.cli.scaling import export, rules, transfer
 from completedp.cli.searching import search
 from completedp.cli.studies import preset, report, status
@@ -37,6 +38,7 @@ for verb in (
     export,
     speedup,
     transfer_fit,
+    inspect,
     rules,
 ):
     app.command()(verb)

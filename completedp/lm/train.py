@@ -23,6 +23,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from completedp.apply import adamw, initialize
+from completedp.auditing import audit
 from completedp.config import DataConfig, ModelConfig, TrainConfig
 from completedp.errors import UserError
 from completedp.lm import schedule
@@ -30,7 +32,6 @@ from completedp.lm.data import Corpus, TrainBatches, eval_windows, prepare
 from completedp.lm.model import LanguageModel
 from completedp.lm.parallel import Loss, Team, join
 from completedp.lm.throughput import Speedometer
-from completedp.parametrize import adamw, initialize
 from completedp.resolved import Resolved
 from completedp.runs.job import Job, Limits, Report, Result
 from completedp.runs.runner import run_job
@@ -151,6 +152,9 @@ class LanguageModelTask:
         first, started = done, time.perf_counter()
         with self.team.attentive():
             for done in self._train(optimizer, first, seed, clipped, report):
+                if done == first + 1:
+                    factor = schedule.multiplier(train, first)
+                    audit(self.model, optimizer, resolved, schedule=factor).check()
                 due = self._save_is_due(done) or self.team.interrupted
                 if self._checkpoints is not None and due:
                     self._checkpoints.save(self.model, optimizer, report, done, int(clipped.item()))

@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
+from completedp.apply import adamw
 from completedp.lm import train
 from completedp.lm.parallel import leave
-from completedp.parametrize import adamw
 from completedp.resolved import Resolved
 from completedp.runs.job import Stopped
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import completedp
+from completedp.apply import adamw, initialize, param_groups
 from completedp.config import ModelConfig
 from completedp.hparams import GlobalValues, HParams
 from completedp.lm.model import LanguageModel
-from completedp.parametrize import adamw, initialize, param_groups
 from completedp.resolved import Resolved, TensorRow
 
 SHAPE = ModelConfig(width=32, depth=2, head_dim=16, ffn=48, vocab_size=64, context=16)
@@ -88,7 +88,7 @@ def test_rows_and_parameters_must_be_the_same_names(call: object) -> None:
 @given(st.lists(st.sampled_from([0.5, 1.0, 2.0]), min_size=14, max_size=14), st.integers(0, 100))
 def test_groups_partition_the_parameters(multipliers: list[float], order: int) -> None:
     model = LanguageModel(SHAPE)
-    types = dict(zip(completedp.modules.MODULE_TYPES, multipliers, strict=True))
+    types = dict(zip(SHAPE.inventory(SHAPE).module_types, multipliers, strict=True))
     values = resolved(lr=types, eps=dict(zip(types, reversed(multipliers), strict=True)))
     shuffled = list(values.tensors)
     random.Random(order).shuffle(shuffled)

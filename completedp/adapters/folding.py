@@ -1,0 +1,113 @@
+"""Which forward multipliers a model needs, and two ways to give it them without touching its code.
+
+Folded, a multiplier c moves into the tensors of the module whose output it would multiply: init, lr and
+starting value times c, ε and λ over c (AdamW is invariant under W = c·W′). Hooked, a forward hook multiplies
+that module's output. Both train the same function.
+
+Clipping by the global norm sees other gradients once c is folded; `Parametrized.clip_grad_norm_` takes the
+norm over c times the gradient, which is the hooked model's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from completedp.adapters.infer import ForeignInventory
+from completedp.errors import UserError
+from completedp.modules import BRANCH_ENDS, BRANCH_POST_NORMS
+from completedp.resolved import Resolved
+from completedp.rules import PARAMETERIZATIONS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Multiplier:
+    """`c` on the output of `module`. `must_hook`: its tensor is used elsewhere too, unmultiplied."""
+
+    module: str
+    c: float
+    must_hook: bool = False
+
+
+def multipliers(
+    found: ForeignInventory, resolved: Resolved, parameterization: str
+) -> tuple[Multiplier, ...]:
+    """Those that are not 1: of each residual branch, of the logits, and against a factor of the code.
+
+    Raises `UserError` for a layer whose branch has no end, or two.
+    """
+    every = [
+        *_residual(found, resolved),
+        _logits(found, resolved),
+        *_against_code(found, parameterization),
+    ]
+    return tuple(m for m in every if m.c != 1.0)
+
+
+def _residual(found: ForeignInventory, resolved: Resolved) -> Iterator[Multiplier]:
+    owners: dict[tuple[str, int | None], list[str]] = {}
+    for spec in found.whole:
+        if not spec.is_bias:
+            owners.setdefault((spec.module_type, spec.layer), []).append(_owner(spec.name))
+    for branch, coefficients in resolved.residual.items():
+        for layer, c in enumerate(coefficients):
+            ends = owners.get((BRANCH_POST_NORMS[branch], layer)) or owners.get(
+                (BRANCH_ENDS[branch], layer), []
+            )
+            if len(ends) != 1:
+                raise UserError(
+                    f"layer {layer} has {len(ends)} tensors of type {BRANCH_ENDS[branch]!r}; expected one, "
+                    f"the last linear map of its {branch} branch"
+                )
+            yield Multiplier(module=ends[0], c=c)
+
+
+def _logits(found: ForeignInventory, resolved: Resolved) -> Multiplier:
+    """On the final norm where its tensor alone can take it: a tied matrix is an embedding as well."""
+    wanted = "final_norm" if found.whole.tied else "unembedding"
+    owners = [_owner(s.name) for s in found.whole if s.module_type == wanted and not s.is_bias]
+    if len(owners) != 1:
+        raise UserError(
+            f"the model has {len(owners)} tensors of type {wanted!r}; expected one, to take the multiplier "
+            "on the logits"
+        )
+    return Multiplier(module=owners[0], c=resolved.output_multiplier)
+
+
+def _against_code(found: ForeignInventory, parameterization: str) -> Iterator[Multiplier]:
+    """A factor in the code that goes with the width is divided out."""
+    if not PARAMETERIZATIONS[parameterization].standard:
+        (embedding,) = (s for s in found.whole if s.module_type == "embedding")
+        yield Multiplier(
+            module=_owner(embedding.name),
+            c=1 / found.embedding_factor,
+            must_hook=found.whole.tied,
+        )
+
+
+def _owner(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+class Times:
+    """A forward hook: the module's output times c."""
+
+    def __init__(self, c: float) -> None:
+        self.c = c
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return output * self.c
+
+
+def hook(model: nn.Module, wanted: tuple[Multiplier, ...]) -> tuple[RemovableHandle, ...]:
+    """Register the multipliers as forward hooks. Raises `UserError` on a model that has such hooks."""
+    for name, module in model.named_modules():
+        if any(isinstance(h, Times) for h in module._forward_hooks.values()):
+            raise UserError(
+                f"{name} has a multiplier from an earlier call; call remove_hooks() on what that returned"
+            )
+    return tuple(model.get_submodule(m.module).register_forward_hook(Times(m.c)) for m in wanted)

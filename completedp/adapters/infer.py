@@ -1,0 +1,323 @@
+"""The inventory of a model nobody here wrote: each parameter's module type, role and fan-in, or a refusal.
+
+The type comes from the name (`naming`), the role from the type; both are then held against what the code
+says: the class that owns the parameter and the dimensions that grew with the width. Where they disagree,
+or nothing says, the parameter is refused by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from completedp.adapters.naming import module_types
+from completedp.adapters.observe import Observed, Parameter, observe
+from completedp.errors import UserError
+from completedp.hparams import HParams
+from completedp.modules import FUSED, MODULE_TYPES, Inventory, TensorSpec
+
+# A rounded d_ff or head count grows a little otherwise than the width; more is another architecture [C].
+LARGEST_ROUNDING = 1.34
+# Attributes by which an embedding's code says the factor on its output (Hugging Face's Gemma: √d_model).
+EMBEDDING_FACTORS = ("scalar_embed_scale", "embed_scale")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fused:
+    """A tensor that holds several types along its fan-out: (type, start, stop) in order."""
+
+    name: str
+    module_type: str
+    dimension: int
+    parts: tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignInventory:
+    """What `inventory_of` found. `whole` has one spec a tensor. `embedding_factor`: the factor that the
+    code puts on the embedding's output, over the base's."""
+
+    whole: Inventory
+    observed: Observed
+    width: int
+    base_width: int
+    fused: tuple[Fused, ...] = ()
+    embedding_factor: float = 1.0
+
+    def for_hparams(self, hparams: HParams) -> Inventory:
+        """The specs with fused tensors taken apart where `hparams` names their parts, as `name[part]`."""
+        named = {t for by_type in hparams.types.values() for t in by_type}
+        apart = {f.name: f for f in self.fused if named & set(FUSED[f.module_type])}
+        tensors: list[TensorSpec] = []
+        for spec in self.whole:
+            if spec.name in apart:
+                tensors += [_part(spec, t) for t, _, _ in apart[spec.name].parts]
+            else:
+                tensors.append(spec)
+        return Inventory(
+            tensors=tuple(tensors),
+            layers=self.whole.layers,
+            base_layers=self.whole.base_layers,
+            tied=self.whole.tied,
+        )
+
+
+def inventory_of(
+    model: nn.Module, base: nn.Module, modules: Sequence[tuple[str, str]] = ()
+) -> ForeignInventory:
+    """The inventory of `model` as grown from `base`, both of one family; either may be on the meta device.
+
+    `modules`: (pattern, module type) in order, searched in qualified names; the first match wins over the
+    table. Raises `UserError` naming every parameter that cannot be classified, and the reason.
+    """
+    _refuse_post_norm_stream(model)
+    observed = observe(model, base)
+    types = module_types(observed, modules)
+    embeddings = [p for p in observed.parameters if types[p.name] == "embedding"]
+    if len(embeddings) != 1:
+        found = ", ".join(p.name for p in embeddings) or "none"
+        raise UserError(
+            f"token embeddings in the model: {found}; expected one: name it by a pattern for 'embedding'"
+        )
+    embedding = embeddings[0]
+    width, base_width = embedding.shape[-1], embedding.base_shape[-1]
+    reader = _Reader(observed=observed, types=types, growth=width / base_width)
+    tied = reader.is_tied(embedding)
+    specs: list[TensorSpec] = []
+    refused: list[str] = []
+    for parameter in observed.parameters:
+        try:
+            specs.append(reader.spec(parameter, tied=tied))
+        except UserError as error:
+            refused.append(str(error))
+    if refused:
+        raise UserError(
+            "; ".join(refused[:6])
+            + (f"; and {len(refused) - 6} more" if len(refused) > 6 else "")
+            + ". Correct a type by an ordered list of (pattern, module type)"
+        )
+    return ForeignInventory(
+        whole=Inventory(
+            tensors=tuple(specs),
+            layers=observed.layers,
+            base_layers=observed.base_layers,
+            tied=tied,
+        ),
+        observed=observed,
+        width=width,
+        base_width=base_width,
+        fused=tuple(reader.fused(p) for p in observed.parameters if types[p.name] in FUSED),
+        embedding_factor=_factor(embedding.owner) / _factor(_owner_in(base, embedding)),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reader:
+    """Reads one model; `growth` is its width over the base's."""
+
+    observed: Observed
+    types: Mapping[str, str | None]
+    growth: float
+
+    def is_tied(self, embedding: Parameter) -> bool:
+        """Whether the unembedding is the embedding. Raises `UserError` for another tied parameter."""
+        for p in self.observed.parameters:
+            if p.also and p is not embedding:
+                raise UserError(
+                    f"{p.name} is the same tensor as {', '.join(p.also)}; only an embedding that is also "
+                    "the unembedding is known: untie it"
+                )
+        return bool(embedding.also)
+
+    def spec(self, parameter: Parameter, *, tied: bool) -> TensorSpec:
+        module_type = self.types[parameter.name]
+        if module_type is None:
+            raise UserError(
+                f"{parameter.name} ({type(parameter.owner).__name__}, {parameter.shape}): nothing in its "
+                "name says its module type"
+            )
+        role = MODULE_TYPES[module_type]
+        if role.endswith("norm"):
+            return self._norm(parameter, module_type, role)
+        if parameter.is_bias:
+            role = "unembedding_bias" if role == "unembedding" else "hidden_bias"
+            return TensorSpec(
+                name=parameter.name,
+                module_type=module_type,
+                role=role,
+                layer=parameter.layer,
+                is_bias=True,
+            )
+        return self._weight(parameter, module_type, role, tied)
+
+    def _weight(self, p: Parameter, module_type: str, role: str, tied: bool) -> TensorSpec:
+        if len(p.shape) != 2:
+            raise UserError(
+                f"{p.name} has the shape {p.shape}; a weight of type {module_type!r} has two"
+            )
+        fan_in, base_fan_in = 0, 0
+        if role in ("embedding", "position_embedding"):
+            self._check_growth(p, module_type, {0: False, 1: True})
+        else:
+            inner = _fan_in_dimension(p)
+            self._check_growth(p, module_type, {inner: True, 1 - inner: role == "hidden_weight"})
+            fan_in, base_fan_in = p.shape[inner], p.base_shape[inner]
+        return TensorSpec(
+            name=p.name,
+            module_type=module_type,
+            role=role,
+            layer=p.layer,
+            fan_in=fan_in,
+            base_fan_in=base_fan_in,
+            # Of a tied model: read as an unembedding too, its logits should begin at 1; positions, which
+            # are added to it, like it [C].
+            base_std=p.base_shape[1] ** -0.5 if tied and role != "hidden_weight" else None,
+        )
+
+    def _norm(self, p: Parameter, module_type: str, role: str) -> TensorSpec:
+        if len(p.shape) != 1:
+            raise UserError(
+                f"{p.name} has the shape {p.shape}; a norm's gain or bias has one dimension"
+            )
+        (growth,) = p.growth
+        if role == "qk_norm" and self.growth != 1 and growth != 1:
+            role = "hidden_norm"  # over all heads: its size goes with the width
+        self._check_growth(p, module_type, {0: role != "qk_norm"})
+        return TensorSpec(
+            name=p.name,
+            module_type=module_type,
+            role=role,
+            layer=p.layer,
+            is_bias=p.is_bias,
+            offset=0.0 if p.is_bias else _gain_offset(p),
+        )
+
+    def _check_growth(self, p: Parameter, module_type: str, grows: Mapping[int, bool]) -> None:
+        """Each dimension grows about as the width, or not at all."""
+        for dimension, should in grows.items():
+            growth = p.growth[dimension]
+            expected = self.growth if should else 1.0
+            rounding = max(growth / expected, expected / growth)
+            if rounding > (LARGEST_ROUNDING if should else 1.0):
+                raise UserError(
+                    f"{p.name} is taken for {module_type!r}, but its dimension {dimension} goes from "
+                    f"{p.base_shape[dimension]} to {p.shape[dimension]} where the width grows "
+                    f"{self.growth:g}-fold; expected {expected:g}-fold"
+                )
+
+    def fused(self, p: Parameter) -> Fused:
+        """Where a fused tensor's parts lie: k and v are equal, and q is as long as what the output map
+        reads; halves for gate and up."""
+        module_type = self.types[p.name]
+        assert module_type is not None, "classified before"
+        dimension = 0 if p.is_bias else 1 - _fan_in_dimension(p)
+        size = p.shape[dimension]
+        names = FUSED[module_type]
+        if module_type == "qkv":
+            outs = [
+                o
+                for o in self.observed.parameters
+                if o.layer == p.layer and self.types[o.name] == "attention_out" and not o.is_bias
+            ]
+            query = outs[0].shape[_fan_in_dimension(outs[0])] if len(outs) == 1 else size // 3
+            lengths = [query, (size - query) // 2, (size - query) // 2]
+        else:
+            lengths = [size // 2, size // 2]
+        if sum(lengths) != size or min(lengths) < 1:
+            raise UserError(
+                f"{p.name} has {size} outputs, which do not part into {', '.join(names)}; give it another "
+                "module type"
+            )
+        stops = [sum(lengths[: i + 1]) for i in range(len(lengths))]
+        return Fused(
+            name=p.name,
+            module_type=module_type,
+            dimension=dimension,
+            parts=tuple(
+                (t, stop - length, stop)
+                for t, stop, length in zip(names, stops, lengths, strict=True)
+            ),
+        )
+
+
+def _part(spec: TensorSpec, module_type: str) -> TensorSpec:
+    return TensorSpec(
+        name=f"{spec.name}[{module_type}]",
+        module_type=module_type,
+        role=spec.role,
+        layer=spec.layer,
+        fan_in=spec.fan_in,
+        base_fan_in=spec.base_fan_in,
+        is_bias=spec.is_bias,
+    )
+
+
+def _fan_in_dimension(p: Parameter) -> int:
+    """Which dimension a weight's inputs run along. Raises `UserError` where its owner does not say."""
+    if isinstance(p.owner, nn.Linear | nn.MultiheadAttention | nn.Embedding):
+        return 1
+    if type(p.owner).__name__ == "Conv1D":  # Hugging Face's GPT-2: x @ weight
+        return 0
+    if p.shape[0] == p.shape[1] and p.base_shape[0] == p.base_shape[1]:
+        return 1  # the fan-in is the same either way
+    raise UserError(
+        f"{p.name} belongs to a {type(p.owner).__name__}; which of its dimensions {p.shape} is the fan-in is "
+        "known for nn.Linear, Conv1D and nn.MultiheadAttention: use one of them"
+    )
+
+
+def _gain_offset(p: Parameter) -> float:
+    """What the code adds to a norm's gain: found by running it on gains 0 and 1. Raises `UserError` where
+    the module is no norm with such a gain."""
+    size = p.shape[0]
+    x_1D = torch.linspace(-1.0, 2.0, size + 1)[None, :size]
+    try:
+        with torch.no_grad():
+            at_0, at_1 = (_normed(p, x_1D, torch.full((size,), gain)) for gain in (0.0, 1.0))
+    except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+        raise UserError(
+            f"{p.name} is taken for a norm's gain, but its {type(p.owner).__name__} does not run on one row "
+            f"of features ({error})"
+        ) from None
+    step = at_1 - at_0
+    offset = float((at_0 * step).sum() / step.square().sum())
+    rounded = round(offset)
+    if not abs(offset - rounded) < 1e-3:
+        raise UserError(
+            f"{p.name} is taken for a norm's gain, but the output of its {type(p.owner).__name__} at gain 0 "
+            f"is {offset:.3g} of the step to gain 1; expected 0 (a gain) or 1 (a gain plus one)"
+        )
+    return float(rounded)
+
+
+def _normed(p: Parameter, x_1D: Tensor, gain_D: Tensor) -> Tensor:
+    values = {
+        name: gain_D if name == p.leaf else torch.zeros_like(gain_D)
+        for name, _ in p.owner.named_parameters(recurse=False)
+    }
+    normed_1D: Tensor = torch.func.functional_call(p.owner, values, (x_1D,))
+    return normed_1D
+
+
+def _factor(embedding: nn.Module) -> float:
+    for name in EMBEDDING_FACTORS:
+        value = getattr(embedding, name, None)
+        if isinstance(value, int | float):
+            return float(value)
+    return 1.0
+
+
+def _refuse_post_norm_stream(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if getattr(module, "norm_first", True) is False:
+            raise UserError(
+                f"{name} ({type(module).__name__}) normalises the residual stream itself (norm_first=False); "
+                "the rules are for a stream that only grows by its branches: use norm_first=True"
+            )
+
+
+def _owner_in(base: nn.Module, p: Parameter) -> nn.Module:
+    return base.get_submodule(p.name.rpartition(".")[0])

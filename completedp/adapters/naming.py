@@ -1,0 +1,130 @@
+"""Which module type a parameter's name means: one ordered table, before it the user's own patterns.
+
+Names inside a layer are searched without the layer's prefix, names outside it whole, both without the last
+part (`weight`). The first pattern found anywhere in the name decides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from completedp.adapters.observe import Observed, Parameter
+from completedp.errors import UserError, nearest
+from completedp.modules import MODULE_TYPES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Naming:
+    """`pattern` means `module_type`, where the layer (or the part outside of the stack) also has a
+    parameter whose path holds `beside`."""
+
+    pattern: str
+    module_type: str
+    beside: str = ""
+
+
+def _named(module_type: str, *names: str, within: str = "", beside: str = "") -> Naming:
+    """The names as whole parts of a path, the last of them; `within`: after a part with that in it."""
+    any_of = "|".join(names)
+    before = rf"(^|\.)[^.]*({within})[^.]*\.(.*\.)?" if within else r"(^|\.)"
+    return Naming(pattern=rf"{before}({any_of})$", module_type=module_type, beside=beside)
+
+
+_ATTENTION = "attn|attention"
+_FFN = "mlp|ffn|feed_forward|feedforward"
+# Of the families that transformers, nanoGPT, torchtitan, OLMo and torch.nn hold.
+IN_LAYER: tuple[Naming, ...] = (
+    _named("q_norm", "q_norm", "q_layernorm", "query_norm", "q_ln", "norm_q"),
+    _named("k_norm", "k_norm", "k_layernorm", "key_norm", "k_ln", "norm_k"),
+    _named("qkv", "qkv", "qkv_proj", "c_attn", "Wqkv", "wqkv", "query_key_value", "att_proj"),
+    Naming(pattern=r"(^|\.)[^.]*attn$", module_type="qkv", beside=r"in_proj_weight$"),
+    _named("q", "q", "q_proj", "wq", "query", "q_lin", "to_q", "c_q"),
+    _named("k", "k", "k_proj", "wk", "key", "k_lin", "to_k", "c_k"),
+    _named("v", "v", "v_proj", "wv", "value", "v_lin", "to_v", "c_v"),
+    _named(
+        "attention_out",
+        *("o_proj", "out_proj", "c_proj", "wo", "dense", "out", "out_lin", "proj", "to_out", "attn_out"),
+        within=_ATTENTION,
+    ),
+    _named("gate_up", "gate_up_proj", "w13", "Wi", "ff_proj"),
+    _named("ffn_gate", "gate_proj", "gate", "c_gate"),
+    # Llama's own names, where w1 is the gate; without a w3 nobody can tell.
+    _named("ffn_gate", "w1", beside=r"(^|\.)w3\."),
+    _named("ffn_down", "w2", beside=r"(^|\.)w3\."),
+    _named("ffn_up", "w3", beside=r"(^|\.)w1\."),
+    _named("ffn_up", "up_proj", "up", "c_fc", "fc1", "fc_in", "linear1", "dense_h_to_4h", "wi"),
+    _named("ffn_down", "down_proj", "down", "fc2", "fc_out", "linear2", "dense_4h_to_h", "ff_out"),
+    _named("ffn_down", "c_proj", "wo", within=_FFN),
+    # `post_attention_layernorm` comes before the feed-forward in Llama, and ends the branch where there is a
+    # norm after the feed-forward too (OLMo-2, Gemma 2).
+    _named("attention_post_norm", "post_attention_layernorm", beside="post_feedforward_layernorm"),
+    _named("ffn_post_norm", "post_feedforward_layernorm"),
+    _named("attention_norm", "input_layernorm", "ln_1", "ln1", "norm1", "attention_norm", "attn_norm"),
+    _named(
+        "ffn_norm",
+        *("post_attention_layernorm", "pre_feedforward_layernorm", "ffn_norm", "mlp_norm"),
+        *("ln_2", "ln2", "norm2"),
+    ),
+)  # fmt: skip
+OUTSIDE: tuple[Naming, ...] = (
+    _named("position_embedding", "wpe", "embed_positions", "position_embeddings?", "pos_emb(ed)?"),
+    _named(
+        "embedding",
+        *("embed_tokens", "wte", "tok_embeddings", "tok_emb", "token_embeddings?", "word_embeddings"),
+        *("embeddings?", "embed", "embed_in", "wte"),
+    ),
+    _named("unembedding", "lm_head", "unembedding", "unembed", "embed_out", "output", "head"),
+    _named("final_norm", "norm", "ln_f", "norm_f", "final_norm", "final_layer_?norm", "ln_final"),
+)  # fmt: skip
+
+
+def module_types(
+    observed: Observed, modules: Sequence[tuple[str, str]] = ()
+) -> dict[str, str | None]:
+    """The module type of each parameter by its name, None where nothing says.
+
+    `modules` are the user's pairs of pattern and type, searched first in the whole qualified names. Raises
+    `UserError` for a type that is not known, a pattern that is none, or one that decides no parameter.
+    """
+    own = [(_compiled(pattern), _known(pattern, t)) for pattern, t in modules]
+    used: set[re.Pattern[str]] = set()
+    types: dict[str, str | None] = {}
+    for parameter in observed.parameters:
+        found = next(((p, t) for p, t in own if p.search(parameter.name)), None)
+        if found is not None:
+            used.add(found[0])
+        types[parameter.name] = found[1] if found else _by_table(parameter)
+    for pattern, _ in own:
+        if pattern not in used:
+            raise UserError(
+                f"the pattern {pattern.pattern!r} decides no parameter: none has it in its name, or an "
+                "earlier pattern took them all; remove it, or see the names with `completedp inspect`"
+            )
+    return types
+
+
+def _by_table(parameter: Parameter) -> str | None:
+    for naming in OUTSIDE if parameter.layer is None else IN_LAYER:
+        if re.search(naming.pattern, parameter.module) and (
+            not naming.beside or any(re.search(naming.beside, path) for path in parameter.beside)
+        ):
+            return naming.module_type
+    return None
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"the pattern {pattern!r} is no regular expression: {error}") from None
+
+
+def _known(pattern: str, module_type: str) -> str:
+    if module_type not in MODULE_TYPES:
+        raise UserError(
+            f"the pattern {pattern!r} names the module type {module_type!r}"
+            f"{nearest(module_type, MODULE_TYPES)}; known: {', '.join(MODULE_TYPES)}"
+        )
+    return module_type

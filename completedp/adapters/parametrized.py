@@ -1,0 +1,237 @@
+"""A recipe's values on a model nobody here wrote: `parametrize`, and what it returns."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from completedp import apply
+from completedp.adapters.folding import Multiplier, hook, multipliers
+from completedp.adapters.infer import ForeignInventory, Fused, inventory_of
+from completedp.errors import UserError
+from completedp.hparams import HParams
+from completedp.recipe import Recipe
+from completedp.resolved import Resolved, TensorRow, resolve
+from completedp.rules import carrying_options
+from completedp.scale import Ratios, Scale
+
+Residual = Literal["fold", "hook"]
+_SHARED = ("lr", "weight_decay", "beta1", "beta2", "eps")  # what AdamW has one of a tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parametrized:
+    """A model with its values. `resolved` holds them as its optimizer takes them, `folded` the multiplier
+    that went into each tensor, `part_std` the init std of each part of a fused tensor."""
+
+    model: nn.Module
+    inventory: ForeignInventory
+    ratios: Ratios
+    resolved: Resolved
+    folded: Mapping[str, float]
+    hooked: tuple[Multiplier, ...]
+    part_std: Mapping[str, Mapping[str, float]]
+    handles: tuple[RemovableHandle, ...]
+
+    @property
+    def tensors(self) -> tuple[TensorRow, ...]:
+        """Every tensor's values in force, as `completedp.audit` wants them."""
+        return self.resolved.tensors
+
+    def initialize(self, seed: int) -> None:
+        """Set every trainable parameter to its initial value, in place; a function of seed and names."""
+        apply.initialize(self.model, self.resolved, seed)
+        stds = {row.name: row.init_std for row in self.tensors}
+        with torch.no_grad():
+            for fused in self.inventory.fused:
+                for part, start, stop in fused.parts:
+                    if fused.name in self.part_std:
+                        whole = stds[fused.name]
+                        assert whole is not None, "a fused tensor is a weight"
+                        self.model.get_parameter(fused.name).narrow(
+                            fused.dimension, start, stop - start
+                        ).mul_(self.part_std[fused.name][part] / whole)
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Groups for `torch.optim.AdamW`, one for each set of equal values."""
+        return apply.param_groups(self.model, self.resolved)
+
+    def adamw(self) -> torch.optim.AdamW:
+        """AdamW over the groups."""
+        return apply.adamw(self.model, self.resolved)
+
+    def clip_grad_norm_(self, max_norm: float) -> torch.Tensor:
+        """`torch.nn.utils.clip_grad_norm_` by the norm that a hooked model has; returns that norm."""
+        gradients = [
+            (self.folded.get(name, 1.0), p.grad)
+            for name, p in self.model.named_parameters()
+            if p.grad is not None
+        ]
+        if not gradients:
+            return torch.zeros(())
+        norms = [c * torch.linalg.vector_norm(g) for c, g in gradients]
+        norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms))
+        # The constant and the clamp are torch.nn.utils.clip_grad_norm_'s.
+        scale = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
+        for _, g in gradients:
+            g.mul_(scale)
+        return norm
+
+    def remove_hooks(self) -> None:
+        """Take this call's forward hooks off the model."""
+        for handle in self.handles:
+            handle.remove()
+
+
+def parametrize(
+    model: nn.Module,
+    recipe: Recipe,
+    *,
+    base: nn.Module | None = None,
+    batch: int,
+    tokens: int,
+    which: Literal["tuned", "baseline"] = "tuned",
+    modules: Sequence[tuple[str, str]] = (),
+    residual: Residual = "fold",
+    parameterization: str | None = None,
+    **options: Any,
+) -> Parametrized:
+    """The recipe carried to `model`, to be trained on `tokens` in batches of `batch` tokens.
+
+    `base` is the same family at the recipe's width and depth, best on the meta device; of a Hugging Face
+    model it is derived where it is not given. `modules`: ordered
+    (pattern, module type), searched in qualified names before the table. `residual`: `fold` multipliers into
+    tensors, or `hook` them. `options` are those of `completedp.rules.RuleOptions`. Values are set by
+    `initialize` of what is returned. Raises `UserError` for a parameter that cannot be classified, a base of
+    another scale than the recipe's, multipliers of types that the model has not, and what `resolve` refuses.
+    """
+    if base is None:
+        from completedp.adapters.huggingface import base_of
+
+        base = base_of(model, width=recipe.base.width, depth=recipe.base.depth)
+    found = inventory_of(model, base, modules)
+    scale = Scale(width=found.width, depth=found.whole.layers, batch=batch, tokens=tokens)
+    if (found.base_width, found.whole.base_layers) != (recipe.base.width, recipe.base.depth):
+        raise UserError(
+            f"the base model has width {found.base_width} and depth {found.whole.base_layers}; the recipe "
+            f"belongs to width {recipe.base.width} and depth {recipe.base.depth}: build the base so"
+        )
+    return apply_values(
+        model,
+        found,
+        recipe.hparams if which == "tuned" else recipe.baseline,
+        scale.ratios_to(recipe.base),
+        residual=residual,
+        parameterization=parameterization or recipe.parameterization,
+        **options,
+    )
+
+
+def apply_values(
+    model: nn.Module,
+    found: ForeignInventory,
+    hparams: HParams,
+    ratios: Ratios,
+    *,
+    residual: Residual = "fold",
+    parameterization: str = "completed-p",
+    **options: Any,
+) -> Parametrized:
+    """As `parametrize`, from hyperparameters and ratios."""
+    if residual not in ("fold", "hook"):
+        raise UserError(f"residual is {residual!r}; expected 'fold' or 'hook'")
+    inventory = found.for_hparams(hparams)
+    _check_types(hparams, inventory.module_types)
+    resolved = resolve(
+        hparams,
+        inventory,
+        ratios,
+        parameterization=parameterization,
+        **{**carrying_options(parameterization), **options},
+    )
+    part_std, rows = _joined(resolved.tensors, found.fused)
+    wanted = multipliers(found, resolved, parameterization)
+    hooked = tuple(m for m in wanted if m.must_hook or residual == "hook")
+    by_owner = {m.module: m.c for m in wanted if m not in hooked}
+    offsets = {spec.name: spec.offset for spec in found.whole}
+    folded = {row.name: c for row in rows if (c := by_owner.get(row.name.rpartition(".")[0]))}
+    return Parametrized(
+        model=model,
+        inventory=found,
+        ratios=ratios,
+        resolved=dataclasses.replace(
+            resolved,
+            tensors=tuple(
+                row.folded_by(folded[row.name], offsets[row.name]) if row.name in folded else row
+                for row in rows
+            ),
+            residual={branch: tuple(1.0 for _ in c) for branch, c in resolved.residual.items()},
+            output_multiplier=1.0,
+        ),
+        folded=folded,
+        hooked=hooked,
+        part_std=part_std,
+        handles=hook(model, hooked),
+    )
+
+
+def _check_types(hparams: HParams, present: Iterable[str]) -> None:
+    """A multiplier that nothing takes is refused: the recipe would not be what was trained."""
+    have = set(present)
+    absent = sorted(
+        {
+            t
+            for kind, by_type in hparams.types.items()
+            if kind != "residual"
+            for t, value in by_type.items()
+            if t not in have and value != 1.0
+        }
+    )
+    if absent:
+        raise UserError(
+            f"the recipe has multipliers for module types that the model has not: {', '.join(absent)}; it "
+            f"has {', '.join(sorted(have))}. Search on this family, or take them out of the recipe"
+        )
+
+
+def _joined(
+    rows: Sequence[TensorRow], fused: Sequence[Fused]
+) -> tuple[dict[str, dict[str, float]], list[TensorRow]]:
+    """Fused tensors that were taken apart put together again; the init std of each part of a weight. Raises
+    `UserError` where the parts differ in what a tensor has one of."""
+    by_name = {row.name: row for row in rows}
+    stds: dict[str, dict[str, float]] = {}
+    wholes: dict[str, TensorRow] = {}
+    for tensor in fused:
+        parts = {t: by_name.get(f"{tensor.name}[{t}]") for t, _, _ in tensor.parts}
+        found = {t: row for t, row in parts.items() if row is not None}
+        if found:
+            first, *others = found.values()
+            for row in others:
+                _check_equal(tensor.name, first, row)
+            drawn = {t: row.init_std for t, row in found.items() if row.init_std is not None}
+            if drawn:
+                stds[tensor.name] = drawn
+            wholes[first.name] = dataclasses.replace(
+                first, name=tensor.name, module_type=tensor.module_type
+            )
+    joined = [wholes.get(row.name, row) for row in rows]
+    return stds, [row for row in joined if not row.name.endswith("]")]
+
+
+def _check_equal(tensor: str, first: TensorRow, other: TensorRow) -> None:
+    for kind in _SHARED:
+        one, two = getattr(first, kind), getattr(other, kind)
+        if not math.isclose(one, two, rel_tol=1e-12):
+            raise UserError(
+                f"{tensor} holds {first.module_type} and {other.module_type} whose {kind} differ ({one:.6g} "
+                f"and {two:.6g}); AdamW has one for a tensor: search with the type of the fused "
+                "tensor, or set them equal"
+            )

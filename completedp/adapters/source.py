@@ -1,0 +1,108 @@
+"""A model family by its name on the command line: `hf:CONFIG.json`, or a user's `package.module:factory`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import nn
+
+from completedp.errors import UserError, needs
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+class ModelSource(Protocol):
+    """A family of models: the same code at any width and depth."""
+
+    @property
+    def own(self) -> tuple[int, int] | None:
+        """The width and depth that the source itself is of, where it says."""
+
+    def build(self, width: int, depth: int, device: str = "meta") -> nn.Module:
+        """The model there, with whatever values its own code gives it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HuggingFaceSource:
+    """A causal language model of transformers, from its configuration."""
+
+    config: PretrainedConfig
+
+    @property
+    def own(self) -> tuple[int, int] | None:
+        return self.config.hidden_size, self.config.num_hidden_layers
+
+    def build(self, width: int, depth: int, device: str = "meta") -> nn.Module:
+        from completedp.adapters.huggingface import build, config_at
+
+        model: nn.Module = build(config_at(self.config, width=width, depth=depth), device)
+        return model
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactorySource:
+    """`factory(width=, depth=)` returns the model."""
+
+    name: str
+    factory: Callable[..., Any]
+
+    @property
+    def own(self) -> tuple[int, int] | None:
+        return None
+
+    def build(self, width: int, depth: int, device: str = "meta") -> nn.Module:
+        try:
+            with torch.device(device):
+                model = self.factory(width=width, depth=depth)
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"{self.name}(width={width}, depth={depth}) failed ({error}); expected a function of these "
+                "two keywords that returns the model"
+            ) from error
+        if not isinstance(model, nn.Module):
+            raise UserError(
+                f"{self.name} returned {type(model).__name__}; expected a torch.nn.Module"
+            )
+        return model
+
+
+def source_of(name: str) -> ModelSource:
+    """The family that `name` means. Raises `UserError` where there is none."""
+    if name.startswith("hf:"):
+        with needs("transformers", f"--model {name}", "'completedp[hf]'"):
+            from completedp.adapters.huggingface import read_config
+        return HuggingFaceSource(config=read_config(Path(name.removeprefix("hf:"))))
+    module_name, colon, attribute = name.partition(":")
+    if not (colon and module_name and attribute):
+        raise UserError(
+            f"--model is {name!r}; expected hf:CONFIG.json, or package.module:factory, a function of "
+            "width and depth"
+        )
+    return FactorySource(name=name, factory=_imported(name, module_name, attribute))
+
+
+def _imported(name: str, module_name: str, attribute: str) -> Callable[..., Any]:
+    # A console script has its own folder first on the path, not the user's, and a user's package named as
+    # one of ours must not come before it: so the user's comes last.
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"--model {name}: {error}; expected a module that can be imported from here, and a function in it"
+        ) from error
+    if not callable(factory):
+        raise UserError(
+            f"--model {name}: {attribute} is {type(factory).__name__}; expected a function"
+        )
+    found: Callable[..., Any] = factory
+    return found

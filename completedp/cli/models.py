@@ -1,0 +1,87 @@
+"""`inspect`: what the tool takes another's model for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from completedp.cli.options import DEFAULT_ROOT, Json, Root
+from completedp.cli.output import print_json, print_table
+from completedp.errors import UserError
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        help="hf:CONFIG.json, or package.module:factory, a function of width and depth.",
+        metavar="MODEL",
+    ),
+]
+Modules = Annotated[
+    Path | None,
+    typer.Option(
+        help="A YAML file of pattern: module type, in order; searched before the built-in names."
+    ),
+]
+
+
+def patterns(path: Path | None) -> list[tuple[str, str]]:
+    """The pairs of a `--modules` file."""
+    if path is None:
+        return []
+    from completedp import files
+
+    pairs = []
+    for pattern, module_type in files.read_yaml(path).items():
+        if not isinstance(pattern, str) or not isinstance(module_type, str):
+            raise UserError(
+                f"{path}: {pattern!r}: {module_type!r}; expected a pattern and a module type, both text"
+            )
+        pairs.append((pattern, module_type))
+    return pairs
+
+
+def inspect(
+    model: Model,
+    width: Annotated[
+        int | None, typer.Option(help="Of the base; default: the model's own.", min=1)
+    ] = None,
+    depth: Annotated[
+        int | None, typer.Option(help="Of the base; default: the model's own.", min=1)
+    ] = None,
+    modules: Modules = None,
+    root: Root = DEFAULT_ROOT,
+    json: Json = False,
+) -> None:
+    """Show every parameter's module type and role, as the rules will take it.
+
+    They are read off the names, the code's classes, and what grows when the width and depth are doubled.
+    """
+    from completedp.adapters import summary
+    from completedp.adapters.infer import inventory_of
+    from completedp.adapters.source import source_of
+
+    own_patterns = patterns(modules)
+    source = source_of(model)
+    own_width, own_depth = source.own or (None, None)
+    base_width, base_depth = width or own_width, depth or own_depth
+    if base_width is None or base_depth is None:
+        raise UserError(
+            f"--model {model} does not say its size; give --width and --depth of the base"
+        )
+    found = inventory_of(
+        source.build(2 * base_width, 2 * base_depth),
+        source.build(base_width, base_depth),
+        own_patterns,
+    )
+    if json:
+        print_json(summary.document(found))
+        return
+    title = (
+        f"{model}: width {base_width} to {found.width}, depth {base_depth} to {found.whole.layers}"
+    )
+    print_table(title, summary.COLUMNS, summary.rows(found))
+    for note in summary.notes(found):
+        print(f"* {note}")

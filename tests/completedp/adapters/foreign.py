@@ -1,0 +1,100 @@
+"""Models nobody here wrote, small: six families of Hugging Face and two plain ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, PretrainedConfig
+
+from completedp.adapters.huggingface import build, config_at
+
+VOCABULARY = 61
+SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 32,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+}
+GPT2: dict[str, Any] = {
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 32,
+    "vocab_size": VOCABULARY,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "attn_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "resid_pdrop": 0.0,
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": SIZES,
+    "qwen3": {**SIZES, "head_dim": 8},
+    "gpt2": GPT2,
+    "mistral": SIZES,
+    "olmo2": SIZES,
+    "gemma": {**SIZES, "head_dim": 8},
+}
+OTHERS: dict[str, dict[str, Any]] = {
+    "gemma2": {**SIZES, "head_dim": 8},
+    "gemma3_text": {**SIZES, "head_dim": 8},
+    "phi3": SIZES,
+    "qwen2": SIZES,
+}
+
+
+def config(family: str, *, width: int = 32, depth: int = 2, **changes: Any) -> PretrainedConfig:
+    sizes = {**FAMILIES, **OTHERS}[family]
+    base = AutoConfig.for_model(family, **{**sizes, **changes})
+    base._attn_implementation = "eager"
+    return config_at(base, width=width, depth=depth)
+
+
+def on_meta(family: str, *, width: int = 32, depth: int = 2, **changes: Any) -> Any:
+    return build(config(family, width=width, depth=depth, **changes))
+
+
+def on_cpu(family: str, dtype: torch.dtype = torch.float32, **sizes: Any) -> Any:
+    return build(config(family, **sizes), device="cpu", dtype=dtype)
+
+
+class Plain(nn.Module):
+    """A decoder of torch's own layers, as in a tutorial: MultiheadAttention, LayerNorm, learned positions."""
+
+    def __init__(self, width: int = 32, depth: int = 2, norm_first: bool = True) -> None:
+        super().__init__()
+        self.tok_emb = nn.Embedding(VOCABULARY, width)
+        self.pos_emb = nn.Embedding(32, width)
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                width, width // 8, 4 * width, dropout=0.0, norm_first=norm_first, batch_first=True
+            )
+            for _ in range(depth)
+        )
+        self.ln_f = nn.LayerNorm(width)
+        self.head = nn.Linear(width, VOCABULARY)
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        length = tokens_BT.shape[1]
+        x_BTD = self.tok_emb(tokens_BT) + self.pos_emb(torch.arange(length))
+        mask_TT = nn.Transformer.generate_square_subsequent_mask(length, dtype=x_BTD.dtype)
+        for block in self.blocks:
+            x_BTD = block(x_BTD, src_mask=mask_TT)
+        logits_BTV: Tensor = self.head(self.ln_f(x_BTD))
+        return logits_BTV
+
+
+def loss(model: nn.Module, tokens_BT: Tensor) -> Tensor:
+    """Next-token cross-entropy of a Hugging Face model or a plain one."""
+    output = model(tokens_BT[:, :-1])
+    logits_BTV = getattr(output, "logits", output)
+    return F.cross_entropy(logits_BTV.flatten(0, 1), tokens_BT[:, 1:].flatten())

@@ -1,0 +1,230 @@
+"""The inventory of models nobody here wrote."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from foreign import FAMILIES, OTHERS, SIZES, Plain, on_meta
+from torch import nn
+from transformers import AutoConfig
+
+from completedp.adapters.huggingface import build
+from completedp.adapters.infer import ForeignInventory, inventory_of
+from completedp.config import ModelConfig
+from completedp.errors import UserError
+from completedp.hparams import HParams
+from completedp.lm.model import LanguageModel
+
+EVERY = (*FAMILIES, *OTHERS)
+
+
+def inferred(family: str, **sizes: Any) -> ForeignInventory:
+    return inventory_of(on_meta(family, **{"width": 64, "depth": 4, **sizes}), on_meta(family))
+
+
+def meta(model: type[nn.Module], *arguments: Any, **options: Any) -> nn.Module:
+    with torch.device("meta"):
+        return model(*arguments, **options)
+
+
+def test_the_reference_models_own_inventory_is_found() -> None:
+    small = ModelConfig(
+        width=32, depth=2, head_dim=16, ffn=88, vocab_size=64, context=16, queries_per_kv=2
+    )
+    large = small.scaled(width=96, depth=3)
+    found = inventory_of(meta(LanguageModel, large), meta(LanguageModel, small))
+    expected = large.inventory(small)
+    assert {s.name: s for s in found.whole} == {s.name: s for s in expected}
+    assert (found.whole.layers, found.whole.base_layers, found.whole.tied) == (3, 2, False)
+    assert (found.width, found.base_width) == (96, 32)
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_every_parameter_has_one_spec(family: str) -> None:
+    found = inferred(family)
+    names = [name for name, _ in on_meta(family, width=64, depth=4).named_parameters()]
+    assert sorted(s.name for s in found.whole) == sorted(names)
+    roles = {s.module_type: s.role for s in found.whole if not s.is_bias}
+    norms = {t for t in roles if t.endswith("_norm")}
+    full_width = family == "olmo2"
+    assert all(
+        roles[t] == ("qk_norm" if t in ("q_norm", "k_norm") and not full_width else roles[t])
+        for t in norms
+    )
+    assert roles["embedding"] == "embedding"
+    assert found.whole.tied is (family in ("gpt2", "gemma", "gemma2", "gemma3_text"))
+    assert ("unembedding" in roles) is not found.whole.tied
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "module_type", "role"),
+    [
+        ("llama", "model.layers.3.post_attention_layernorm.weight", "ffn_norm", "hidden_norm"),
+        ("gemma", "model.layers.3.post_attention_layernorm.weight", "ffn_norm", "hidden_norm"),
+        ("gemma2", "model.layers.3.post_attention_layernorm.weight", "attention_post_norm", "hidden_norm"),
+        ("gemma2", "model.layers.3.pre_feedforward_layernorm.weight", "ffn_norm", "hidden_norm"),
+        ("olmo2", "model.layers.0.post_feedforward_layernorm.weight", "ffn_post_norm", "hidden_norm"),
+        ("olmo2", "model.layers.0.self_attn.q_norm.weight", "q_norm", "hidden_norm"),
+        ("qwen3", "model.layers.0.self_attn.q_norm.weight", "q_norm", "qk_norm"),
+        ("gpt2", "transformer.h.1.attn.c_proj.bias", "attention_out", "hidden_bias"),
+        ("gpt2", "transformer.h.1.mlp.c_proj.weight", "ffn_down", "hidden_weight"),
+        ("gpt2", "transformer.wpe.weight", "position_embedding", "position_embedding"),
+        ("gpt2", "transformer.ln_f.bias", "final_norm", "final_norm"),
+        ("qwen2", "model.layers.2.self_attn.k_proj.bias", "k", "hidden_bias"),
+        ("phi3", "model.layers.2.mlp.gate_up_proj.weight", "gate_up", "hidden_weight"),
+    ],
+)  # fmt: skip
+def test_types_and_roles(family: str, name: str, module_type: str, role: str) -> None:
+    spec = next(s for s in inferred(family).whole if s.name == name)
+    assert (spec.module_type, spec.role, spec.is_bias) == (module_type, role, name.endswith("bias"))
+
+
+def test_fan_ins_are_read_along_the_right_dimension() -> None:
+    specs = {s.name: s for s in inferred("gpt2").whole}
+    up, down = (specs[f"transformer.h.0.mlp.{n}.weight"] for n in ("c_fc", "c_proj"))
+    assert (up.fan_in, up.base_fan_in) == (64, 32)
+    assert (down.fan_in, down.base_fan_in) == (256, 128)
+    specs = {s.name: s for s in inferred("llama").whole}
+    down = specs["model.layers.0.mlp.down_proj.weight"]
+    assert (down.fan_in, down.base_fan_in) == (160, 80)
+
+
+def test_gains_that_the_code_adds_one_to_start_at_zero() -> None:
+    for family, start in (("gemma", 0.0), ("llama", 1.0), ("gpt2", 1.0)):
+        found = inferred(family)
+        gains = {s.init_value for s in found.whole if s.role.endswith("norm") and not s.is_bias}
+        assert gains == {start}
+    assert {s.init_value for s in inferred("gpt2").whole if s.is_bias} == {0.0}
+
+
+def test_a_factor_on_the_embedding_is_seen_to_grow() -> None:
+    assert inferred("gemma").embedding_factor == pytest.approx(2**0.5)
+    assert inferred("llama").embedding_factor == 1.0
+
+
+def test_fused_tensors_come_apart_where_the_hyperparameters_do() -> None:
+    found = inferred("phi3")
+    whole = HParams.from_dict({"global": {"lr": 0.1}, "types": {"lr": {"qkv": 2.0}}})
+    assert {"qkv", "gate_up"} <= set(found.for_hparams(whole).module_types)
+    apart = HParams.from_dict({"global": {"lr": 0.1}, "types": {"init_scale": {"k": 2.0}}})
+    assert {"q", "k", "v", "gate_up"} <= set(found.for_hparams(apart).module_types)
+    qkv = next(f for f in found.fused if f.module_type == "qkv")
+    assert qkv.parts == (("q", 0, 64), ("k", 64, 96), ("v", 96, 128))
+    assert qkv.dimension == 0
+    assert next(f for f in inferred("gpt2").fused).dimension == 1
+
+
+def test_torchs_own_layers() -> None:
+    found = inventory_of(meta(Plain, 64, 3), meta(Plain))
+    types = {s.name: (s.module_type, s.role) for s in found.whole}
+    assert types["blocks.2.self_attn.in_proj_weight"] == ("qkv", "hidden_weight")
+    assert types["blocks.2.self_attn.in_proj_bias"] == ("qkv", "hidden_bias")
+    assert types["blocks.2.self_attn.out_proj.weight"] == ("attention_out", "hidden_weight")
+    assert types["head.bias"] == ("unembedding", "unembedding_bias")
+    assert found.fused[0].parts == (("q", 0, 64), ("k", 64, 128), ("v", 128, 192))
+
+
+class Odd(Plain):
+    """With one part that no name explains."""
+
+    def __init__(
+        self, width: int = 32, depth: int = 2, part: str = "gizmo", grows: bool = True
+    ) -> None:
+        super().__init__(width, depth)
+        for block in self.blocks:
+            block.add_module(part, nn.Linear(width, width if grows else 16, bias=False))
+
+
+def test_what_nothing_explains_is_refused_by_name_and_taken_by_a_pattern() -> None:
+    models = meta(Odd, 64), meta(Odd)
+    with pytest.raises(UserError, match=r"blocks\.0\.gizmo\.weight .*nothing in its name"):
+        inventory_of(*models)
+    found = inventory_of(*models, modules=[(r"gizmo", "other")])
+    assert {s.role for s in found.whole if "gizmo" in s.name} == {"hidden_weight"}
+
+
+def test_the_first_pattern_wins_and_an_idle_one_is_refused() -> None:
+    models = meta(Odd, 64), meta(Odd)
+    patterns = [(r"blocks\.0\.gizmo", "ffn_up"), (r"gizmo", "other")]
+    types = {s.name: s.module_type for s in inventory_of(*models, modules=patterns).whole}
+    assert (types["blocks.0.gizmo.weight"], types["blocks.1.gizmo.weight"]) == ("ffn_up", "other")
+    with pytest.raises(UserError, match=r"'gizmo\$' decides no parameter"):
+        inventory_of(*models, modules=[(r"gizmo", "other"), (r"gizmo$", "q")])
+    late = [(r"gizmo", "other"), (r"blocks\.0\.gizmo", "q")]
+    with pytest.raises(UserError, match="an earlier pattern took them all"):
+        inventory_of(*models, modules=late)
+
+
+@pytest.mark.parametrize(
+    ("modules", "said"),
+    [
+        ([("(", "q")], "no regular expression"),
+        ([("gizmo", "othr")], "did you mean 'other'"),
+        (
+            [("gizmo", "embedding")],
+            "token embeddings in the model: tok_emb.weight, blocks.0.gizmo.weight",
+        ),
+        ([("gizmo", "final_norm")], "has one dimension"),
+        ([("gizmo", "unembedding")], "dimension 0 goes from 32 to 64"),
+    ],
+)
+def test_patterns_that_cannot_be(modules: list[tuple[str, str]], said: str) -> None:
+    with pytest.raises(UserError) as refused:
+        inventory_of(meta(Odd, 64), meta(Odd), modules)
+    assert said in str(refused.value)
+
+
+def test_what_the_shapes_contradict_is_refused() -> None:
+    models = meta(Odd, 64, grows=False), meta(Odd, grows=False)
+    with pytest.raises(UserError, match=r"'ffn_gate', but its dimension 0 goes from 16 to 16"):
+        inventory_of(*models, modules=[("gizmo", "ffn_gate")])
+    with pytest.raises(UserError, match=r"k_proj\.weight is taken for 'k', but its dimension 0"):
+        inventory_of(on_meta("llama", width=64, num_key_value_heads=1), on_meta("llama"))
+    with pytest.raises(UserError, match=r"down_proj\.weight is taken for 'ffn_down'"):
+        inventory_of(on_meta("llama", width=64, intermediate_size=320), on_meta("llama"))
+
+
+def test_models_that_are_no_family_or_no_decoder_are_refused() -> None:
+    with pytest.raises(UserError, match="normalises the residual stream itself"):
+        inventory_of(meta(Plain, 64, norm_first=False), meta(Plain))
+    with pytest.raises(UserError, match="the base model has no parameter"):
+        inventory_of(meta(Odd), meta(Plain))
+    with pytest.raises(UserError, match="stacks of layers in the model: none"):
+        inventory_of(meta(nn.Linear, 2, 2), meta(nn.Linear, 2, 2))
+    frozen = meta(Plain).requires_grad_(False)
+    with pytest.raises(UserError, match="no trainable parameter"):
+        inventory_of(frozen, meta(Plain))
+
+
+def test_experts_are_refused_by_name() -> None:
+    moe = build(AutoConfig.for_model("mixtral", **SIZES, num_local_experts=2))
+    with pytest.raises(
+        UserError, match=r"layers\.0\.mlp\.experts\.gate_up_proj .*nothing in its name"
+    ):
+        inventory_of(moe, moe)
+
+
+class Unnormed(Plain):
+    def __init__(self, width: int = 32, depth: int = 2) -> None:
+        super().__init__(width, depth)
+        self.ln_f = Doubled(width)
+
+
+class Doubled(nn.Module):
+    """No gain: it enters squared."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
+        return x_BTD * (0.5 + self.weight)
+
+
+def test_a_norm_whose_gain_is_none_is_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"ln_f\.weight is taken for a norm's gain.* gain 0 is 0\.5"
+    ):
+        inventory_of(meta(Unnormed, 64), meta(Unnormed))

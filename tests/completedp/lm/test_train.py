@@ -1,5 +1,6 @@
 """The training loop: determinism, folding, accumulation, golden losses, and what leaves it."""
 
+import functools
 import json
 import math
 import subprocess
@@ -124,6 +125,29 @@ def test_bfloat16_trains(task: Make) -> None:
     losses = losses_of(made, values)
     assert {p.dtype for p in made.model.parameters()} == {torch.float32}
     assert losses == pytest.approx(losses_of(task(), values), rel=3e-2)
+
+
+# Dynamo instantiates autograd functions while it traces them.
+@pytest.mark.filterwarnings("ignore:.*autograd.function.Function:DeprecationWarning")
+def test_trials_of_other_values_compile_nothing(
+    task: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced only: what is compiled from a trace does not matter here, and takes a minute."""
+    from torch._dynamo.utils import counters
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    built = task(train={"compile": True, "tokens": 256})
+    graphs = []
+    for trial in range(1, 4):
+        values = resolved_for(
+            built.model_config,
+            lr=0.01 / trial,
+            types={"residual": {"ffn": trial}, "beta1": {"q": trial}, "eps": {"k": trial}},
+        )
+        built(values, trial, lambda step, loss: None)
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[0] > 0
+    assert graphs == [graphs[0]] * 3
 
 
 def test_devices() -> None:

@@ -38,7 +38,7 @@ _FFN = "mlp|ffn|feed_forward|feedforward"
 IN_LAYER: tuple[Naming, ...] = (
     _named("q_norm", "q_norm", "q_layernorm", "query_norm", "q_ln", "norm_q"),
     _named("k_norm", "k_norm", "k_layernorm", "key_norm", "k_ln", "norm_k"),
-    _named("qkv", "qkv", "qkv_proj", "c_attn", "Wqkv", "wqkv", "query_key_value", "att_proj"),
+    _named("qkv", "qkv", "qkv_proj", "c_attn", "Wqkv", "wqkv", "att_proj"),
     Naming(pattern=r"(^|\.)[^.]*attn$", module_type="qkv", beside=r"in_proj_weight$"),
     _named("q", "q", "q_proj", "wq", "query", "q_lin", "to_q", "c_q"),
     _named("k", "k", "k_proj", "wk", "key", "k_lin", "to_k", "c_k"),

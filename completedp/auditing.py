@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from completedp.adapters.folding import idle_hooks
 from completedp.errors import UserError
 from completedp.resolved import TensorRow
 
@@ -79,6 +80,7 @@ def audit(
     schedule: float | None = None,
 ) -> Audit:
     """Every tensor's lr, weight decay, betas and ε in force against `plan`; any wrapper may be on the model.
+    Hooked multipliers must have run.
 
     The planned lr is a peak, so the lr in force is held against it times `schedule`, the scheduler's
     multiplier at this step. Where that is not given it is taken to be the same for all tensors, and each
@@ -92,6 +94,15 @@ def audit(
     multiplier = _multiplier(shared, rows) if schedule is None else schedule
     differences = [
         *_optimizer(optimizer),
+        *(
+            Difference(
+                tensor=name,
+                what="multiplier",
+                planned="on its output",
+                in_force='never used, because the code does not call this module (use residual="fold")',
+            )
+            for name in idle_hooks(model)
+        ),
         *(
             Difference(tensor=n, what="row", planned="none", in_force="trained")
             for n in parameters.keys() - rows.keys()

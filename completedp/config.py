@@ -102,6 +102,43 @@ class ModelConfig:
             qk_norm=self.qk_norm,
         )
 
+    @property
+    def own_inventory(self) -> Inventory:
+        """The tensors of this model as a base."""
+        return self.inventory(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignModel:
+    """A model nobody here wrote, at one width and depth. `source`: `hf:CONFIG.json` or
+    `package.module:factory`; `modules`: module types by pattern, in order (see `completedp.adapters`).
+    `context` is the length of the sequences it trains on, in tokens."""
+
+    source: str
+    width: int
+    depth: int
+    vocab_size: int
+    context: int
+    modules: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("width", "depth", "vocab_size", "context"):
+            value = getattr(self, name)
+            if not 1 <= value <= ModelConfig.LARGEST[name]:
+                raise UserError(
+                    f"model.{name} is {value}; expected 1 to {ModelConfig.LARGEST[name]}"
+                )
+
+    @property
+    def own_inventory(self) -> Inventory:
+        """The tensors of this model as a base; a fused tensor is one."""
+        from completedp.adapters.foreign import found_in
+
+        return found_in(self).whole
+
+
+Model = ModelConfig | ForeignModel
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -224,7 +261,7 @@ def _known_kind(path: str, kind: str) -> None:
         raise UserError(f"{path}: unknown kind {kind!r}{nearest(kind, KINDS)}")
 
 
-def check_together(model: ModelConfig, data: DataConfig, train: TrainConfig) -> None:
+def check_together(model: Model, data: DataConfig, train: TrainConfig) -> None:
     """What must hold between the three, in any file. Raises `UserError` naming the key."""
     for name in ("batch", "microbatch", "eval_tokens"):
         if getattr(train, name) % model.context:
@@ -243,7 +280,7 @@ def check_together(model: ModelConfig, data: DataConfig, train: TrainConfig) -> 
 class StudyConfig:
     """A preset file is one of these, and so is a study's own `study.yaml`."""
 
-    model: ModelConfig
+    model: Model
     data: DataConfig
     train: TrainConfig
     values: GlobalValues

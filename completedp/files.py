@@ -137,7 +137,8 @@ def validate(kind: type[T], data: object, where: str) -> T:
     except (TypeError, RecursionError) as error:
         raise UserError(f"{where}: {error}") from None
     except ValidationError as error:
-        raise UserError("\n".join(_sentence(kind, e, where) for e in error.errors())) from None
+        meant = [e for e in error.errors() if _is_meant(kind, data, e["loc"])]
+        raise UserError("\n".join(_sentence(kind, e, where) for e in meant)) from None
 
 
 def _beyond_floats(data: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -167,8 +168,22 @@ def _forbid_extra_keys(kind: Any, config: Any) -> None:
             _forbid_extra_keys(inner, config)
 
 
+def _is_meant(kind: Any, data: object, location: tuple[int | str, ...]) -> bool:
+    """Of a union of dataclasses pydantic reports every member's errors, its name in their path; meant is the
+    one whose fields the data shares most of."""
+    for i, part in enumerate(location[:-1]):
+        kind = _type_at(kind, part)
+        data = data.get(part) if isinstance(data, Mapping) else None
+        members = _members(kind)
+        if members:
+            keys = set(data) if isinstance(data, Mapping) else set()
+            chosen = max(members, key=lambda m: len(keys & set(_field_names(m))))
+            return bool(chosen.__name__ == location[i + 1])
+    return True
+
+
 def _sentence(kind: Any, error: Mapping[str, Any], where: str) -> str:
-    location = [str(part) for part in error["loc"]]
+    location = _plain(kind, error["loc"])
     path = ".".join(location)
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden", "dataclass_exact_type"):
         return (
@@ -182,10 +197,45 @@ def _sentence(kind: Any, error: Mapping[str, Any], where: str) -> str:
     return f"{where}: {path} is {error['input']!r}; {error['msg'].lower()}"
 
 
+def _plain(kind: Any, location: tuple[int | str, ...]) -> list[str]:
+    """The path without the names of a union's members."""
+    plain = []
+    for part in location:
+        if any(m.__name__ == part for m in _members(kind)):
+            kind = next(m for m in _members(kind) if m.__name__ == part)
+        else:
+            plain.append(str(part))
+            kind = _type_at(kind, part)
+    return plain
+
+
 def _fields_at(kind: Any, location: list[str]) -> list[str]:
+    for part in location:
+        kind = _type_at(kind, part)
+    return [name for k in _members(kind) or [kind] for name in _field_names(k)]
+
+
+def _type_at(kind: Any, part: int | str) -> Any:
+    """What a dataclass's field is declared as."""
     import dataclasses
     import typing
 
-    for part in location:
-        kind = typing.get_type_hints(kind).get(part, object)
+    return (
+        typing.get_type_hints(kind).get(str(part), object)
+        if dataclasses.is_dataclass(kind)
+        else object
+    )
+
+
+def _members(kind: Any) -> list[Any]:
+    """The dataclasses of a union of them."""
+    import dataclasses
+    import typing
+
+    return [m for m in typing.get_args(kind) if dataclasses.is_dataclass(m)]
+
+
+def _field_names(kind: Any) -> list[str]:
+    import dataclasses
+
     return [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []

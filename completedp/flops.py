@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from completedp.config import ModelConfig
+from completedp.config import ForeignModel, Model, ModelConfig
 
 # Backward makes two products for each of forward: the gradients of the input and of the weight.
 _TRAINING_PER_FORWARD = 3
@@ -43,8 +43,11 @@ def parameters(model: ModelConfig) -> dict[str, int]:
     return {name: math.prod(shape) for name, shape in shapes(model).items()}
 
 
-def parameter_count(model: ModelConfig) -> int:
-    """All trainable numbers, embeddings included; in closed form, as fast for a thousand layers."""
+def parameter_count(model: Model) -> int:
+    """All trainable numbers, embeddings included; in closed form, as fast for a thousand layers. Of another's
+    model they are counted."""
+    if isinstance(model, ForeignModel):
+        return sum(_foreign_sizes(model).values())
     return _multiplied(model) + _not_multiplied(model)
 
 
@@ -65,14 +68,33 @@ def forward_flops(model: ModelConfig, tokens: int) -> dict[str, int]:
     return parts
 
 
-def training_flops(model: ModelConfig, tokens: int) -> int:
-    """FLOPs of forward and backward over `tokens` tokens, in closed form; linear in `tokens`."""
+def training_flops(model: Model, tokens: int) -> int:
+    """FLOPs of forward and backward over `tokens` tokens, in closed form; linear in `tokens`.
+
+    Another's model is taken to mix its whole width over the whole context in every layer.
+    """
     mixing = 2 * model.context * model.width * model.depth
     return _TRAINING_PER_FORWARD * _FLOPS_PER_MAC * tokens * (_multiplied(model) + mixing)
 
 
-def _multiplied(model: ModelConfig) -> int:
+def _foreign_sizes(model: ForeignModel) -> dict[str, int]:
+    """Elements by role."""
+    from completedp.adapters.foreign import found_in
+
+    found = found_in(model)
+    shapes = {p.name: p.shape for p in found.observed.parameters}
+    sizes: dict[str, int] = {}
+    for spec in found.whole:
+        role = "unembedding" if found.whole.tied and spec.role == "embedding" else spec.role
+        sizes[role] = sizes.get(role, 0) + math.prod(shapes[spec.name])
+    return sizes
+
+
+def _multiplied(model: Model) -> int:
     """Parameters of matrix products."""
+    if isinstance(model, ForeignModel):
+        sizes = _foreign_sizes(model)
+        return sizes["hidden_weight"] + sizes["unembedding"]
     attention = 2 * model.width * (model.width + model.kv_heads * model.head_dim)
     ffn = (3 if model.gated else 2) * model.ffn * model.width
     return model.depth * (attention + ffn) + model.vocab_size * model.width

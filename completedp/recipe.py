@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from completedp import files
-from completedp.config import SCHEMA, DataConfig, ModelConfig, TrainConfig, check_together
+from completedp.config import (
+    SCHEMA,
+    DataConfig,
+    ForeignModel,
+    Model,
+    ModelConfig,
+    TrainConfig,
+    check_together,
+)
 from completedp.errors import UserError
 from completedp.hparams import HParams
 from completedp.rules import PARAMETERIZATIONS
@@ -26,7 +34,7 @@ class Recipe:
     """
 
     parameterization: str
-    model: ModelConfig
+    model: Model
     data: DataConfig
     train: TrainConfig
     hparams: HParams
@@ -42,6 +50,16 @@ class Recipe:
             batch=self.train.batch,
             tokens=self.train.tokens,
         )
+
+    @property
+    def reference(self) -> ModelConfig:
+        """The reference model's shape. Raises `UserError` for a recipe of another model."""
+        if isinstance(self.model, ForeignModel):
+            raise UserError(
+                f"the recipe is of the model {self.model.source}, and plans are of the reference model: "
+                "carry it by completedp.parametrize(model, recipe, batch=…, tokens=…) in your own code"
+            )
+        return self.model
 
     def to_dict(self) -> dict[str, Any]:
         """The file's content."""
@@ -120,7 +138,7 @@ class _RecipeFile:
     kind: Literal["recipe"]
     parameterization: str
     base: Scale
-    model: ModelConfig
+    model: Model
     data: DataConfig
     train: TrainConfig
     hparams: dict[str, Any]

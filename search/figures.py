@@ -11,7 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from completedp.config import ModelConfig
+from completedp.config import Model
 from completedp.hparams import KINDS, HParams, types_of
 from search.ledger import Ledger
 
@@ -79,9 +79,9 @@ def _loss_by_trial(ledger: Ledger) -> Any:
     return figure
 
 
-def _multipliers(kind: str, hparams: HParams, model: ModelConfig) -> Any:
+def _multipliers(kind: str, hparams: HParams, model: Model) -> Any:
     """log2 of type × depth over the stack; types outside the stack have one value, drawn full width."""
-    inventory = model.inventory(model)
+    inventory = model.own_inventory
     present = inventory.module_types if kind != "residual" else types_of(kind)
     rows = [t for t in types_of(kind) if t in present]
     stacked = {t.module_type for t in inventory if t.layer is not None} | set(types_of("residual"))

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from completedp import files
-from completedp.config import StudyConfig
+from completedp.config import ForeignModel, StudyConfig
 from completedp.errors import UserError
 from completedp.hparams import HParams
 from completedp.resolved import resolve
@@ -30,6 +30,7 @@ from search.study import JobFactory, StudySource
 from search.summary import build_recipe, summarize
 
 TASK = "completedp.lm.train:language_model"
+FOREIGN_TASK = "completedp.adapters.task:foreign_model"
 
 
 def check_free(place: Place) -> None:
@@ -130,12 +131,11 @@ def language_model_job(
     seed: int,
     split: str,
 ) -> Job:
-    """A run of the reference language model at the study's own scale."""
+    """A run of the study's model at its own scale."""
     data = config.to_dict()
-    model = config.model
     return Job(
         trial=trial,
-        task=TASK,
+        task=FOREIGN_TASK if isinstance(config.model, ForeignModel) else TASK,
         arguments={
             "model": data["model"],
             "data": data["data"],
@@ -144,7 +144,7 @@ def language_model_job(
             "cache": str(cache),
             "device": device,
         },
-        resolved=resolve(hparams, model.inventory(model), Ratios()),
+        resolved=resolve(hparams, config.model.own_inventory, Ratios()),
         seed=seed,
     )
 

@@ -53,7 +53,7 @@ class Space:
     @classmethod
     def from_config(cls, config: StudyConfig) -> Space:
         """The full space of the study's model, less its frozen kinds."""
-        inventory = config.model.inventory(config.model)
+        inventory = config.model.own_inventory
         present = inventory.module_types
         search = config.search
         coordinates: list[Coordinate] = []

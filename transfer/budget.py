@@ -115,7 +115,8 @@ def target_for(recipe: Recipe, wish: Wish) -> Target:
     """The wish, completed. Raises `UserError` for a size that the model family cannot have, a budget of
     less than a batch of its smallest model, or one beyond its largest."""
     rule = wish.token_rule or Ratio(
-        per_parameter=recipe.train.tokens / parameter_count(recipe.model), source="as in the recipe"
+        per_parameter=recipe.train.tokens / parameter_count(recipe.reference),
+        source="as in the recipe",
     )
     model, shape = _shape(recipe, wish, rule)
     tokens, reason = _tokens(wish, model, rule)
@@ -146,7 +147,7 @@ def _shape(recipe: Recipe, wish: Wish, rule: TokenRule) -> tuple[ModelConfig, li
     base = recipe.base
     aspect = wish.aspect or base.width / base.depth
     family = Family(
-        base=recipe.model,
+        base=recipe.reference,
         aspect=aspect,
         tensor_parallel=wish.tensor_parallel,
         width=wish.width,
@@ -170,8 +171,8 @@ def _shape(recipe: Recipe, wish: Wish, rule: TokenRule) -> tuple[ModelConfig, li
         model = family.member(width=width, depth=depth or max(1, round(width / aspect)))
     reasons |= dict.fromkeys((n for n in reasons if getattr(wish, n)), "given")
     choices = [Choice(name=n, value=getattr(model, n), reason=r) for n, r in reasons.items()]
-    if model.ffn * base.width != recipe.model.ffn * model.width:
-        ratio = recipe.model.ffn / base.width
+    if model.ffn * base.width != recipe.reference.ffn * model.width:
+        ratio = recipe.reference.ffn / base.width
         reason = f"{ratio:.4g} x the width as at the base, rounded to "
         reason += "a whole number" if wish.tensor_parallel == 1 else f"{wish.tensor_parallel} parts"
         choices.append(Choice(name="ffn", value=model.ffn, reason=reason))
@@ -217,7 +218,7 @@ def _less_than_a_batch(wish: Wish, model: ModelConfig, tokens: int, batch: int) 
 
 
 def _batch(recipe: Recipe, tokens: int, given: int | None) -> Choice:
-    context, base = recipe.model.context, recipe.base
+    context, base = recipe.reference.context, recipe.base
     if given is not None:
         if given % context:
             low = given // context * context

@@ -49,7 +49,7 @@ def make_plan(
     hparams = recipe.hparams if which == "tuned" else recipe.baseline
     resolved = resolve(
         hparams,
-        model.inventory(recipe.model),
+        model.inventory(recipe.reference),
         ratios,
         parameterization=name,
         **dataclasses.asdict(chosen),
@@ -75,7 +75,7 @@ def make_plan(
 
 def base_plan(recipe: Recipe) -> Plan:
     """The recipe at its own scale: every factor is 1."""
-    return make_plan(recipe, recipe.base, recipe.model)
+    return make_plan(recipe, recipe.base, recipe.reference)
 
 
 def read_plan(path: Path) -> Plan:

@@ -36,16 +36,15 @@ class Multiplier:
 def multipliers(
     found: ForeignInventory, resolved: Resolved, parameterization: str
 ) -> tuple[Multiplier, ...]:
-    """Those that are not 1: of each residual branch, of the logits, and against a factor of the code.
+    """Of each residual branch, of the logits, and against a factor of the code, those that are 1 among them.
 
     Raises `UserError` for a layer whose branch has no end, or two.
     """
-    every = [
+    return (
         *_residual(found, resolved),
         _logits(found, resolved),
         *_against_code(found, parameterization),
-    ]
-    return tuple(m for m in every if m.c != 1.0)
+    )
 
 
 def _residual(found: ForeignInventory, resolved: Resolved) -> Iterator[Multiplier]:
@@ -94,12 +93,15 @@ def _owner(name: str) -> str:
 
 
 class Times:
-    """A forward hook: the module's output times c."""
+    """A forward hook: the module's output times c. It runs where the model's code calls the module, not where
+    it reads the module's weight; `ran` says whether it did."""
 
     def __init__(self, c: float) -> None:
         self.c = c
+        self.ran = False
 
     def __call__(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        self.ran = True
         return output * self.c
 
 
@@ -111,3 +113,12 @@ def hook(model: nn.Module, wanted: tuple[Multiplier, ...]) -> tuple[RemovableHan
                 f"{name} has a multiplier from an earlier call; call remove_hooks() on what that returned"
             )
     return tuple(model.get_submodule(m.module).register_forward_hook(Times(m.c)) for m in wanted)
+
+
+def idle_hooks(model: nn.Module) -> tuple[str, ...]:
+    """Modules with a multiplier of ours that has not run yet."""
+    return tuple(
+        name
+        for name, module in model.named_modules()
+        if any(isinstance(h, Times) and not h.ran for h in module._forward_hooks.values())
+    )

@@ -47,6 +47,17 @@ def config_at(config: PretrainedConfig, *, width: int, depth: int) -> Pretrained
     return at
 
 
+def with_vocabulary(config: PretrainedConfig, size: int) -> PretrainedConfig:
+    """The configuration with `size` tokens; special tokens beyond them are none."""
+    changed = copy.deepcopy(config)
+    changed.vocab_size = size
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        token = getattr(changed, name, None)
+        if not isinstance(token, int) or token >= size:
+            setattr(changed, name, None)
+    return changed
+
+
 def _grown(name: str, size: int, width: int, was: int) -> int:
     if size * width % was:
         raise UserError(

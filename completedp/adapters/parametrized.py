@@ -14,7 +14,9 @@ from torch.utils.hooks import RemovableHandle
 
 from completedp import apply
 from completedp.adapters.folding import Multiplier, hook, multipliers
+from completedp.adapters.foreign import build_model
 from completedp.adapters.infer import ForeignInventory, Fused, inventory_of
+from completedp.config import ForeignModel
 from completedp.errors import UserError
 from completedp.hparams import HParams
 from completedp.recipe import Recipe
@@ -51,13 +53,12 @@ class Parametrized:
         stds = {row.name: row.init_std for row in self.tensors}
         with torch.no_grad():
             for fused in self.inventory.fused:
-                for part, start, stop in fused.parts:
-                    if fused.name in self.part_std:
-                        whole = stds[fused.name]
-                        assert whole is not None, "a fused tensor is a weight"
-                        self.model.get_parameter(fused.name).narrow(
-                            fused.dimension, start, stop - start
-                        ).mul_(self.part_std[fused.name][part] / whole)
+                whole = stds[fused.name]
+                for part, start, stop in fused.parts if fused.name in self.part_std else ():
+                    assert whole is not None, "a tensor whose parts have a std is a weight"
+                    self.model.get_parameter(fused.name).narrow(
+                        fused.dimension, start, stop - start
+                    ).mul_(self.part_std[fused.name][part] / whole)
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Groups for `torch.optim.AdamW`, one for each set of equal values."""
@@ -105,17 +106,18 @@ def parametrize(
 ) -> Parametrized:
     """The recipe carried to `model`, to be trained on `tokens` in batches of `batch` tokens.
 
-    `base` is the same family at the recipe's width and depth, best on the meta device; of a Hugging Face
-    model it is derived where it is not given. `modules`: ordered
-    (pattern, module type), searched in qualified names before the table. `residual`: `fold` multipliers into
-    tensors, or `hook` them. `options` are those of `completedp.rules.RuleOptions`. Values are set by
-    `initialize` of what is returned. Raises `UserError` for a parameter that cannot be classified, a base of
-    another scale than the recipe's, multipliers of types that the model has not, and what `resolve` refuses.
-    """
-    if base is None:
-        from completedp.adapters.huggingface import base_of
+    `base` is the same family at the recipe's width and depth, best on the meta device. Where it is not given
+    it is the recipe's own model, or of the reference model's recipe derived from a Hugging Face model.
+    `modules`: ordered (pattern, module type), searched in qualified names before the table. `residual`:
+    `fold` multipliers into tensors, or `hook` them. `options` are those of `completedp.rules.RuleOptions`.
+    Values are set by `initialize` of what is returned.
 
-        base = base_of(model, width=recipe.base.width, depth=recipe.base.depth)
+    Raises `UserError` for a parameter that cannot be classified, a base of another scale than the recipe's,
+    multipliers of types that the model has not, and what `resolve` refuses.
+    """
+    base = _base_of(model, recipe) if base is None else base
+    if isinstance(recipe.model, ForeignModel):
+        modules = [*modules, *recipe.model.modules.items()]
     found = inventory_of(model, base, modules)
     scale = Scale(width=found.width, depth=found.whole.layers, batch=batch, tokens=tokens)
     if (found.base_width, found.whole.base_layers) != (recipe.base.width, recipe.base.depth):
@@ -132,6 +134,16 @@ def parametrize(
         parameterization=parameterization or recipe.parameterization,
         **options,
     )
+
+
+def _base_of(model: nn.Module, recipe: Recipe) -> nn.Module:
+    """The model that the recipe was found on; of the reference model's recipe, the Hugging Face model's own
+    family at its scale."""
+    if isinstance(recipe.model, ForeignModel):
+        return build_model(recipe.model)
+    from completedp.adapters.huggingface import base_of
+
+    return base_of(model, width=recipe.base.width, depth=recipe.base.depth)
 
 
 def apply_values(
@@ -156,8 +168,20 @@ def apply_values(
         parameterization=parameterization,
         **{**carrying_options(parameterization), **options},
     )
+    return with_resolved(model, found, resolved, ratios, parameterization, residual)
+
+
+def with_resolved(
+    model: nn.Module,
+    found: ForeignInventory,
+    resolved: Resolved,
+    ratios: Ratios,
+    parameterization: str,
+    residual: Residual = "fold",
+) -> Parametrized:
+    """As `parametrize`, from the rows of `found.for_hparams`."""
     part_std, rows = _joined(resolved.tensors, found.fused)
-    wanted = multipliers(found, resolved, parameterization)
+    wanted = tuple(m for m in multipliers(found, resolved, parameterization) if m.c != 1)
     hooked = tuple(m for m in wanted if m.must_hook or residual == "hook")
     by_owner = {m.module: m.c for m in wanted if m not in hooked}
     offsets = {spec.name: spec.offset for spec in found.whole}

@@ -73,12 +73,16 @@ class FactorySource:
         return model
 
 
-def source_of(name: str) -> ModelSource:
-    """The family that `name` means. Raises `UserError` where there is none."""
+def source_of(name: str, vocab_size: int | None = None) -> ModelSource:
+    """The family that `name` means, a configuration's with another vocabulary where one is given. Raises
+    `UserError` where there is none."""
     if name.startswith("hf:"):
         with needs("transformers", f"--model {name}", "'completedp[hf]'"):
-            from completedp.adapters.huggingface import read_config
-        return HuggingFaceSource(config=read_config(Path(name.removeprefix("hf:"))))
+            from completedp.adapters.huggingface import read_config, with_vocabulary
+        config = read_config(Path(name.removeprefix("hf:")))
+        return HuggingFaceSource(
+            config=config if vocab_size is None else with_vocabulary(config, vocab_size)
+        )
     module_name, colon, attribute = name.partition(":")
     if not (colon and module_name and attribute):
         raise UserError(

@@ -43,6 +43,17 @@ def patterns(path: Path | None) -> list[tuple[str, str]]:
     return pairs
 
 
+def sized(
+    model: str, own: tuple[int, int] | None, width: int | None, depth: int | None
+) -> tuple[int, int]:
+    """The width and depth given, else the model's own."""
+    own_width, own_depth = own or (None, None)
+    width, depth = width or own_width, depth or own_depth
+    if width is None or depth is None:
+        raise UserError(f"--model {model} does not say its size; give --width and --depth")
+    return width, depth
+
+
 def inspect(
     model: Model,
     width: Annotated[
@@ -65,12 +76,7 @@ def inspect(
 
     own_patterns = patterns(modules)
     source = source_of(model)
-    own_width, own_depth = source.own or (None, None)
-    base_width, base_depth = width or own_width, depth or own_depth
-    if base_width is None or base_depth is None:
-        raise UserError(
-            f"--model {model} does not say its size; give --width and --depth of the base"
-        )
+    base_width, base_depth = sized(model, source.own, width, depth)
     found = inventory_of(
         source.build(2 * base_width, 2 * base_depth),
         source.build(base_width, base_depth),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from completedp.cli.models import Modules, patterns, sized
 from completedp.cli.options import DEFAULT_ROOT, Device, Json, Root, Seed, data_cache
 from completedp.cli.output import print_json
 from completedp.cli.studies import show_summary
@@ -17,7 +18,7 @@ from completedp.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from completedp.config import StudyConfig
+    from completedp.config import ForeignModel, StudyConfig
     from completedp.hparams import GlobalValues
     from completedp.lm.data import Corpus
     from completedp.recipe import Recipe
@@ -36,6 +37,19 @@ def search(
     preset: Annotated[
         str, typer.Option(help="tiny, small, proxy-50m, cliff, a YAML file, or auto.")
     ] = "auto",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A model of your own in the preset's place: hf:CONFIG.json, or package.module:factory."
+        ),
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option(help="With --model: its width here; default its own.", min=1)
+    ] = None,
+    depth: Annotated[
+        int | None, typer.Option(help="With --model: its depth here; default its own.", min=1)
+    ] = None,
+    modules: Modules = None,
     data: Annotated[
         str | None, typer.Option(help="Text, JSONL, parquet, .bin, a folder, or hf:<name>.")
     ] = None,
@@ -84,6 +98,7 @@ def search(
     if resume is not None:
         _refuse_beside_resume(
             preset=None if preset == "auto" else preset,
+            model=model,
             data=data,
             strategy=strategy,
             name=name,
@@ -101,6 +116,10 @@ def search(
         wanted = _Wanted(
             budget=budget,
             preset=preset,
+            model=model,
+            width=width,
+            depth=depth,
+            modules=modules,
             data=data,
             strategy=strategy,
             freeze=freeze,
@@ -189,6 +208,10 @@ class _Wanted:
 
     budget: int | None
     preset: str
+    model: str | None
+    width: int | None
+    depth: int | None
+    modules: Path | None
     data: str | None
     strategy: str | None
     freeze: str
@@ -234,6 +257,9 @@ class _Wanted:
             why = f"{preset} ({reason})"
         config = load_preset(preset)
         changes: dict[str, Any] = {}
+        if self.model is not None:
+            changes["model"] = self._foreign(self.model, config)
+            why = f"{why}, but for the model {self.model}"
         if self.data is not None:
             changes["data"] = dataclasses.replace(config.data, source=self.data)
         frozen = tuple(kind.strip() for kind in self.freeze.split(",") if kind.strip())
@@ -249,6 +275,24 @@ class _Wanted:
         strategy_named(config.search.strategy)
         stopping_named(config.search.stopping)
         return config, why
+
+    def _foreign(self, name: str, config: StudyConfig) -> ForeignModel:
+        """The user's model on the preset's vocabulary and context."""
+        from completedp.adapters.foreign import check_runs
+        from completedp.adapters.source import source_of
+        from completedp.config import ForeignModel
+
+        width, depth = sized(name, source_of(name).own, self.width, self.depth)
+        model = ForeignModel(
+            source=name,
+            width=width,
+            depth=depth,
+            vocab_size=config.model.vocab_size,
+            context=config.model.context,
+            modules=dict(patterns(self.modules)),
+        )
+        check_runs(model)
+        return model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,6 +336,7 @@ class _Run:
         import dataclasses
         import functools
 
+        from completedp.config import ForeignModel
         from completedp.runs.local import LocalExecutor, devices_of
         from search import session
 
@@ -307,7 +352,10 @@ class _Run:
             self.device.split(":")[0],
         )
         executor = self.cluster or LocalExecutor(
-            self.workers, logs=place.folder / "logs", devices=devices_of(self.device)
+            self.workers,
+            logs=place.folder / "logs",
+            paths=[Path.cwd()] if isinstance(self.study.config.model, ForeignModel) else [],
+            devices=devices_of(self.device),
         )
         with executor:
             summary = session.run(place, executor, make_job, console=self.console, hours=self.hours)

@@ -26,7 +26,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from completedp.config import ModelConfig, TrainConfig
+from completedp.config import Model, ModelConfig, TrainConfig
 from completedp.errors import UserError, named
 from completedp.launch import processes
 from completedp.lm.model import LanguageModel
@@ -85,7 +85,7 @@ class Team:
     def use(self, device: torch.device) -> None:
         """Train on this device."""
 
-    def check(self, model: ModelConfig, train: TrainConfig) -> None:
+    def check(self, model: Model, train: TrainConfig) -> None:
         """Raises `UserError` for a batch that the ranks cannot share evenly."""
 
     def build(self, config: ModelConfig, device: torch.device) -> LanguageModel:
@@ -176,7 +176,7 @@ class _Several(Team):
         if device.type == "cuda":
             torch.cuda.set_device(device)
 
-    def check(self, model: ModelConfig, train: TrainConfig) -> None:
+    def check(self, model: Model, train: TrainConfig) -> None:
         sequences = train.batch // model.context
         if sequences % self.ranks:
             numbers = ", ".join(str(n) for n in range(1, sequences + 1) if sequences % n == 0)

@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from completedp.config import ModelConfig
+from completedp.config import Model
 from completedp.flops import training_flops
 
 Precision = Literal["float32", "bfloat16"]
@@ -93,7 +93,7 @@ class Speed:
 class Speedometer:
     """The speed of runs of one model on `processes` devices of one kind."""
 
-    model: ModelConfig
+    model: Model
     precision: Precision
     device: torch.device
     processes: int = 1

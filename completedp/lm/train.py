@@ -25,7 +25,7 @@ from torch import Tensor
 
 from completedp.apply import adamw, initialize
 from completedp.auditing import audit
-from completedp.config import DataConfig, ModelConfig, TrainConfig
+from completedp.config import DataConfig, Model, ModelConfig, TrainConfig
 from completedp.errors import UserError
 from completedp.lm import schedule
 from completedp.lm.data import Corpus, TrainBatches, eval_windows, prepare
@@ -107,7 +107,7 @@ class LanguageModelTask:
     def __init__(
         self,
         *,
-        model: ModelConfig,
+        model: Model,
         data: DataConfig,
         train: TrainConfig,
         split: Literal["select", "report"],
@@ -137,13 +137,13 @@ class LanguageModelTask:
     @cached_property
     def model(self) -> LanguageModel:
         """The model, on its device; between calls it holds the last run's weights."""
+        assert isinstance(self.model_config, ModelConfig), "others override this"
         return self.team.build(self.model_config, self.device)
 
     def __call__(self, resolved: Resolved, seed: int, report: Report) -> Result:
         train = self.train_config
-        initialize(self.model, resolved, seed, self.team.write)
-        self.model.set_multipliers(resolved)
-        optimizer = adamw(self.model, resolved)
+        in_force = self.set_values(resolved, seed)
+        optimizer = adamw(self.model, in_force)
         done, clipped = 0, torch.zeros((), device=self.device)
         if self._checkpoints is not None:
             self._checkpoints.open_for(self.run_content(resolved, seed))
@@ -154,7 +154,7 @@ class LanguageModelTask:
             for done in self._train(optimizer, first, seed, clipped, report):
                 if done == first + 1:
                     factor = schedule.multiplier(train, first)
-                    audit(self.model, optimizer, resolved, schedule=factor).check()
+                    audit(self.model, optimizer, in_force, schedule=factor).check()
                 due = self._save_is_due(done) or self.team.interrupted
                 if self._checkpoints is not None and due:
                     self._checkpoints.save(self.model, optimizer, report, done, int(clipped.item()))
@@ -168,6 +168,17 @@ class LanguageModelTask:
         if (bytes_per_token := self.corpus.bytes_per_token(self.split)) is not None:
             metrics["bits_per_byte"] = loss / math.log(2) / bytes_per_token
         return Result(loss=loss, tokens=train.steps * train.batch, metrics=metrics)
+
+    def set_values(self, resolved: Resolved, seed: int) -> Resolved:
+        """Initial values and multipliers into the model; the rows that its optimizer takes."""
+        initialize(self.model, resolved, seed, self.team.write)
+        self.model.set_multipliers(resolved)
+        return resolved
+
+    def clip_gradients(self, threshold: float) -> Tensor:
+        """To a global norm of at most `threshold`; what the norm was."""
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), threshold)
+        return self.team.whole(norm)
 
     @torch.no_grad()
     def evaluate(self) -> float:
@@ -216,8 +227,7 @@ class LanguageModelTask:
                 group["lr"] = peak * factor
             unread.append(self._backward(self._own(batches.at(step))))
             if train.clip:
-                norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip)
-                clipped += self.team.whole(norm) > train.clip
+                clipped += self.clip_gradients(train.clip) > train.clip
             optimizer.step()
             optimizer.zero_grad()
             # A run that resumes reports nothing twice and nothing never: a checkpoint has no unread loss.

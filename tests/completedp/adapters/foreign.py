@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig
 
 from completedp.adapters.huggingface import build, config_at
+from completedp.config import ModelConfig
+from completedp.lm.model import LanguageModel
 
 VOCABULARY = 61
 SIZES: dict[str, Any] = {
@@ -91,6 +93,29 @@ class Plain(nn.Module):
             x_BTD = block(x_BTD, src_mask=mask_TT)
         logits_BTV: Tensor = self.head(self.ln_f(x_BTD))
         return logits_BTV
+
+
+def reference(width: int, depth: int) -> nn.Module:
+    """This project's own model, as somebody else's."""
+    shape = ModelConfig(
+        width=width, depth=depth, head_dim=8, ffn=2 * width, vocab_size=256, context=32
+    )
+    return LanguageModel(shape)
+
+
+def plain_bytes(width: int, depth: int) -> nn.Module:
+    model = Plain(width, depth)
+    model.tok_emb, model.head = nn.Embedding(256, width), nn.Linear(width, 256)
+    return model
+
+
+class Headless(Plain):
+    def __init__(self, width: int, depth: int) -> None:
+        super().__init__(width, depth)
+        self.tok_emb = nn.Embedding(256, width)
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        return super().forward(tokens_BT).sum(-1)
 
 
 def loss(model: nn.Module, tokens_BT: Tensor) -> Tensor:

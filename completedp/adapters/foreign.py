@@ -1,0 +1,79 @@
+"""A study's model that nobody here wrote, built and classified; its inventory is made once a process."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import nn
+
+from completedp.adapters.infer import ForeignInventory, inventory_of
+from completedp.adapters.source import source_of
+from completedp.config import ForeignModel
+from completedp.errors import UserError
+
+
+def build_model(model: ForeignModel, device: str | torch.device = "meta") -> nn.Module:
+    """The model with its own code's values."""
+    return source_of(model.source, model.vocab_size).build(model.width, model.depth, str(device))
+
+
+def found_in(model: ForeignModel) -> ForeignInventory:
+    """The inventory of the model as its own base."""
+    return _found(
+        model.source, model.width, model.depth, model.vocab_size, tuple(model.modules.items())
+    )
+
+
+def check_runs(model: ForeignModel) -> None:
+    """Run the model once on one sequence here. Raises `UserError` where it does not give its logits."""
+    built = build_model(model, "cpu")
+    tokens_BT = (torch.arange(model.context) % model.vocab_size)[None]
+    try:
+        with torch.no_grad():
+            logits_BTV = logits_of(built, tokens_BT)
+    except Exception as error:  # whatever their code raises
+        raise UserError(
+            f"{model.source} does not run on {model.context} tokens ({type(error).__name__}: {error}); "
+            "expected a model that maps tokens B x T to logits B x T x V, or to an output that holds them"
+        ) from error
+    shape = tuple(logits_BTV.shape) if isinstance(logits_BTV, torch.Tensor) else type(logits_BTV)
+    if not (isinstance(shape, tuple) and shape[:2] == (1, model.context) and len(shape) == 3):
+        raise UserError(
+            f"{model.source} gives {shape} for {model.context} tokens; expected logits, "
+            f"1 x {model.context} x V"
+        )
+
+
+def logits_of(model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
+    """What the model gives for tokens: logits, or an output with them as `logits`."""
+    output = model(tokens_BT)
+    logits_BTV: torch.Tensor = getattr(output, "logits", output)
+    return logits_BTV
+
+
+@functools.lru_cache(maxsize=4)
+def _found(
+    source: str, width: int, depth: int, vocab_size: int, modules: tuple[tuple[str, str], ...]
+) -> ForeignInventory:
+    family = source_of(source, vocab_size)
+    # Twice as large beside it: what does not grow as its type should is refused before the search, not after.
+    inventory_of(family.build(2 * width, 2 * depth), family.build(width, depth), modules)
+    model = family.build(width, depth)
+    found = inventory_of(model, model, modules)
+    if found.width != width or found.whole.layers != depth:
+        raise UserError(
+            f"{source} at width {width} and depth {depth} has width {found.width} and {found.whole.layers} "
+            "layers; expected what it was asked for"
+        )
+    (rows,) = (p.shape[0] for p in found.observed.parameters if p.name == _embedding(found))
+    if rows < vocab_size:
+        raise UserError(
+            f"{source} has {rows} rows in {_embedding(found)}; the data's vocabulary has {vocab_size}: build "
+            "it with at least as many"
+        )
+    return found
+
+
+def _embedding(found: ForeignInventory) -> str:
+    return next(s.name for s in found.whole if s.module_type == "embedding")

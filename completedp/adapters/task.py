@@ -1,0 +1,93 @@
+"""Training a model nobody here wrote, as a `TrainFunction` of the run engine.
+
+The loop, the data and the evaluation are the reference model's (`completedp.lm.train`); the model, its values
+and its loss are this file's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from completedp.adapters.foreign import build_model, found_in, logits_of
+from completedp.adapters.parametrized import with_resolved
+from completedp.config import DataConfig, ForeignModel, TrainConfig
+from completedp.lm.parallel import Loss
+from completedp.lm.train import LanguageModelTask, pick_device
+from completedp.resolved import Resolved
+from completedp.scale import Ratios
+
+PARAMETERIZATION = "completed-p"  # at the base every one is the same
+
+
+def foreign_model(
+    model: Mapping[str, Any],
+    data: Mapping[str, Any],
+    train: Mapping[str, Any],
+    split: Literal["select", "report"],
+    cache: str,
+    device: str = "auto",
+) -> ForeignModelTask:
+    """The factory a `Job` names: its arguments as plain JSON types, as `language_model`'s."""
+    return ForeignModelTask(
+        model=ForeignModel(**model),
+        data=DataConfig(**data),
+        train=TrainConfig(**train),
+        split=split,
+        cache=Path(cache),
+        device=pick_device(device),
+    )
+
+
+class ForeignModelTask(LanguageModelTask):
+    """As `LanguageModelTask`, for a model at its own base scale, whose residual coefficients are folded."""
+
+    model_config: ForeignModel
+
+    @cached_property
+    def model(self) -> nn.Module:  # type: ignore[override]
+        """The model, on its device; between calls it holds the last run's weights."""
+        return build_model(self.model_config, self.device).to(self.device)
+
+    def set_values(self, resolved: Resolved, seed: int) -> Resolved:
+        """Initial values into the model; the folded rows, which its optimizer takes."""
+        found = found_in(self.model_config)
+        self._values = with_resolved(self.model, found, resolved, Ratios(), PARAMETERIZATION)
+        self._values.initialize(seed)
+        torch.manual_seed(seed)  # of its dropout
+        self.model.train()
+        return self._values.resolved
+
+    def clip_gradients(self, threshold: float) -> Tensor:
+        """By the norm of the unfolded gradients."""
+        return self._values.clip_grad_norm_(threshold)
+
+    @torch.no_grad()
+    def evaluate(self) -> float:
+        """As the reference model's, without dropout."""
+        self.model.eval()
+        return super().evaluate()
+
+    @cached_property
+    def _loss(self) -> Loss:
+        def loss(
+            tokens_BT: Tensor, target_BT: Tensor, z_loss: float = 0.0
+        ) -> tuple[Tensor, Tensor]:
+            return mean_loss(logits_of(self.model, tokens_BT), target_BT, z_loss)
+
+        return cast(Loss, torch.compile(loss)) if self.train_config.compile else loss
+
+
+def mean_loss(logits_BTV: Tensor, target_BT: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:
+    """Mean CE + `z_loss` · (log Z)² over all tokens, and the mean CE alone (detached), in nats."""
+    wide = torch.promote_types(logits_BTV.dtype, torch.float32)
+    logits_NV = logits_BTV.flatten(0, 1).to(wide)
+    ce = F.cross_entropy(logits_NV, target_BT.flatten())
+    loss = ce + z_loss * logits_NV.logsumexp(-1).square().mean() if z_loss else ce
+    return loss, ce.detach()

@@ -1,0 +1,157 @@
+"""Training and searching models nobody here wrote."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from foreign import config, reference
+
+import completedp
+from completedp.adapters.foreign import build_model, check_runs, found_in
+from completedp.adapters.task import foreign_model, mean_loss
+from completedp.config import DataConfig, ForeignModel, TrainConfig
+from completedp.errors import UserError
+from completedp.flops import parameter_count, training_flops
+from completedp.hparams import HParams
+from completedp.lm.loss import cross_entropy
+from completedp.lm.preset_files import load_preset
+from completedp.lm.train import language_model
+from completedp.recipe import Recipe
+from completedp.resolved import Resolved
+
+HERE = Path(__file__).parent
+TRAIN = TrainConfig(tokens=256 * 12, batch=256, eval_tokens=1024, clip=0.3)
+HPARAMS = HParams.from_dict(
+    {
+        "global": {"lr": 0.01, "eps": 1e-6, "residual_ffn": 1.5},
+        "types": {"lr": {"ffn_down": 3.0}, "residual": {"attention": 0.6}},
+        "depth": {"residual": [0.5, 2.0]},
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tmp_path_factory.mktemp("corpora"))
+
+
+def a_model(source: str, **sizes: Any) -> ForeignModel:
+    return ForeignModel(
+        source=source, **{"width": 32, "depth": 2, "vocab_size": 256, "context": 32, **sizes}
+    )
+
+
+def losses(task: Any, values: Resolved, seed: int = 5) -> list[float]:
+    found: list[float] = []
+    found.append(task(values, seed, lambda step, loss: found.append(loss)).loss)
+    return found
+
+
+def foreign_losses(model: ForeignModel, cache: str, hparams: HParams = HPARAMS) -> list[float]:
+    task = foreign_model(vars(model), vars(DataConfig()), vars(TRAIN), "select", cache, "cpu")
+    values = completedp.resolve(hparams, model.own_inventory, completedp.Ratios())
+    return losses(task, values)
+
+
+def test_the_reference_model_as_somebody_elses_trains_as_itself(cache: str) -> None:
+    """Its residual coefficients are folded there and buffers here; both clip most steps."""
+    model = a_model("foreign:reference")
+    config_ = reference(32, 2).config
+    task = language_model(vars(config_), vars(DataConfig()), vars(TRAIN), "select", cache, "cpu")  # type: ignore[arg-type]
+    values = completedp.resolve(HPARAMS, config_.own_inventory, completedp.Ratios())  # type: ignore[union-attr]
+    expected = losses(task, values)
+    assert foreign_losses(model, cache) == pytest.approx(expected, rel=2e-5)
+    plain = HParams.from_dict({"global": {"lr": 0.01, "eps": 1e-6}})
+    assert foreign_losses(model, cache, plain)[-1] != pytest.approx(expected[-1], rel=1e-3)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2"])
+def test_a_configuration_is_trained_with_the_datas_vocabulary(
+    family: str, cache: str, tmp_path: Path
+) -> None:
+    config(family).save_pretrained(tmp_path)
+    model = a_model(f"hf:{tmp_path}/config.json")
+    found = foreign_losses(model, cache)
+    assert found[-1] < found[0]
+    assert found == foreign_losses(model, cache)
+
+
+def test_dropout_is_the_seeds_and_off_in_evaluation(cache: str, tmp_path: Path) -> None:
+    config("gpt2", resid_pdrop=0.5).save_pretrained(tmp_path)
+    model = a_model(f"hf:{tmp_path}/config.json")
+    assert foreign_losses(model, cache) == foreign_losses(model, cache)
+
+
+def test_sizes_are_counted() -> None:
+    model = a_model("foreign:reference")
+    shape = reference(32, 2).config
+    assert parameter_count(model) == parameter_count(shape)  # type: ignore[arg-type]
+    assert training_flops(model, 4096) == training_flops(shape, 4096)  # type: ignore[arg-type]
+    tied = a_model("foreign:plain_bytes")
+    assert parameter_count(tied) == sum(p.numel() for p in build_model(tied).parameters())
+
+
+def test_models_that_are_not_what_was_asked_for() -> None:
+    with pytest.raises(
+        UserError, match=r"has 61 rows in tok_emb\.weight; the data's vocabulary has 256"
+    ):
+        found_in(a_model("foreign:Plain"))
+    with pytest.raises(UserError, match=r"gizmo\.weight"):
+        found_in(a_model("test_infer:Odd"))
+    with pytest.raises(UserError, match=r"model\.depth is 0"):
+        a_model("foreign:Plain", depth=0)
+
+
+def test_the_loss_is_the_reference_models() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden_ND, weight_VD = (torch.randn(n, 8, generator=generator) for n in (12, 7))
+    target_N = torch.randint(7, (12,), generator=generator)
+    expected = cross_entropy(hidden_ND, weight_VD, target_N, 1e-2)
+    logits_BTV = (hidden_ND @ weight_VD.T).view(3, 4, 7)
+    for mine, its in zip(mean_loss(logits_BTV, target_N.view(3, 4), 1e-2), expected, strict=True):
+        torch.testing.assert_close(mine, its)
+
+
+def test_a_model_that_does_not_run_is_refused_before_the_search() -> None:
+    check_runs(a_model("foreign:plain_bytes"))
+    with pytest.raises(UserError, match=r"does not run on 64 tokens \(IndexError"):
+        check_runs(a_model("foreign:plain_bytes", context=64))
+    with pytest.raises(UserError, match=r"gives \(1, 32\) for 32 tokens; expected logits"):
+        check_runs(a_model("foreign:Headless"))
+
+
+def test_a_search_on_a_users_factory(tmp_path: Path) -> None:
+    preset = load_preset("tiny")
+    small = dataclasses.replace(
+        preset,
+        model=dataclasses.replace(preset.model, context=32),
+        train=dataclasses.replace(preset.train, tokens=2048 * 6, eval_tokens=2048),
+    )
+    path = tmp_path / "small.yaml"
+    path.write_text(json.dumps(small.to_dict()))
+    options = ["--budget", "12", "--preset", str(path), "--model", "foreign:plain_bytes", "--width", "32",
+               "--depth", "2", "--name", "theirs", "--device", "cpu", "--root", str(tmp_path)]  # fmt: skip
+    program = "from completedp.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "search", *options], cwd=HERE, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr + done.stdout
+    study = tmp_path / "studies" / "theirs"
+    recipe = Recipe.read(study / "recipe.yaml")
+    assert recipe.model == a_model("foreign:plain_bytes")
+    assert load_preset(str(study / "study.yaml")).model == recipe.model
+    model = build_model(a_model("foreign:plain_bytes", width=64, depth=4))
+    values = completedp.parametrize(model, recipe, batch=4096, tokens=40_960)
+    assert values.ratios == completedp.Ratios(
+        width=2, depth=2, batch=2, tokens=40_960 / recipe.base.tokens
+    )
+    with pytest.raises(UserError, match=r"carry it by completedp\.parametrize"):
+        _ = recipe.reference

@@ -12,8 +12,9 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
+from completedp.config import Schedule
 from completedp.errors import UserError, nearest
 from completedp.hparams import HParams
 from completedp.plan import Plan
@@ -22,9 +23,9 @@ from completedp.rules import PARAMETERIZATIONS
 from transfer.budget import Target, Wish, target_for
 from transfer.optimum import FEWEST_FACTORS
 from transfer.planner import make_plan
+from transfer.speedup import Arm
 
 AXES = ("width", "depth", "batch", "tokens")
-ARMS = ("baseline", "tuned")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +33,8 @@ class Setting:
     """What is measured. `ratios`: target / base along `axis`, the others as at the base (tokens too where
     the axis is the batch, so that steps go down as it goes up); 1, the base, among them. `factors`: on
     every learning rate; λ stays, so that a step's decay goes with them. `which`: the recipe's `tuned` values
-    or its `baseline`. `options`: rule options; the first parameterisation must know them all, the others
-    take those they know."""
+    or its `baseline`. `schedule`: in place of the recipe's. `options`: rule options; the first
+    parameterisation must know them all, the others take those they know."""
 
     axis: str
     ratios: tuple[float, ...]
@@ -41,12 +42,14 @@ class Setting:
     seeds: tuple[int, ...]
     parameterizations: tuple[str, ...]
     which: str = "baseline"
+    schedule: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, known in (("axis", AXES), ("which", ARMS)):
-            if (value := getattr(self, name)) not in known:
-                raise UserError(f"unknown {name} {value!r}{nearest(value, known)}")
+        known = {"axis": AXES, "which": get_args(Arm), "schedule": get_args(Schedule)}
+        for name, values in known.items():
+            if (value := getattr(self, name)) is not None and value not in values:
+                raise UserError(f"unknown {name} {value!r}{nearest(value, values)}")
         for name in ("ratios", "factors"):
             values = getattr(self, name)
             said = ", ".join(f"{value:g}" for value in values) or "none"
@@ -140,11 +143,14 @@ def _plans(
     recipe: Recipe, target: Target, parameterization: str, setting: Setting
 ) -> Iterator[tuple[float, Plan]]:
     hparams = recipe.hparams if setting.which == "tuned" else recipe.baseline
+    train = recipe.train
+    if setting.schedule is not None:
+        train = dataclasses.replace(train, schedule=cast(Schedule, setting.schedule))
     for factor in sorted(setting.factors):
         yield (
             factor,
             make_plan(
-                dataclasses.replace(recipe, hparams=lr_times(hparams, factor)),
+                dataclasses.replace(recipe, hparams=lr_times(hparams, factor), train=train),
                 target.scale,
                 target.model,
                 parameterization=parameterization,

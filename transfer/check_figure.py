@@ -44,8 +44,9 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
     panels[0][0].legend(fontsize=8)
     panels[0][0].set_ylabel("loss on the report split (nats a token)")
     figure.suptitle(
-        f"{document['axis']}: {document['which']} values, means of {len(document['seeds'])} seeds; "
-        "stars: optima with 95 % intervals; dotted: the base's, carried; crosses: diverged",
+        f"{document['axis']}: {document['which']} values, {document['schedule']}, means of "
+        f"{len(document['seeds'])} seeds; stars: optima with 95 % intervals\n"
+        "dotted: the base's, carried; crosses: diverged",
         fontsize=10,
     )
     try:

@@ -50,6 +50,7 @@ def report(
         "recipe_digest": recipe.digest,
         "which": setting.which,
         "lr": hparams.global_.lr,
+        "schedule": wanted[0].plan.train.schedule,
         "axis": setting.axis,
         "ratios": sorted(setting.ratios),
         "factors": sorted(setting.factors),

@@ -45,6 +45,9 @@ def transfer_check(
     which: Annotated[
         str, typer.Option(help="The recipe's values: baseline (global), or tuned.")
     ] = "baseline",
+    schedule: Annotated[
+        str | None, typer.Option(help="cosine, wsd or linear; default the recipe's.")
+    ] = None,
     alpha: Alpha = None,
     beta_rule: BetaRule = None,
     duration_exponent: DurationExponent = None,
@@ -55,7 +58,7 @@ def transfer_check(
     workers: Workers = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="The result; default ROOT/transfer-checks/<recipe>/<which>-<axis>.json."),
+        typer.Option(help="The result; default <which>-<axis>-<schedule>.json beside the runs."),
     ] = None,
     figure: Annotated[
         Path | None, typer.Option(help="A PNG file; default beside the result.")
@@ -83,6 +86,7 @@ def transfer_check(
         seeds=tuple(derive_seed(seed, "transfer-check", i) for i in range(seeds)),
         parameterizations=tuple(name.strip() for name in parameterizations.split(",")),
         which=which,
+        schedule=schedule,
         options=given(
             alpha=alpha,
             beta_rule=beta_rule,
@@ -109,7 +113,7 @@ def transfer_check(
     from transfer.check_report import report
 
     document = report(source, setting, wanted, outcomes)
-    place = out or folder / f"{which}-{axis}.json"
+    place = out or folder / f"{which}-{axis}-{document['schedule']}.json"
     files.write_json(place, document)
     drawn = figure or place.with_suffix(".png")
     draw(document, drawn)

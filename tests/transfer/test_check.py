@@ -97,6 +97,8 @@ def test_one_axis_moves_and_the_tokens_stay(recipe: Recipe) -> None:
     assert plans[0.25].train.steps == 4 * plans[1].train.steps
     plans = {r.ratio: r.plan for r in runs(recipe, setting(axis="tokens", ratios=(1, 3), **few))}
     assert plans[3].scale == dataclasses.replace(recipe.base, tokens=3 * recipe.base.tokens)
+    (flat,) = {r.plan.train.schedule for r in runs(recipe, setting(schedule="wsd", **few))}
+    assert flat == "wsd"
     assert lr_times(recipe.baseline, 3.0).global_.lr == 3 * recipe.baseline.global_.lr
 
 
@@ -123,6 +125,7 @@ def test_rule_options_go_where_they_are_known(recipe: Recipe) -> None:
     [
         ({"axis": "widht"}, "did you mean 'width'"),
         ({"which": "best"}, "unknown which 'best'"),
+        ({"schedule": "wds"}, "did you mean 'wsd'"),
         ({"ratios": (2.0, 4.0)}, "expected 1, the base"),
         ({"ratios": (1.0,)}, "one or more others"),
         ({"ratios": (1.0, -2.0)}, "ratios are 1, -2"),
@@ -317,11 +320,11 @@ def test_by_the_command_line(
     assert (status, out.splitlines()[0]) == (0, "12 runs, 0 of them finished before")
     assert not folder.exists()
     status, out, _ = call(*one)
-    first = json.loads((folder / "baseline-tokens.json").read_text())
+    first = json.loads((folder / "baseline-tokens-cosine.json").read_text())
     assert status == (0 if first["verdict"]["carries"] else 1)
     assert out.count(": loss ") == 12
     assert "the learning rate" in out
-    assert (folder / "baseline-tokens.png").exists()
+    assert (folder / "baseline-tokens-cosine.png").exists()
     status, out, err = call("--workers", "1", "--json")
     assert err.splitlines()[0] == "18 runs, 12 of them finished before"
     assert err.count(": loss ") == 6

@@ -41,7 +41,8 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
     for panel, part in zip(panels[0], parts, strict=True):
         _draw_panel(panel, part, document, limits)
     panels[0][0].set_ylim(*limits)
-    panels[0][0].legend(fontsize=8)
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
     panels[0][0].set_ylabel("loss on the report split (nats a token)")
     figure.suptitle(
         f"{document['axis']}: {document['which']} values, {document['schedule']}, means of "

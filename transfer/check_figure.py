@@ -42,13 +42,13 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
         _draw_panel(panel, part, document, limits)
     panels[0][0].set_ylim(*limits)
     handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
+    figure.legend(handles, labels, loc="outside lower center", ncols=2 * len(parts), fontsize=8)
     panels[0][0].set_ylabel("loss on the report split (nats a token)")
     figure.suptitle(
         f"{document['axis']}: {document['which']} values, {document['schedule']}, means of "
-        f"{len(document['seeds'])} seeds; stars: optima with 95 % intervals\n"
-        "dotted: the base's, carried; crosses: diverged",
-        fontsize=10,
+        f"{len(document['seeds'])} seeds\nstars: optima with 95 % intervals; dotted: the base's, "
+        "carried; crosses: diverged",
+        fontsize=9,
     )
     try:
         figure.savefig(path, format="png", dpi=130, metadata={"Software": None})

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from completedp import files
+from completedp.lm.plan_run import plan_jobs
 from completedp.recipe import Recipe
 from completedp.runs.job import Outcome
 from completedp.runs.local import LocalExecutor, default_workers, devices_of
 from completedp.runs.sweep import run_all
 from completedp.seeds import derive_seed
-from transfer.speedup import Run, Setting, jobs, runs_folder
+from transfer.speedup import Run, Setting, runs_folder
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -68,5 +69,6 @@ def trained(wanted: Sequence[Run], arguments: argparse.Namespace) -> dict[int, O
     with LocalExecutor(
         default_workers(device), logs=folder / "logs", devices=devices_of(device)
     ) as executor:
-        found = jobs(wanted, cache=root / "data", device=device.split(":")[0])
+        plans = [(run.plan, run.seed) for run in wanted]
+        found = plan_jobs(plans, cache=root / "data", device=device.split(":")[0])
         return run_all(found, executor, folder)

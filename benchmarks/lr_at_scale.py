@@ -19,6 +19,7 @@ import carry
 from completedp.hparams import HParams
 from completedp.paired import compare
 from completedp.recipe import Recipe
+from transfer.check import lr_times
 from transfer.speedup import Arm, Run, runs
 
 ARMS: tuple[Arm, ...] = ("baseline", "tuned")
@@ -55,12 +56,8 @@ def main() -> None:
 
 def times(recipe: Recipe, factor: float) -> tuple[Recipe, HParams]:
     """The recipe and its baseline with every learning rate times a factor."""
-
-    def scaled(hparams: HParams) -> HParams:
-        values = dataclasses.replace(hparams.global_, lr=factor * hparams.global_.lr)
-        return dataclasses.replace(hparams, global_=values)
-
-    return dataclasses.replace(recipe, hparams=scaled(recipe.hparams)), scaled(recipe.baseline)
+    scaled = dataclasses.replace(recipe, hparams=lr_times(recipe.hparams, factor))
+    return scaled, lr_times(recipe.baseline, factor)
 
 
 def row(

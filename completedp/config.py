@@ -18,6 +18,7 @@ from completedp.modules import Inventory, reference_inventory
 from completedp.scale import Scale
 
 SCHEMA: Literal[1] = 1  # of every YAML file the project writes: study, recipe, plan
+Schedule = Literal["cosine", "wsd", "linear"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +159,7 @@ class TrainConfig:
 
     tokens: int
     batch: int
-    schedule: Literal["cosine", "wsd", "linear"] = "cosine"
+    schedule: Schedule = "cosine"
     warmup: float = 0.1
     decay: float = 0.2
     final_lr: float = 0.0

@@ -44,6 +44,7 @@ def test_import_is_light() -> None:
         ["rules", "--width", "2"],
         ["transfer", "--help"],
         ["export", "--help"],
+        ["transfer-check", "--help"],
     ],
     ids=" ".join,
 )

@@ -25,7 +25,7 @@ from completedp.hparams import HParams
 from completedp.paired import compare
 from completedp.plan import Plan
 from completedp.recipe import Recipe
-from completedp.runs.job import Job, Outcome
+from completedp.runs.job import Outcome
 from transfer.budget import Target, Wish, target_for
 from transfer.planner import make_plan
 
@@ -72,6 +72,11 @@ class Run:
     seed: int
     plan: Plan
 
+    @property
+    def name(self) -> str:
+        """For people, without the seed."""
+        return f"x {self.scale:g} {self.arm}, {self.fraction:g} of the tokens"
+
 
 def runs(recipe: Recipe, baseline: HParams, setting: Setting) -> list[Run]:
     """Every training that the setting asks for, the shortest scales first; seeds are the outer loop of a
@@ -114,21 +119,6 @@ def _plans(
                 **setting.options,
             )
             yield arm, fraction, plan
-
-
-def jobs(wanted: Sequence[Run], *, cache: Path, device: str) -> list[Job]:
-    """Each run as a job, numbered by its place; `cache`: of prepared corpora."""
-    from completedp.lm.plan_run import plan_job
-
-    return [
-        dataclasses.replace(
-            plan_job(
-                run.plan, data=run.plan.data, seed=run.seed, folder=None, cache=cache, device=device
-            ),
-            trial=i,
-        )
-        for i, run in enumerate(wanted)
-    ]
 
 
 def runs_folder(root: Path, recipe: Path) -> Path:

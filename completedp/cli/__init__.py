@@ -9,6 +9,7 @@ import typer
 
 from completedp import __version__
 from completedp.cli.browsing import track, ui
+from completedp.cli.checking import transfer_check
 from completedp.cli.measuring import speedup, transfer_fit
 from completedp.cli.models import inspect
 from completedp.cli.scaling import export, rules, transfer
@@ -37,6 +38,7 @@ for verb in (
     train,
     export,
     speedup,
+    transfer_check,
     transfer_fit,
     inspect,
     rules,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,41 +14,30 @@ from completedp.cli.options import (
     BetaRule,
     Decay,
     Device,
+    DryRun,
     DurationExponent,
     FinalNormEps,
     Json,
     Root,
     Seed,
-    data_cache,
+    Workers,
+    Yes,
     given,
+    numbers,
 )
 from completedp.cli.output import print_json, print_table
+from completedp.cli.trainings import Training, end_if_missing, train_all
 from completedp.errors import UserError
 
 if TYPE_CHECKING:
-    from completedp.lm.cost import Forecast
-    from completedp.plan import Plan
     from completedp.recipe import Recipe
-    from completedp.runs.job import Event
-    from transfer.speedup import Run
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no list of numbers; expected 1,16,64, say") from None
-
-
-def _list_of(help_text: str) -> Any:
-    return typer.Option(parser=_numbers, metavar="A,B,…", help=help_text)
 
 
 def speedup(
     recipe: Annotated[Path, typer.Argument(help="A recipe file, as a search writes it.")],
-    scales: Annotated[Any, _list_of("Multiples of the base's training FLOPs.")] = "1,16",
+    scales: Annotated[Any, numbers("Multiples of the base's training FLOPs.")] = "1,16",
     fractions: Annotated[
-        Any, _list_of("Shares of the tokens that the recipe trains on.")
+        Any, numbers("Shares of the tokens that the recipe trains on.")
     ] = "0.25,0.35,0.5,0.7,1",
     seeds: Annotated[int, typer.Option(help="Paired seeds of every scale.", min=2)] = 3,
     against: Annotated[
@@ -67,14 +54,12 @@ def speedup(
     decay: Decay = None,
     seed: Seed = 0,
     device: Device = "auto",
-    workers: Annotated[int | None, typer.Option(help="Runs at a time.", min=1)] = None,
+    workers: Workers = None,
     out: Annotated[
         Path | None, typer.Option(help="The result; default ROOT/speedups/<recipe>/speedup.json.")
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would run, and end.")
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Start even if it is long.")] = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
     root: Root = DEFAULT_ROOT,
     json: Json = False,
 ) -> None:
@@ -82,12 +67,8 @@ def speedup(
 
     Interrupt it and start it again, with more scales or seeds too: finished runs are kept.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     from completedp import files
-    from completedp.lm.train import pick_device
     from completedp.recipe import Recipe
-    from completedp.runs.local import LocalExecutor, default_workers, devices_of
-    from completedp.runs.sweep import run_all, unfinished
     from completedp.seeds import derive_seed
     from transfer import speedup as measuring
 
@@ -108,26 +89,18 @@ def speedup(
     baseline = source.baseline if against is None else _same_base(source, against).hparams
     wanted = measuring.runs(source, baseline, setting)
     folder = measuring.runs_folder(root, recipe)
-    stream = sys.stderr if json else sys.stdout
-    chosen = str(pick_device(device))
-    count = workers or default_workers(chosen)
-    jobs = measuring.jobs(wanted, cache=data_cache(root), device=chosen.split(":")[0])
-    left = [wanted[job.trial].plan for job in unfinished(jobs, folder)]
-    print(f"{len(wanted)} runs, {len(wanted) - len(left)} of them finished before", file=stream)
-    if left:
-        cost = _cost(left, count, chosen, root)
-        print(
-            f"{sum(plan.flops for plan in left):.3g} FLOPs, up to {cost.epochs:.2g} epochs, {count} at a "
-            f"time on {chosen}: about {cost.seconds / 60:.0f} min",
-            file=stream,
-            flush=True,
-        )
-        if cost.doubts and not (yes or dry_run):
-            raise UserError(f"{'; '.join(cost.doubts)}: add --yes if that is meant")
-    if dry_run:
+    outcomes = train_all(
+        [Training(plan=run.plan, seed=run.seed, name=run.name) for run in wanted],
+        folder,
+        device=device,
+        workers=workers,
+        root=root,
+        dry_run=dry_run,
+        yes=yes,
+        stream=sys.stderr if json else sys.stdout,
+    )
+    if outcomes is None:
         return
-    with LocalExecutor(count, logs=folder / "logs", devices=devices_of(chosen)) as executor:
-        outcomes = run_all(jobs, executor, folder, on_event=_printed(wanted, stream))
     document = measuring.report(source, setting, wanted, outcomes)
     place = out or folder / "speedup.json"
     files.write_json(place, document)
@@ -139,9 +112,7 @@ def speedup(
         proxy, carried = document["paper"]["proxy"], document["paper"]["carried"]
         print(f"the paper (arXiv 2512.22382): {proxy} at its proxy, {carried} carried")
         print(f"wrote {place}")
-    if missing := len(wanted) - len(outcomes):
-        print(f"{missing} runs are missing; the same command goes on", file=sys.stderr)
-        raise typer.Exit(130)
+    end_if_missing(wanted, outcomes)
 
 
 def _same_base(recipe: Recipe, path: Path) -> Recipe:
@@ -155,40 +126,6 @@ def _same_base(recipe: Recipe, path: Path) -> Recipe:
                 "expected a recipe of the same base"
             )
     return other
-
-
-def _cost(plans: list[Plan], workers: int, device: str, root: Path) -> Forecast:
-    """Of runs on one corpus. Raises `UserError` where that cannot be read."""
-    from completedp.lm.cost import Forecast, training_seconds
-    from completedp.lm.data import prepare
-
-    plan = plans[0]
-    corpus = prepare(plan.data, plan.model.vocab_size, plan.train.eval_tokens, data_cache(root))
-    mean_flops = sum(plan.flops for plan in plans) / len(plans)
-    return Forecast(
-        runs=len(plans),
-        workers=workers,
-        epochs=max(plan.scale.tokens for plan in plans) / corpus.tokens("train"),
-        seconds_per_run=training_seconds(mean_flops, device, plan.train.precision),
-    )
-
-
-def _printed(wanted: list[Run], stream: TextIO) -> Callable[[Event], None]:
-    """A line a finished run."""
-    from completedp.runs.job import Finished
-
-    def on_event(event: Event) -> None:
-        if isinstance(event, Finished):
-            outcome, run = event.outcome, wanted[event.outcome.trial]
-            loss = outcome.status if outcome.loss is None else f"loss {outcome.loss:.4f}"
-            print(
-                f"x {run.scale:g} {run.arm}, {run.fraction:g} of the tokens, seed {run.seed}: {loss}, "
-                f"{outcome.seconds:.0f} s",
-                file=stream,
-                flush=True,
-            )
-
-    return on_event
 
 
 def transfer_fit(

@@ -23,6 +23,11 @@ Json = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random in the run.")]
 
+# Of verbs that train much.
+Workers = Annotated[int | None, typer.Option(help="Runs at a time.", min=1)]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would run, and end.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Start even if it is long.")]
+
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 
 
@@ -70,6 +75,18 @@ Decay = Annotated[
     str | None,
     typer.Option(help="coupled (PyTorch's AdamW, default) or independent.", rich_help_panel=_PANEL),
 ]
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no list of numbers; expected 1,16,64, say") from None
+
+
+def numbers(help_text: str) -> Any:
+    """An option that is a list of numbers."""
+    return typer.Option(parser=_numbers, metavar="A,B,…", help=help_text)
 
 
 def given(**options: Any) -> dict[str, Any]:

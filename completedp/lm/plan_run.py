@@ -13,7 +13,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +70,17 @@ def plan_job(
         arguments["checkpoints"] = str(folder / "checkpoints")
         arguments["checkpoint_steps"] = max(1, plan.train.steps // CHECKPOINTS_A_RUN)
     return Job(trial=0, task=TASK, arguments=arguments, resolved=plan.resolved, seed=seed)
+
+
+def plan_jobs(runs: Iterable[tuple[Plan, int]], *, cache: Path, device: str) -> list[Job]:
+    """Each plan with its seed as a job without checkpoints, numbered by its place."""
+    return [
+        dataclasses.replace(
+            plan_job(plan, data=plan.data, seed=seed, folder=None, cache=cache, device=device),
+            trial=i,
+        )
+        for i, (plan, seed) in enumerate(runs)
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,9 +51,17 @@ def identity(job: Job) -> str:
 
 
 def unfinished(jobs: Sequence[Job], directory: Path) -> list[Job]:
-    """The jobs that no earlier call on `directory` has finished."""
+    """The jobs that no earlier call on `directory` has finished, each content once."""
     found = _finished(directory)
-    return [job for job in jobs if identity(job) not in found]
+    return [job for content, job in _by_content(jobs).items() if content not in found]
+
+
+def _by_content(jobs: Iterable[Job]) -> dict[str, Job]:
+    """The first job of each content."""
+    first: dict[str, Job] = {}
+    for job in jobs:
+        first.setdefault(identity(job), job)
+    return first
 
 
 def run_all(
@@ -76,10 +84,7 @@ def run_all(
         opened = Journal.open(path) if exists(path) else Journal.create(path, {})
         with opened as journal:
             found = _finished(directory)
-            by_content: dict[str, Job] = {}
-            for job in jobs:
-                by_content.setdefault(identity(job), job)
-            left = [job for content, job in by_content.items() if content not in found]
+            left = [job for content, job in _by_content(jobs).items() if content not in found]
             used = (r["trial"] for r in read_records(path) if "trial" in r)
             first = 1 + max(used, default=-1)
             numbered = {i: dataclasses.replace(job, trial=i) for i, job in enumerate(left, first)}

@@ -9,6 +9,7 @@ import typer
 
 from completedp import __version__
 from completedp.cli.browsing import track, ui
+from completedp.cli.coordinates import coordcheck
 from completedp.cli.measuring import speedup, transfer_fit
 from completedp.cli.scaling import export, rules, transfer
 from completedp.cli.searching import search
@@ -38,6 +39,7 @@ for verb in (
     speedup,
     transfer_fit,
     rules,
+    coordcheck,
 ):
     app.command()(verb)
 

@@ -23,6 +23,7 @@ from completedp.cli.options import (
     Seed,
     data_cache,
     given,
+    list_of,
 )
 from completedp.cli.output import print_json, print_table
 from completedp.errors import UserError
@@ -35,22 +36,11 @@ if TYPE_CHECKING:
     from transfer.speedup import Run
 
 
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no list of numbers; expected 1,16,64, say") from None
-
-
-def _list_of(help_text: str) -> Any:
-    return typer.Option(parser=_numbers, metavar="A,B,…", help=help_text)
-
-
 def speedup(
     recipe: Annotated[Path, typer.Argument(help="A recipe file, as a search writes it.")],
-    scales: Annotated[Any, _list_of("Multiples of the base's training FLOPs.")] = "1,16",
+    scales: Annotated[Any, list_of("Multiples of the base's training FLOPs.")] = "1,16",
     fractions: Annotated[
-        Any, _list_of("Shares of the tokens that the recipe trains on.")
+        Any, list_of("Shares of the tokens that the recipe trains on.")
     ] = "0.25,0.35,0.5,0.7,1",
     seeds: Annotated[int, typer.Option(help="Paired seeds of every scale.", min=2)] = 3,
     against: Annotated[

@@ -49,6 +49,18 @@ def count(help_text: str) -> Any:
     return typer.Option(parser=_whole_number, metavar="N", help=help_text)
 
 
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no list of numbers; expected 1,16,64, say") from None
+
+
+def list_of(help_text: str) -> Any:
+    """An option that takes numbers separated by commas."""
+    return typer.Option(parser=_numbers, metavar="A,B,…", help=help_text)
+
+
 # The options of `completedp.rules.RuleOptions`; None is "not given".
 _PANEL = "Rule options"
 Alpha = Annotated[

@@ -34,6 +34,7 @@ def loaded_by(arguments: list[str], folder: Path) -> set[str]:
     [
         ["--help"],
         ["--version"],
+        ["coordcheck", "--help"],
         ["rules", "--width", "4"],
         ["transfer", "recipe.yaml", "--width", "64"],
         ["transfer", "recipe.yaml", "--flops", "1e14", "--json"],

@@ -33,10 +33,11 @@ class Setting:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if len(set(self.ratios)) < max(2, len(self.ratios)):
+        different = len(set(self.ratios)) == len(self.ratios) > 1
+        if not (different and all(ratio >= 1 for ratio in self.ratios)):
             raise UserError(
                 f"--ratios is {', '.join(f'{r:g}' for r in self.ratios)}; expected two or more different "
-                "ones"
+                "numbers, none below 1: the base is the smallest model"
             )
         if self.steps < 2:
             raise UserError(f"--steps is {self.steps}; expected 2 or more")

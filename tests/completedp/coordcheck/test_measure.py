@@ -137,12 +137,12 @@ def test_noise_falls_as_the_root_of_the_batch_and_is_against_its_own_eps(
     noise = []
     for ratio in (1, 16):
         model = ready(subject)
-        eps = dict.fromkeys(model.eps, 1.0)
+        eps = dict.fromkeys(model.eps, float(ratio))
         sizes = batch_sizes(
             model, subject.batches(128, 1), 2, subject.batches(128 * ratio, 2), eps, 2
         )
         noise.append(sizes[key])
-    assert noise[0] / noise[1] == pytest.approx(4, rel=0.25)
+    assert noise[0] / noise[1] == pytest.approx(4 * 16, rel=0.25)
 
 
 def test_a_run_is_a_function_of_its_seed(subject: ReferenceSubject) -> None:
@@ -170,8 +170,8 @@ def test_the_document_names_what_fails(subject: ReferenceSubject) -> None:
     [
         ("width", 1.3, "the width ratio 1.3 makes 41.6 of the base's 32"),
         ("width", 1.25, "expected a multiple of head_dim"),
-        ("depth", 0.25, "the depth ratio 0.25 makes 0.5"),
-        ("batch", 0.25, "expected a multiple of model.context = 64"),
+        ("depth", 1.25, "the depth ratio 1.25 makes 2.5"),
+        ("batch", 1.25, "expected a multiple of model.context = 64"),
     ],
 )
 def test_ratios_without_a_model_are_refused_before_anything_runs(

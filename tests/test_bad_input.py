@@ -262,3 +262,31 @@ def test_measuring_what_cannot_be(
 ) -> None:
     recipe.write(tmp_path / "recipe.yaml")
     refused(run, tmp_path, *arguments, says=says)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--preset", "tinny"), "did you mean 'tiny'"),
+        (("--parameterization", "mu"), "unknown parameterization 'mu'"),
+        (("--parameterization", "sp", "--beta-rule", "power"), "has no meaning under 'sp'"),
+        (("--alpha", "2"), "alpha is 2.0"),
+        (("--axis", "tokens"), "--axis"),
+        (("--ratios", "1,two"), "no list of numbers"),
+        (("--ratios", "4"), "--ratios is 4; expected two or more"),
+        (("--ratios", "2,2"), "two or more different"),
+        (("--ratios", "1,0.5"), "none below 1"),
+        (("--ratios", "1,nan"), "none below 1"),
+        (("--ratios", "1,1.25"), "depth ratio 1.25"),
+        (("--ratios", "1,1e9"), "expected at most"),
+        (("--seeds", "2"), "--seeds"),
+        (("--steps", "1"), "--steps"),
+        (("--device", "gpu"), "device is 'gpu'"),
+        (("--axis", "batch", "--beta-rule", "linear"), "use beta_rule 'power'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_coordinate_checks_that_cannot_be(
+    run: Run, tmp_path: Path, arguments: tuple[str, ...], says: str
+) -> None:
+    refused(run, tmp_path, "coordcheck", *arguments, says=says)

@@ -10,6 +10,7 @@ import typer
 from completedp import __version__
 from completedp.cli.browsing import track, ui
 from completedp.cli.checking import transfer_check
+from completedp.cli.coordinates import coordcheck
 from completedp.cli.measuring import speedup, transfer_fit
 from completedp.cli.models import inspect
 from completedp.cli.scaling import export, rules, transfer
@@ -42,6 +43,7 @@ for verb in (
     transfer_fit,
     inspect,
     rules,
+    coordcheck,
 ):
     app.command()(verb)
 

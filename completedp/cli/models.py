@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from completedp.cli.options import DEFAULT_ROOT, Json, Root
 from completedp.cli.output import print_json, print_table
 from completedp.errors import UserError
+
+if TYPE_CHECKING:
+    from completedp.config import StudyConfig
 
 Model = Annotated[
     str,
@@ -52,6 +55,30 @@ def sized(
     if width is None or depth is None:
         raise UserError(f"--model {model} does not say its size; give --width and --depth")
     return width, depth
+
+
+def with_model(
+    config: StudyConfig, name: str, width: int | None, depth: int | None, modules: Path | None
+) -> StudyConfig:
+    """The configuration with the user's model on its vocabulary and context. Raises `UserError` where that
+    does not run."""
+    import dataclasses
+
+    from completedp.adapters.foreign import check_runs
+    from completedp.adapters.source import source_of
+    from completedp.config import ForeignModel
+
+    base_width, base_depth = sized(name, source_of(name).own, width, depth)
+    model = ForeignModel(
+        source=name,
+        width=base_width,
+        depth=base_depth,
+        vocab_size=config.model.vocab_size,
+        context=config.model.context,
+        modules=dict(patterns(modules)),
+    )
+    check_runs(model)
+    return dataclasses.replace(config, model=model)
 
 
 def inspect(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from completedp.cli.models import Modules, patterns, sized
+from completedp.cli.models import Modules, with_model
 from completedp.cli.options import DEFAULT_ROOT, Device, Json, Root, Seed, data_cache
 from completedp.cli.output import print_json
 from completedp.cli.studies import show_summary
@@ -18,7 +18,7 @@ from completedp.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from completedp.config import ForeignModel, StudyConfig
+    from completedp.config import StudyConfig
     from completedp.hparams import GlobalValues
     from completedp.lm.data import Corpus
     from completedp.recipe import Recipe
@@ -258,7 +258,8 @@ class _Wanted:
         config = load_preset(preset)
         changes: dict[str, Any] = {}
         if self.model is not None:
-            changes["model"] = self._foreign(self.model, config)
+            found = with_model(config, self.model, self.width, self.depth, self.modules)
+            changes["model"] = found.model
             why = f"{why}, but for the model {self.model}"
         if self.data is not None:
             changes["data"] = dataclasses.replace(config.data, source=self.data)
@@ -275,24 +276,6 @@ class _Wanted:
         strategy_named(config.search.strategy)
         stopping_named(config.search.stopping)
         return config, why
-
-    def _foreign(self, name: str, config: StudyConfig) -> ForeignModel:
-        """The user's model on the preset's vocabulary and context."""
-        from completedp.adapters.foreign import check_runs
-        from completedp.adapters.source import source_of
-        from completedp.config import ForeignModel
-
-        width, depth = sized(name, source_of(name).own, self.width, self.depth)
-        model = ForeignModel(
-            source=name,
-            width=width,
-            depth=depth,
-            vocab_size=config.model.vocab_size,
-            context=config.model.context,
-            modules=dict(patterns(self.modules)),
-        )
-        check_runs(model)
-        return model
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,7 @@ def loaded_by(arguments: list[str], folder: Path) -> set[str]:
         ["--help"],
         ["--version"],
         ["transfer-check", "--help"],
+        ["coordcheck", "--help"],
         ["rules", "--width", "4"],
         ["transfer", "recipe.yaml", "--width", "64"],
         ["transfer", "recipe.yaml", "--flops", "1e14", "--json"],

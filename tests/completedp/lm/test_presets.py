@@ -10,10 +10,11 @@ from completedp.lm.preset_files import load_preset, preset_names, preset_path
 
 
 def test_the_presets_are_what_they_say() -> None:
-    assert preset_names() == ("cliff", "proxy-50m", "small", "tiny")
+    assert preset_names() == ("cliff", "coordinates", "proxy-50m", "small", "tiny")
     wanted = {
         "tiny": (41e3, 19),
         "cliff": (41e3, 19),
+        "coordinates": (133e3, 20),
         "small": (1.05e6, 20),
         "proxy-50m": (50e6, 32),
     }

@@ -1,0 +1,1 @@
+"""The coordinate check: does a model keep its size, its change and its gradients over scale?"""

@@ -1,0 +1,93 @@
+"""What the coordinate check measured, as lines that should be level."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from completedp.coordcheck.slopes import Axis
+
+Document = Mapping[str, Any]
+
+_TITLES = {
+    "output": "output at init",
+    "update": "own update",
+    "change": "change",
+    "gradient": "gradient / ε",
+    "noise": "gradient noise / ε",
+}
+_COLOURS = {"holds": "#4c78a8", "open": "#f2a541", "fails": "#e45756"}
+_NAMED = 2  # of the failing lines of a panel
+
+
+def draw(rows: Sequence[tuple[str, Axis, Document]], path: Path) -> None:
+    """A row of panels for each of `rows` (title, axis, document of the check), a panel a quantity.
+
+    A line is one module's size, divided by what is expected and by its value at the smallest ratio, the
+    geometric mean over seeds; the wedge is the tolerance. Blue: its slope holds, orange: undecided, red:
+    fails.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    columns = 4
+    figure, grid = plt.subplots(
+        len(rows), columns, figsize=(11, 2.3 * len(rows)), layout="constrained", squeeze=False
+    )
+    for axes_row, (title, axis, document) in zip(grid, rows, strict=True):
+        judged = [s for s in document["slopes"] if s["axis"] == axis and s["expected"] is not None]
+        quantities = [q for q in _TITLES if any(s["quantity"] == q for s in judged)]
+        for axes in axes_row[len(quantities) :]:
+            axes.set_visible(False)
+        for axes, quantity in zip(axes_row, quantities, strict=False):
+            _panel(axes, document, [s for s in judged if s["quantity"] == quantity])
+            axes.set_title(_TITLES[quantity], fontsize=9)
+            axes.set_xlabel(f"{axis} / base", fontsize=8)
+        axes_row[0].set_ylabel(title, fontsize=9)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    plt.close(figure)
+
+
+def _panel(axes: Any, document: Document, slopes: Sequence[Mapping[str, Any]]) -> None:
+    ratios = sorted(document["ratios"])
+    reach = [(r / ratios[0]) ** document["tolerance"] for r in ratios]
+    axes.fill_between(ratios, [1 / r for r in reach], reach, color="#eeeeee", linewidth=0)
+    named = sorted(
+        (s for s in slopes if s["verdict"] == "fails" and s["mean"] is not None),
+        key=lambda s: -s["distance"],
+    )[:_NAMED]
+    for order in _COLOURS:
+        for slope in slopes:
+            if slope["verdict"] == order and slope["mean"] is not None:
+                heights = _level(slope, document["ratios"])
+                axes.plot(ratios, heights, color=_COLOURS[order], linewidth=0.9, alpha=0.8)
+                if slope in named:
+                    axes.annotate(_name(slope), (ratios[-1], heights[-1]), fontsize=6, ha="right")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.set_xticks(ratios, [f"{r:g}" for r in ratios])
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, 0.5), max(high, 2))
+    axes.tick_params(labelsize=7)
+    axes.minorticks_off()
+
+
+def _level(slope: Mapping[str, Any], ratios: Sequence[float]) -> list[float]:
+    """By ascending ratio, relative to the first; flat where the slope is as expected."""
+    columns = sorted(zip(ratios, zip(*slope["sizes"], strict=True), strict=True))
+    expected = statistics.fmean(slope["expected"])
+    logs = [
+        statistics.fmean(math.log(size) for size in sizes) - expected * math.log(ratio)
+        for ratio, sizes in columns
+    ]
+    return [math.exp(log - logs[0]) for log in logs]
+
+
+def _name(slope: Mapping[str, Any]) -> str:
+    place = "" if slope["place"] is None else f" {slope['place']}"
+    return f"{slope['module']}{place}"

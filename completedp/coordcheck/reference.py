@@ -1,0 +1,109 @@
+"""The reference language model as a subject of the coordinate check.
+
+Shapes: B sequences, T positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from completedp.apply import adamw, initialize
+from completedp.config import ModelConfig, StudyConfig
+from completedp.coordcheck.study import StudySubject
+from completedp.coordcheck.subject import Part, Ready, Watched
+from completedp.hparams import HParams
+from completedp.lm.model import LanguageModel
+from completedp.modules import BRANCH_ENDS, Inventory, TensorSpec
+from completedp.resolved import Resolved, resolve
+from completedp.scale import Ratios, Scale
+
+_OUTSIDE: Mapping[str, Part] = {
+    "embedding": "embedding",
+    "final_norm": "final_norm",
+    "unembedding": "unembedding",
+}
+
+
+class ReferenceSubject(StudySubject):
+    """The model, data and global values of a study configuration of the reference model."""
+
+    def __init__(self, config: StudyConfig, cache: Path, device: torch.device) -> None:
+        super().__init__(config, cache, device)
+        assert isinstance(config.model, ModelConfig), "another's model has a subject of its own"
+        self._model = config.model
+
+    def scale(self, ratios: Ratios) -> Scale:
+        scale = super().scale(ratios)
+        self._shape(scale)
+        return scale
+
+    def ready(
+        self, ratios: Ratios, parameterization: str, options: Mapping[str, Any], seed: int
+    ) -> Ready:
+        shape = self._shape(self.scale(ratios))
+        inventory = shape.inventory(self._model)
+        resolved = self.resolved(inventory, ratios, parameterization, options)
+        model = LanguageModel(shape)
+        initialize(model, resolved, seed)
+        model.set_multipliers(resolved)
+        model.to(self._device)
+
+        def loss(windows_BT: Tensor) -> Tensor:
+            return model.loss(windows_BT[:, :-1], windows_BT[:, 1:], self.config.train.z_loss)[0]
+
+        return Ready(
+            model=model,
+            optimizer=adamw(model, resolved),
+            loss=loss,
+            watched=tuple(_watched(model, inventory)),
+            eps={row.name: row.eps for row in resolved.tensors},
+        )
+
+    def resolved(
+        self,
+        inventory: Inventory,
+        ratios: Ratios,
+        parameterization: str,
+        options: Mapping[str, Any],
+    ) -> Resolved:
+        """The values in force: the configuration's global ones, carried."""
+        hparams = HParams(global_=self.config.values)
+        return resolve(hparams, inventory, ratios, parameterization=parameterization, **options)
+
+    def _shape(self, scale: Scale) -> ModelConfig:
+        return self._model.scaled(width=scale.width, depth=scale.depth)
+
+
+def _watched(model: LanguageModel, inventory: Inventory) -> Iterator[Watched]:
+    """Every module that owns tensors, and the stream after each block.
+
+    A residual coefficient multiplies a branch's last matrix, whose module is never called itself: the whole
+    branch is watched as that matrix's output.
+    """
+    for spec in inventory:
+        path, _, tensor = spec.name.rpartition(".")
+        if spec.module_type in BRANCH_ENDS.values():
+            path, _, end = path.rpartition(".")
+            tensor = f"{end}.{tensor}"
+        yield Watched(
+            module_type=spec.module_type,
+            layer=spec.layer,
+            part=_part(spec),
+            module=model.get_submodule(path),
+            tensors=(tensor,),
+        )
+    for i, layer in enumerate(model.layers):
+        yield Watched(module_type="stream", layer=i, part="stream", module=layer)
+
+
+def _part(spec: TensorSpec) -> Part:
+    if spec.layer is None:
+        return _OUTSIDE[spec.role]
+    if spec.module_type in BRANCH_ENDS.values():
+        return "branch"
+    return "qk_norm" if spec.role == "qk_norm" else "hidden"

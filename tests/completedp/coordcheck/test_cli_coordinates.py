@@ -1,0 +1,42 @@
+"""`completedp coordcheck`: exit status, document, figure."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from completedp.cli import app
+
+SMALL = ("--ratios", "1,4", "--steps", "2", "--axis", "depth")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("root")
+
+
+def coordcheck(root: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(app, ["coordcheck", *SMALL, *arguments, "--root", str(root)])
+
+
+def test_a_pass_is_0_with_every_number_written(root: Path, tmp_path: Path) -> None:
+    out, figure = tmp_path / "check.json", tmp_path / "check.png"
+    done = coordcheck(root, "--out", str(out), "--figure", str(figure))
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines()[-1] == "passes"
+    assert "update over depth" in done.stdout
+    written = json.loads(out.read_text())
+    assert written["passes"]
+    assert written["options"] == {"beta_rule": "power"}
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_failure_is_1_and_named(root: Path) -> None:
+    done = coordcheck(root, "--parameterization", "sp", "--json")
+    assert done.exit_code == 1
+    first = json.loads(done.stdout)["failures"][0]
+    assert first["axis"] == "depth"
+    assert first["quantity"] in ("output", "update", "change")
+    done = coordcheck(root, "--parameterization", "sp")
+    assert f"fails: {first['quantity']} of {first['module']} {first['place']}" in done.stdout

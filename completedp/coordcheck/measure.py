@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from completedp.coordcheck.subject import Part, Ready, Watched
+from completedp.errors import UserError
 
 # output    at init, on the probe
 # update    what the module's own training does: the change of that output when only the module's own tensors
@@ -145,7 +146,8 @@ class _Call:
 
 @torch.no_grad()
 def _calls(ready: Ready, tokens_BT: Tensor) -> list[_Call]:
-    """What every watched module is given and gives, in the order of `ready.watched`."""
+    """What every watched module is given and gives, in the order of `ready.watched`. Raises `UserError` for
+    one that the model does not call."""
     calls: dict[nn.Module, _Call] = {}
 
     def note(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -162,6 +164,12 @@ def _calls(ready: Ready, tokens_BT: Tensor) -> list[_Call]:
     finally:
         for handle in handles:
             handle.remove()
+    for watched in ready.watched:
+        if watched.module not in calls:
+            raise UserError(
+                f"the module of {watched.module_type} ({type(watched.module).__name__}) is never called, "
+                "only its weight is read; the check watches calls, so it cannot check this model"
+            )
     return [calls[watched.module] for watched in ready.watched]
 
 

@@ -1,4 +1,4 @@
-"""The coordinate check in full: parameterisations over width, depth and batch × 16, and planted faults.
+"""The coordinate check in full: Complete(d)P over width, depth and batch × 16; others and planted faults × 4.
 
     python benchmarks/coordcheck.py --root <folder>
 

@@ -1,4 +1,4 @@
-"""The coordinate check in full: parameterisations over width, depth and batch × 16, and planted faults.
+"""The coordinate check in full: Complete(d)P over width, depth and batch × 16; others and planted faults × 4.
 
     python benchmarks/coordcheck.py --root <folder>
 
@@ -158,9 +158,14 @@ def append(journal: Path, arguments: argparse.Namespace, name: list[Any], sizes:
 
 
 def short(document: dict[str, Any]) -> dict[str, Any]:
-    """Without the sizes, and of what fails the first ten."""
-    slopes = [{k: v for k, v in s.items() if k != "sizes"} for s in document["slopes"]]
-    return document | {"slopes": slopes, "failures": document["failures"][:10]}
+    """By axis and quantity each slope with its interval, to three digits; the first five failures."""
+    slopes: dict[str, dict[str, Any]] = {}
+    for slope in document["slopes"]:
+        place = "" if slope["place"] is None else f" {slope['place']}"
+        numbers = [slope[n] and round(slope[n], 3) for n in ("mean", "low", "high")]
+        of_quantity = slopes.setdefault(f"{slope['quantity']} over {slope['axis']}", {})
+        of_quantity[f"{slope['module']}{place}"] = " ".join(map(str, numbers))
+    return document | {"slopes": slopes, "failures": document["failures"][:5]}
 
 
 def named(results: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -131,7 +131,8 @@ def search(
         )
         study, place, why = wanted.study()
         console.print(f"study {place.name}: preset {why}")
-    cluster = _cluster(chosen, gpus, count) if executor == "ray" else None
+    paths = _paths(study.config)
+    cluster = _cluster(chosen, gpus, count, paths) if executor == "ray" else None
     run = _Run(
         place=place,
         study=study,
@@ -178,12 +179,19 @@ def _device(executor: str, device: str) -> str:
     return str(pick_device(device))
 
 
-def _cluster(device: str, gpus: float, workers: int | None) -> RayExecutor:
+def _paths(config: StudyConfig) -> list[Path]:
+    """Where workers find the user's own modules: here, as this process does."""
+    from completedp.config import ForeignModel
+
+    return [Path.cwd()] if isinstance(config.model, ForeignModel) else []
+
+
+def _cluster(device: str, gpus: float, workers: int | None, paths: list[Path]) -> RayExecutor:
     from completedp.runs.on_ray import RayExecutor
 
     if not 0 < gpus <= 1:
         raise UserError(f"--gpus is {gpus}; expected a number above 0, at most 1")
-    return RayExecutor(device=device.split(":")[0], gpus=gpus, workers=workers or 0)
+    return RayExecutor(device=device.split(":")[0], gpus=gpus, workers=workers or 0, paths=paths)
 
 
 def _existing(name: str, root: Path) -> tuple[Study, Place]:
@@ -319,7 +327,6 @@ class _Run:
         import dataclasses
         import functools
 
-        from completedp.config import ForeignModel
         from completedp.runs.local import LocalExecutor, devices_of
         from search import session
 
@@ -337,7 +344,7 @@ class _Run:
         executor = self.cluster or LocalExecutor(
             self.workers,
             logs=place.folder / "logs",
-            paths=[Path.cwd()] if isinstance(self.study.config.model, ForeignModel) else [],
+            paths=_paths(self.study.config),
             devices=devices_of(self.device),
         )
         with executor:

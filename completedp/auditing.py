@@ -86,8 +86,8 @@ def audit(
     multiplier at this step. Where that is not given it is taken to be the same for all tensors, and each
     group's `initial_lr`, where a scheduler left one, has to be the planned peak itself.
     """
-    rows = {row.name: row for row in plan.tensors}
-    parameters = {_unwrapped(n): p for n, p in model.named_parameters() if p.requires_grad}
+    rows = {plain_name(row.name): row for row in plan.tensors}
+    parameters = {plain_name(n): p for n, p in model.named_parameters() if p.requires_grad}
     groups = _groups_of(optimizer)
     in_force = {name: groups[id(p)] for name, p in parameters.items() if id(p) in groups}
     shared = {name: group for name, group in in_force.items() if name in rows}
@@ -163,7 +163,8 @@ def _multiplier(shared: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Tens
     return statistics.median_low(ratios) if ratios else 1.0
 
 
-def _unwrapped(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A parameter's name without what wrappers put into it."""
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 

@@ -112,7 +112,7 @@ class ModelConfig:
 @dataclass(frozen=True, kw_only=True)
 class ForeignModel:
     """A model nobody here wrote, at one width and depth. `source`: `hf:CONFIG.json` or
-    `package.module:factory`; `modules`: module types by pattern, in order (see `completedp.adapters`).
+    `package.module:factory`; `modules`: (pattern, module type) in order, the first match wins.
     `context` is the length of the sequences it trains on, in tokens."""
 
     source: str
@@ -120,9 +120,11 @@ class ForeignModel:
     depth: int
     vocab_size: int
     context: int
-    modules: Mapping[str, str] = field(default_factory=dict)
+    modules: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
+        pairs = tuple((pattern, module_type) for pattern, module_type in self.modules)
+        object.__setattr__(self, "modules", pairs)  # lists, where it comes from JSON
         for name in ("width", "depth", "vocab_size", "context"):
             value = getattr(self, name)
             if not 1 <= value <= ModelConfig.LARGEST[name]:

@@ -10,7 +10,7 @@ norm over c times the gradient, which is the hooked model's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,16 +19,18 @@ from torch.utils.hooks import RemovableHandle
 
 from completedp.adapters.infer import ForeignInventory
 from completedp.errors import UserError
-from completedp.modules import BRANCH_ENDS, BRANCH_POST_NORMS
+from completedp.modules import BRANCH_ENDS, BRANCH_POST_NORMS, TensorSpec
 from completedp.resolved import Resolved
 from completedp.rules import PARAMETERIZATIONS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Multiplier:
-    """`c` on the output of `module`. `must_hook`: its tensor is used elsewhere too, unmultiplied."""
+    """`c` on the output of `module`, or on `tensors`, which make it. `must_hook`: they are used elsewhere
+    too, unmultiplied."""
 
     module: str
+    tensors: tuple[str, ...]
     c: float
     must_hook: bool = False
 
@@ -48,33 +50,33 @@ def multipliers(
 
 
 def _residual(found: ForeignInventory, resolved: Resolved) -> Iterator[Multiplier]:
-    owners: dict[tuple[str, int | None], list[str]] = {}
+    specs: dict[tuple[str, int | None], list[TensorSpec]] = {}
     for spec in found.whole:
-        if not spec.is_bias:
-            owners.setdefault((spec.module_type, spec.layer), []).append(_owner(spec.name))
+        specs.setdefault((spec.module_type, spec.layer), []).append(spec)
     for branch, coefficients in resolved.residual.items():
         for layer, c in enumerate(coefficients):
-            ends = owners.get((BRANCH_POST_NORMS[branch], layer)) or owners.get(
+            end = specs.get((BRANCH_POST_NORMS[branch], layer)) or specs.get(
                 (BRANCH_ENDS[branch], layer), []
             )
-            if len(ends) != 1:
-                raise UserError(
-                    f"layer {layer} has {len(ends)} tensors of type {BRANCH_ENDS[branch]!r}; expected one, "
-                    f"the last linear map of its {branch} branch"
-                )
-            yield Multiplier(module=ends[0], c=c)
+            yield _on(end, c, f"layer {layer}", f"the last linear map of its {branch} branch")
 
 
 def _logits(found: ForeignInventory, resolved: Resolved) -> Multiplier:
     """On the final norm where its tensor alone can take it: a tied matrix is an embedding as well."""
     wanted = "final_norm" if found.whole.tied else "unembedding"
-    owners = [_owner(s.name) for s in found.whole if s.module_type == wanted and not s.is_bias]
-    if len(owners) != 1:
+    specs = [s for s in found.whole if s.module_type == wanted]
+    return _on(specs, resolved.output_multiplier, "the model", f"its {wanted}, for the logits")
+
+
+def _on(specs: Sequence[TensorSpec], c: float, where: str, what: str) -> Multiplier:
+    """On one weight or gain and its bias."""
+    weights = [s for s in specs if not s.is_bias]
+    if len(weights) != 1:
         raise UserError(
-            f"the model has {len(owners)} tensors of type {wanted!r}; expected one, to take the multiplier "
-            "on the logits"
+            f"{where} has {len(weights)} tensors that would be {what}; expected one: correct the types by "
+            "patterns"
         )
-    return Multiplier(module=owners[0], c=resolved.output_multiplier)
+    return Multiplier(module=_owner(weights[0].name), tensors=tuple(s.name for s in specs), c=c)
 
 
 def _against_code(found: ForeignInventory, parameterization: str) -> Iterator[Multiplier]:
@@ -83,6 +85,7 @@ def _against_code(found: ForeignInventory, parameterization: str) -> Iterator[Mu
         (embedding,) = (s for s in found.whole if s.module_type == "embedding")
         yield Multiplier(
             module=_owner(embedding.name),
+            tensors=(embedding.name,),
             c=1 / found.embedding_factor,
             must_hook=found.whole.tied,
         )
@@ -106,7 +109,15 @@ class Times:
 
 
 def hook(model: nn.Module, wanted: tuple[Multiplier, ...]) -> tuple[RemovableHandle, ...]:
-    """Register the multipliers as forward hooks. Raises `UserError` on a model that has such hooks."""
+    """Register the multipliers as forward hooks. Raises `UserError` on a model that has such hooks, and for a
+    module that owns other tensors besides."""
+    for m in wanted:
+        owned = {n for n, _ in model.get_submodule(m.module).named_parameters()}
+        if owned - {name.removeprefix(f"{m.module}.") for name in m.tensors}:
+            raise UserError(
+                f"{m.module} owns more than {', '.join(m.tensors)}, so its output cannot take their "
+                'multiplier; use residual="fold"'
+            )
     for name, module in model.named_modules():
         if any(isinstance(h, Times) for h in module._forward_hooks.values()):
             raise UserError(

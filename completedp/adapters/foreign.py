@@ -20,9 +20,7 @@ def build_model(model: ForeignModel, device: str | torch.device = "meta") -> nn.
 
 def found_in(model: ForeignModel) -> ForeignInventory:
     """The inventory of the model as its own base."""
-    return _found(
-        model.source, model.width, model.depth, model.vocab_size, tuple(model.modules.items())
-    )
+    return _found(model.source, model.width, model.depth, model.vocab_size, model.modules)
 
 
 def check_runs(model: ForeignModel) -> None:

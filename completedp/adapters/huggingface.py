@@ -31,20 +31,31 @@ def config_at(config: PretrainedConfig, *, width: int, depth: int) -> Pretrained
 
     Raises `UserError` where a size does not come out whole, or the configuration has none of these names.
     """
-    if not (getattr(config, "hidden_size", None) and getattr(config, "num_hidden_layers", None)):
-        raise UserError(
-            f"the configuration {type(config).__name__} has no hidden_size or num_hidden_layers; expected "
-            "that of a decoder"
-        )
+    was = size_of(config)[1]
     at = copy.deepcopy(config)
     for name in _GROW:
         size = getattr(config, name, None)
         if size is not None:
             setattr(at, name, _grown(name, size, width, config.hidden_size))
     at.num_hidden_layers = depth
-    if kinds := getattr(config, "layer_types", None):
-        at.layer_types = [kinds[i % len(kinds)] for i in range(depth)]
+    for name, values in vars(config).items():
+        if (
+            isinstance(values, list) and len(values) == was
+        ):  # one a layer: layer_types, no_rope_layers
+            setattr(at, name, [values[i % was] for i in range(depth)])
     return at
+
+
+def size_of(config: PretrainedConfig) -> tuple[int, int]:
+    """Its width and depth. Raises `UserError` where it has none."""
+    width = getattr(config, "hidden_size", None)
+    depth = getattr(config, "num_hidden_layers", None)
+    if not (width and depth):
+        raise UserError(
+            f"the configuration {type(config).__name__} has no hidden_size or num_hidden_layers; expected "
+            "that of a decoder"
+        )
+    return width, depth
 
 
 def with_vocabulary(config: PretrainedConfig, size: int) -> PretrainedConfig:
@@ -85,8 +96,14 @@ def build(
     config: PretrainedConfig, device: str = "meta", dtype: torch.dtype = torch.float32
 ) -> Any:
     """The causal language model of a configuration, with its own initial values."""
-    with torch.device(device):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype)
+    try:
+        with torch.device(device):
+            return AutoModelForCausalLM.from_config(config, dtype=dtype)
+    except ValueError as error:
+        raise UserError(
+            f"transformers builds no causal language model from {type(config).__name__} "
+            f"({str(error).splitlines()[0]:.200}); expected a decoder's configuration"
+        ) from None
 
 
 def base_of(model: nn.Module, *, width: int, depth: int) -> nn.Module:

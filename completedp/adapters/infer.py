@@ -7,6 +7,7 @@ or nothing says, the parameter is refused by its name.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,9 @@ from completedp.modules import FUSED, MODULE_TYPES, Inventory, TensorSpec
 
 # A rounded d_ff or head count grows a little otherwise than the width; more is another architecture [C].
 LARGEST_ROUNDING = 1.34
+# Types that read the residual stream, and those that write to it.
+_READ = ("q", "k", "v", "qkv", "ffn_up", "ffn_gate", "gate_up", "unembedding")
+_WRITE = ("attention_out", "ffn_down")
 # Attributes by which an embedding's code says the factor on its output (Hugging Face's Gemma: √d_model).
 EMBEDDING_FACTORS = ("scalar_embed_scale", "embed_scale")
 
@@ -84,8 +88,13 @@ def inventory_of(
         )
     embedding = embeddings[0]
     width, base_width = embedding.shape[-1], embedding.base_shape[-1]
-    reader = _Reader(observed=observed, types=types, growth=width / base_width)
+    reader = _Reader(observed=observed, types=types, widths=(width, base_width))
     tied = reader.is_tied(embedding)
+    if tied != _has_tied(base):
+        raise UserError(
+            f"the model's unembedding is {'' if tied else 'not '}its embedding, the base's is "
+            f"{'not' if tied else 'so'}; expected one family"
+        )
     specs: list[TensorSpec] = []
     refused: list[str] = []
     for parameter in observed.parameters:
@@ -116,11 +125,15 @@ def inventory_of(
 
 @dataclass(frozen=True, kw_only=True)
 class _Reader:
-    """Reads one model; `growth` is its width over the base's."""
+    """Reads one model; `widths` are its own and the base's."""
 
     observed: Observed
     types: Mapping[str, str | None]
-    growth: float
+    widths: tuple[int, int]
+
+    @property
+    def growth(self) -> float:
+        return self.widths[0] / self.widths[1]
 
     def is_tied(self, embedding: Parameter) -> bool:
         """Whether the unembedding is the embedding. Raises `UserError` for another tied parameter."""
@@ -165,6 +178,15 @@ class _Reader:
             inner = _fan_in_dimension(p)
             self._check_growth(p, module_type, {inner: True, 1 - inner: role == "hidden_weight"})
             fan_in, base_fan_in = p.shape[inner], p.base_shape[inner]
+            side = {**dict.fromkeys(_READ, inner), **dict.fromkeys(_WRITE, 1 - inner)}.get(
+                module_type
+            )
+            if side is not None and (p.shape[side], p.base_shape[side]) != self.widths:
+                raise UserError(
+                    f"{p.name} is taken for {module_type!r}, but it "
+                    f"{'reads' if side == inner else 'writes'} {p.shape[side]} features; expected the width, "
+                    f"{self.widths[0]}"
+                )
         return TensorSpec(
             name=p.name,
             module_type=module_type,
@@ -182,8 +204,13 @@ class _Reader:
             raise UserError(
                 f"{p.name} has the shape {p.shape}; a norm's gain or bias has one dimension"
             )
-        (growth,) = p.growth
-        if role == "qk_norm" and self.growth != 1 and growth != 1:
+        is_bias, offset = _part_in_norm(p)
+        if role == "qk_norm" and p.growth != (1.0,):
+            if p.shape[0] not in self._outputs_of_q_and_k(p.layer):
+                raise UserError(
+                    f"{p.name} goes from {p.base_shape[0]} to {p.shape[0]} features and spans no whole q or "
+                    "k; expected heads of one size at every width"
+                )
             role = "hidden_norm"  # over all heads: its size goes with the width
         self._check_growth(p, module_type, {0: role != "qk_norm"})
         return TensorSpec(
@@ -191,9 +218,19 @@ class _Reader:
             module_type=module_type,
             role=role,
             layer=p.layer,
-            is_bias=p.is_bias,
-            offset=0.0 if p.is_bias else _gain_offset(p),
+            is_bias=is_bias,
+            offset=offset,
         )
+
+    def _outputs_of_q_and_k(self, layer: int | None) -> set[int]:
+        sizes = set()
+        for p in self.observed.parameters:
+            if p.layer == layer and not p.is_bias and len(p.shape) == 2:
+                if self.types[p.name] in ("q", "k"):
+                    sizes.add(p.shape[1 - _fan_in_dimension(p)])
+                elif self.types[p.name] == "qkv":
+                    sizes |= {stop - start for _, start, stop in self.fused(p).parts}
+        return sizes
 
     def _check_growth(self, p: Parameter, module_type: str, grows: Mapping[int, bool]) -> None:
         """Each dimension grows about as the width, or not at all."""
@@ -269,33 +306,36 @@ def _fan_in_dimension(p: Parameter) -> int:
     )
 
 
-def _gain_offset(p: Parameter) -> float:
-    """What the code adds to a norm's gain: found by running it on gains 0 and 1. Raises `UserError` where
-    the module is no norm with such a gain."""
+def _part_in_norm(p: Parameter) -> tuple[bool, float]:
+    """Whether it is a norm's bias, and what the code adds to a gain: found by running the norm with it at 0
+    and at 1, all else at 0. A gain's step goes with the input, a bias's is the same everywhere. Raises
+    `UserError` where it is neither."""
     size = p.shape[0]
-    x_1D = torch.linspace(-1.0, 2.0, size + 1)[None, :size]
+    x_1D = torch.linspace(-1.0, 2.0, size + 1, device="cpu")[None, :size]
     try:
         with torch.no_grad():
-            at_0, at_1 = (_normed(p, x_1D, torch.full((size,), gain)) for gain in (0.0, 1.0))
+            at_0, at_1 = (_normed(p, x_1D, value) for value in (0.0, 1.0))
     except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
         raise UserError(
-            f"{p.name} is taken for a norm's gain, but its {type(p.owner).__name__} does not run on one row "
+            f"{p.name} is taken for a norm's, but its {type(p.owner).__name__} does not run on one row "
             f"of features ({error})"
         ) from None
     step = at_1 - at_0
+    if float((step - 1).abs().max()) < 1e-3:
+        return True, 0.0
     offset = float((at_0 * step).sum() / step.square().sum())
-    rounded = round(offset)
+    rounded = round(offset) if math.isfinite(offset) else 0
     if not abs(offset - rounded) < 1e-3:
         raise UserError(
             f"{p.name} is taken for a norm's gain, but the output of its {type(p.owner).__name__} at gain 0 "
             f"is {offset:.3g} of the step to gain 1; expected 0 (a gain) or 1 (a gain plus one)"
         )
-    return float(rounded)
+    return False, float(rounded)
 
 
-def _normed(p: Parameter, x_1D: Tensor, gain_D: Tensor) -> Tensor:
+def _normed(p: Parameter, x_1D: Tensor, value: float) -> Tensor:
     values = {
-        name: gain_D if name == p.leaf else torch.zeros_like(gain_D)
+        name: torch.full_like(x_1D[0], value if name == p.leaf else 0.0)
         for name, _ in p.owner.named_parameters(recurse=False)
     }
     normed_1D: Tensor = torch.func.functional_call(p.owner, values, (x_1D,))
@@ -308,6 +348,11 @@ def _factor(embedding: nn.Module) -> float:
         if isinstance(value, int | float):
             return float(value)
     return 1.0
+
+
+def _has_tied(model: nn.Module) -> bool:
+    names = list(model.named_parameters(remove_duplicate=False))
+    return len(names) > len({id(p) for _, p in names})
 
 
 def _refuse_post_norm_stream(model: nn.Module) -> None:

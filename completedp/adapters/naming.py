@@ -48,7 +48,7 @@ IN_LAYER: tuple[Naming, ...] = (
         *("o_proj", "out_proj", "c_proj", "wo", "dense", "out", "out_lin", "proj", "to_out", "attn_out"),
         within=_ATTENTION,
     ),
-    _named("gate_up", "gate_up_proj", "w13", "Wi", "ff_proj"),
+    _named("gate_up", "gate_up_proj", "w13", "Wi"),
     _named("ffn_gate", "gate_proj", "gate", "c_gate"),
     # Llama's own names, where w1 is the gate; without a w3 nobody can tell.
     _named("ffn_gate", "w1", beside=r"(^|\.)w3\."),
@@ -73,7 +73,7 @@ OUTSIDE: tuple[Naming, ...] = (
     _named(
         "embedding",
         *("embed_tokens", "wte", "tok_embeddings", "tok_emb", "token_embeddings?", "word_embeddings"),
-        *("embeddings?", "embed", "embed_in", "wte"),
+        *("embeddings?", "embed", "embed_in"),
     ),
     _named("unembedding", "lm_head", "unembedding", "unembed", "embed_out", "output", "head"),
     _named("final_norm", "norm", "ln_f", "norm_f", "final_norm", "final_layer_?norm", "ln_final"),

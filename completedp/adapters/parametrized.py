@@ -16,6 +16,7 @@ from completedp import apply
 from completedp.adapters.folding import Multiplier, hook, multipliers
 from completedp.adapters.foreign import build_model
 from completedp.adapters.infer import ForeignInventory, Fused, inventory_of
+from completedp.auditing import plain_name
 from completedp.config import ForeignModel
 from completedp.errors import UserError
 from completedp.hparams import HParams
@@ -48,7 +49,10 @@ class Parametrized:
         return self.resolved.tensors
 
     def initialize(self, seed: int) -> None:
-        """Set every trainable parameter to its initial value, in place; a function of seed and names."""
+        """Set every trainable parameter to its initial value, in place; a function of seed and names. Before
+        the model is sharded: raises `UserError` after."""
+        if any(hasattr(p, "placements") for p in self.model.parameters()):
+            raise UserError("the model is sharded already; call initialize() before fully_shard()")
         apply.initialize(self.model, self.resolved, seed)
         stds = {row.name: row.init_std for row in self.tensors}
         with torch.no_grad():
@@ -71,7 +75,7 @@ class Parametrized:
     def clip_grad_norm_(self, max_norm: float) -> torch.Tensor:
         """`torch.nn.utils.clip_grad_norm_` by the norm that a hooked model has; returns that norm."""
         gradients = [
-            (self.folded.get(name, 1.0), p.grad)
+            (self.folded.get(plain_name(name), 1.0), p.grad)
             for name, p in self.model.named_parameters()
             if p.grad is not None
         ]
@@ -117,7 +121,7 @@ def parametrize(
     """
     base = _base_of(model, recipe) if base is None else base
     if isinstance(recipe.model, ForeignModel):
-        modules = [*modules, *recipe.model.modules.items()]
+        modules = [*modules, *recipe.model.modules]
     found = inventory_of(model, base, modules)
     scale = Scale(width=found.width, depth=found.whole.layers, batch=batch, tokens=tokens)
     if (found.base_width, found.whole.base_layers) != (recipe.base.width, recipe.base.depth):
@@ -183,9 +187,8 @@ def with_resolved(
     part_std, rows = _joined(resolved.tensors, found.fused)
     wanted = tuple(m for m in multipliers(found, resolved, parameterization) if m.c != 1)
     hooked = tuple(m for m in wanted if m.must_hook or residual == "hook")
-    by_owner = {m.module: m.c for m in wanted if m not in hooked}
     offsets = {spec.name: spec.offset for spec in found.whole}
-    folded = {row.name: c for row in rows if (c := by_owner.get(row.name.rpartition(".")[0]))}
+    folded = {name: m.c for m in wanted if m not in hooked for name in m.tensors}
     return Parametrized(
         model=model,
         inventory=found,

@@ -37,7 +37,9 @@ class HuggingFaceSource:
 
     @property
     def own(self) -> tuple[int, int] | None:
-        return self.config.hidden_size, self.config.num_hidden_layers
+        from completedp.adapters.huggingface import size_of
+
+        return size_of(self.config)
 
     def build(self, width: int, depth: int, device: str = "meta") -> nn.Module:
         from completedp.adapters.huggingface import build, config_at
@@ -61,9 +63,9 @@ class FactorySource:
         try:
             with torch.device(device):
                 model = self.factory(width=width, depth=depth)
-        except (TypeError, ValueError) as error:
+        except Exception as error:  # whatever their code raises
             raise UserError(
-                f"{self.name}(width={width}, depth={depth}) failed ({error}); expected a function of these "
+                f"{self.name}(width={width}, depth={depth}) failed ({error!r}); expected a function of these "
                 "two keywords that returns the model"
             ) from error
         if not isinstance(model, nn.Module):
@@ -100,7 +102,7 @@ def _imported(name: str, module_name: str, attribute: str) -> Callable[..., Any]
         sys.path.append(here)
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever their code raises
         raise UserError(
             f"--model {name}: {error}; expected a module that can be imported from here, and a function in it"
         ) from error

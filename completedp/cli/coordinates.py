@@ -28,6 +28,7 @@ from completedp.cli.options import (
     numbers,
 )
 from completedp.cli.output import print_json, print_table
+from completedp.errors import UserError
 
 # Of what fails, the farthest from what is expected.
 _NAMED = 10
@@ -101,6 +102,8 @@ def coordcheck(
     config = load_preset(preset)
     if model is not None:
         config = with_model(config, model, width, depth, modules)
+    elif width or depth or modules:
+        raise UserError("--width, --depth and --modules belong to --model, which is not given")
     subject = subject_of(config, data_cache(root), pick_device(device))
     stream = sys.stderr if json else sys.stdout
     measured = check.measure(

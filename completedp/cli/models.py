@@ -75,7 +75,7 @@ def with_model(
         depth=base_depth,
         vocab_size=config.model.vocab_size,
         context=config.model.context,
-        modules=dict(patterns(modules)),
+        modules=tuple(patterns(modules)),
     )
     check_runs(model)
     return dataclasses.replace(config, model=model)

@@ -99,6 +99,9 @@ def search(
         _refuse_beside_resume(
             preset=None if preset == "auto" else preset,
             model=model,
+            width=width,
+            depth=depth,
+            modules=modules,
             data=data,
             strategy=strategy,
             name=name,
@@ -268,6 +271,8 @@ class _Wanted:
         if self.model is not None:
             found = with_model(config, self.model, self.width, self.depth, self.modules)
             changes["model"] = found.model
+        elif self.width or self.depth or self.modules:
+            raise UserError("--width, --depth and --modules belong to --model, which is not given")
             why = f"{why}, but for the model {self.model}"
         if self.data is not None:
             changes["data"] = dataclasses.replace(config.data, source=self.data)
@@ -278,9 +283,10 @@ class _Wanted:
                 frozen=frozen or config.search.frozen,
                 strategy=self.strategy or config.search.strategy,
             )
-        if self.start is not None:
-            changes["values"] = _start_values(Recipe.read(self.start), config, self.start)
         config = dataclasses.replace(config, **changes)
+        if self.start is not None:
+            values = _start_values(Recipe.read(self.start), config, self.start)
+            config = dataclasses.replace(config, values=values)
         strategy_named(config.search.strategy)
         stopping_named(config.search.stopping)
         return config, why

@@ -50,7 +50,7 @@ class ForeignSubject(StudySubject):
         scale, own = self.scale(ratios), self._model
         model = self._source.build(scale.width, scale.depth, str(self._device))
         base = self._source.build(own.width, own.depth)
-        found = inventory_of(model, base, tuple(own.modules.items()))
+        found = inventory_of(model, base, own.modules)
         hparams = HParams(global_=self.config.values)
         values = apply_values(
             model, found, hparams, ratios, parameterization=parameterization, **options

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 from foreign import FAMILIES, OTHERS, config, on_cpu
-from transformers import Trainer, TrainingArguments
+from transformers import AutoConfig, Trainer, TrainingArguments
 
 import completedp
-from completedp.adapters.huggingface import AuditCallback, base_of, config_at, read_config
+from completedp.adapters.huggingface import AuditCallback, base_of, build, config_at, read_config
 from completedp.adapters.parametrized import Parametrized
 from completedp.errors import UserError
 from completedp.recipe import Recipe
@@ -41,6 +41,14 @@ def test_sizes_that_do_not_come_out_whole_are_refused() -> None:
         config_at(type("Empty", (), {})(), width=36, depth=2)
     with pytest.raises(UserError, match="no Hugging Face model"):
         base_of(torch.nn.Linear(2, 2), width=32, depth=2)
+
+
+def test_lists_of_one_entry_a_layer_follow_the_depth() -> None:
+    llama = config("llama", depth=4)
+    llama.no_rope_layers = [1, 1, 1, 0]
+    assert config_at(llama, width=64, depth=6).no_rope_layers == [1, 1, 1, 0, 1, 1]
+    with pytest.raises(UserError, match="builds no causal language model"):
+        build(AutoConfig.for_model("t5"))
 
 
 def test_a_config_file_is_read(tmp_path: Path) -> None:

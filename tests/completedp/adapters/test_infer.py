@@ -206,6 +206,65 @@ def test_experts_are_refused_by_name() -> None:
         inventory_of(moe, moe)
 
 
+class Gamma(nn.Module):
+    """A LayerNorm whose parameters are not called weight and bias."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gamma, self.beta = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+
+    def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
+        return (x_BTD - x_BTD.mean(-1, keepdim=True)) / x_BTD.std(
+            -1, keepdim=True
+        ) * self.gamma + self.beta
+
+
+class Renamed(Plain):
+    def __init__(self, width: int = 32, depth: int = 2) -> None:
+        super().__init__(width, depth)
+        self.ln_f = Gamma(width)
+
+
+def test_a_norms_bias_is_known_by_what_it_does() -> None:
+    specs = {s.name: s for s in inventory_of(meta(Renamed, 64), meta(Renamed)).whole}
+    assert (specs["ln_f.gamma"].is_bias, specs["ln_f.gamma"].init_value) == (False, 1.0)
+    assert (specs["ln_f.beta"].is_bias, specs["ln_f.beta"].init_value) == (True, 0.0)
+
+
+class Swapped(Plain):
+    """w3 is the map back to the stream, where Llama's own code has w2."""
+
+    def __init__(self, width: int = 32, depth: int = 2) -> None:
+        super().__init__(width, depth)
+        for block in self.blocks:
+            del block.linear1, block.linear2
+            block.w1, block.w2 = (nn.Linear(width, 4 * width) for _ in range(2))
+            block.w3 = nn.Linear(4 * width, width)
+
+
+def test_a_map_that_does_not_read_or_write_the_stream_as_its_type_should_is_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"w2\.weight is taken for 'ffn_down', but it writes 256 features"
+    ):
+        inventory_of(meta(Swapped, 64), meta(Swapped))
+    patterns = [(r"w3\.", "ffn_down"), (r"w2\.", "ffn_up")]
+    types = {
+        s.name: s.module_type
+        for s in inventory_of(meta(Swapped, 64), meta(Swapped), patterns).whole
+    }
+    assert types["blocks.0.w3.bias"] == "ffn_down"
+
+
+def test_heads_that_grow_and_models_tied_otherwise_are_refused() -> None:
+    wide = on_meta("qwen3", width=64, head_dim=16, num_attention_heads=2, num_key_value_heads=1)
+    with pytest.raises(
+        UserError, match=r"q_norm\.weight goes from 8 to 16 features and spans no whole q"
+    ):
+        inventory_of(wide, on_meta("qwen3"))
+    with pytest.raises(UserError, match="unembedding is its embedding, the base's is not"):
+        inventory_of(on_meta("llama", width=64, tie_word_embeddings=True), on_meta("llama"))
+
+
 class Unnormed(Plain):
     def __init__(self, width: int = 32, depth: int = 2) -> None:
         super().__init__(width, depth)

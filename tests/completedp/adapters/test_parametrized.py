@@ -256,3 +256,51 @@ def test_initial_values_are_a_function_of_the_seed() -> None:
     )
     one.initialize(seed=8)
     assert not torch.equal(one.model.lm_head.weight, two.model.lm_head.weight)
+
+
+class Raw(nn.Module):
+    """An attention whose matrices are its own parameters."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        for name in ("wq", "wk", "wv", "wo"):
+            self.register_parameter(name, nn.Parameter(torch.empty(width, width)))
+
+    def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
+        mixed_BTD = nn.functional.scaled_dot_product_attention(
+            x_BTD @ self.wq, x_BTD @ self.wk, x_BTD @ self.wv, is_causal=True
+        )
+        return mixed_BTD @ self.wo
+
+
+class RawBlocks(Plain):
+    def __init__(self, width: int = 32, depth: int = 2) -> None:
+        super().__init__(width, depth)
+        for block in self.blocks:
+            block.self_attn = Raw(width)
+
+
+RAW = [(rf"self_attn\.w{t}$", t) for t in "qkv"] + [(r"self_attn\.wo$", "attention_out")]
+
+
+def test_only_the_tensor_that_ends_a_branch_is_folded() -> None:
+    with torch.device("meta"):
+        model, base = RawBlocks(64, 4), RawBlocks()
+    found = inventory_of(model, base, RAW)
+    folded = apply_values(model, found, HPARAMS, RATIOS).folded
+    assert "blocks.0.self_attn.wo" in folded
+    assert "blocks.0.self_attn.wq" not in folded
+    with pytest.raises(
+        UserError, match=r'owns more than blocks\.0\.self_attn\.wo.* use residual="fold"'
+    ):
+        apply_values(model, found, HPARAMS, RATIOS, residual="hook")
+
+
+def test_wrapped_layers_keep_the_clipping_norm() -> None:
+    values = parametrized("llama")
+    values.initialize(seed=0)
+    loss(values.model, torch.arange(9)[None]).backward()
+    expected = values.clip_grad_norm_(1e9)
+    layers = values.model.model.layers
+    layers[0] = torch.compile(layers[0])  # which renames its parameters
+    torch.testing.assert_close(values.clip_grad_norm_(1e9), expected, rtol=0, atol=0)

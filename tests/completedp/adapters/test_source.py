@@ -42,6 +42,9 @@ def wrong(width):
 def number(width, depth):
     return 3
 
+def asserting(width, depth):
+    assert width == 3, "no such width"
+
 constant = 3
 """
 
@@ -82,6 +85,8 @@ def test_names_that_mean_no_family(folder: Path, name: str, said: str) -> None:
 def test_factories_that_do_not_make_a_model(folder: Path) -> None:
     with pytest.raises(UserError, match="expected a function of these two keywords"):
         source_of("their_model:wrong").build(8, 2)
+    with pytest.raises(UserError, match=r"AssertionError\('no such width'\)"):
+        source_of("their_model:asserting").build(8, 2)
     with pytest.raises(UserError, match=r"returned int; expected a torch\.nn\.Module"):
         source_of("their_model:number").build(8, 2)
 

@@ -109,6 +109,13 @@ def test_models_that_are_not_what_was_asked_for() -> None:
         a_model("foreign:Plain", depth=0)
 
 
+def test_the_order_of_patterns_reaches_the_worker() -> None:
+    pairs = (("wo", "attention_out"), ("o", "other"), ("a", "q"))
+    model = a_model("foreign:Plain", modules=pairs)
+    sent = json.loads(json.dumps(dataclasses.asdict(model), sort_keys=True))
+    assert ForeignModel(**sent) == model
+
+
 def test_the_loss_is_the_reference_models() -> None:
     generator = torch.Generator().manual_seed(0)
     hidden_ND, weight_VD = (torch.randn(n, 8, generator=generator) for n in (12, 7))

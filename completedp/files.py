@@ -228,11 +228,15 @@ def _type_at(kind: Any, part: int | str) -> Any:
 
 
 def _members(kind: Any) -> list[Any]:
-    """The dataclasses of a union of them."""
+    """The dataclasses of a union of several."""
     import dataclasses
+    import types
     import typing
 
-    return [m for m in typing.get_args(kind) if dataclasses.is_dataclass(m)]
+    if typing.get_origin(kind) not in (typing.Union, types.UnionType):
+        return []
+    members = [m for m in typing.get_args(kind) if dataclasses.is_dataclass(m)]
+    return members if len(members) > 1 else []
 
 
 def _field_names(kind: Any) -> list[str]:

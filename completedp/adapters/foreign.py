@@ -18,9 +18,27 @@ def build_model(model: ForeignModel, device: str | torch.device = "meta") -> nn.
     return source_of(model.source, model.vocab_size).build(model.width, model.depth, str(device))
 
 
+@functools.lru_cache(maxsize=4)
 def found_in(model: ForeignModel) -> ForeignInventory:
-    """The inventory of the model as its own base."""
-    return _found(model.source, model.width, model.depth, model.vocab_size, model.modules)
+    """The inventory of the model as its own base. Raises `UserError` where it is not of the size asked for,
+    or has fewer tokens than the data."""
+    family = source_of(model.source, model.vocab_size)
+    base = family.build(model.width, model.depth)
+    # Twice as large beside it: what does not grow as its type should is refused before the search, not after.
+    inventory_of(family.build(2 * model.width, 2 * model.depth), base, model.modules)
+    found = inventory_of(base, base, model.modules)
+    if (found.width, found.whole.layers) != (model.width, model.depth):
+        raise UserError(
+            f"{model.source} at width {model.width} and depth {model.depth} has width {found.width} and "
+            f"{found.whole.layers} layers; expected what it was asked for"
+        )
+    (rows,) = (p.shape[0] for p in found.observed.parameters if p.name == _embedding(found))
+    if rows < model.vocab_size:
+        raise UserError(
+            f"{model.source} has {rows} rows in {_embedding(found)}; the data's vocabulary has "
+            f"{model.vocab_size}: build it with at least as many"
+        )
+    return found
 
 
 def check_runs(model: ForeignModel) -> None:
@@ -48,29 +66,6 @@ def logits_of(model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
     output = model(tokens_BT)
     logits_BTV: torch.Tensor = getattr(output, "logits", output)
     return logits_BTV
-
-
-@functools.lru_cache(maxsize=4)
-def _found(
-    source: str, width: int, depth: int, vocab_size: int, modules: tuple[tuple[str, str], ...]
-) -> ForeignInventory:
-    family = source_of(source, vocab_size)
-    # Twice as large beside it: what does not grow as its type should is refused before the search, not after.
-    inventory_of(family.build(2 * width, 2 * depth), family.build(width, depth), modules)
-    model = family.build(width, depth)
-    found = inventory_of(model, model, modules)
-    if found.width != width or found.whole.layers != depth:
-        raise UserError(
-            f"{source} at width {width} and depth {depth} has width {found.width} and {found.whole.layers} "
-            "layers; expected what it was asked for"
-        )
-    (rows,) = (p.shape[0] for p in found.observed.parameters if p.name == _embedding(found))
-    if rows < vocab_size:
-        raise UserError(
-            f"{source} has {rows} rows in {_embedding(found)}; the data's vocabulary has {vocab_size}: build "
-            "it with at least as many"
-        )
-    return found
 
 
 def _embedding(found: ForeignInventory) -> str:

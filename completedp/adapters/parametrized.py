@@ -74,19 +74,13 @@ class Parametrized:
 
     def clip_grad_norm_(self, max_norm: float) -> torch.Tensor:
         """`torch.nn.utils.clip_grad_norm_` by the norm that a hooked model has; returns that norm."""
-        gradients = [
-            (self.folded.get(plain_name(name), 1.0), p.grad)
+        norms = [
+            self.folded.get(plain_name(name), 1.0) * torch.linalg.vector_norm(p.grad)
             for name, p in self.model.named_parameters()
             if p.grad is not None
         ]
-        if not gradients:
-            return torch.zeros(())
-        norms = [c * torch.linalg.vector_norm(g) for c, g in gradients]
-        norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms))
-        # The constant and the clamp are torch.nn.utils.clip_grad_norm_'s.
-        scale = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
-        for _, g in gradients:
-            g.mul_(scale)
+        norm = torch.nn.utils.get_total_norm(norms)
+        torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), max_norm, norm)
         return norm
 
     def remove_hooks(self) -> None:

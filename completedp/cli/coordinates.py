@@ -28,7 +28,6 @@ from completedp.cli.options import (
     numbers,
 )
 from completedp.cli.output import print_json, print_table
-from completedp.errors import UserError
 
 # Of what fails, the farthest from what is expected.
 _NAMED = 10
@@ -99,11 +98,7 @@ def coordcheck(
         parameterization=parameterization,
         options=carrying_options(parameterization) | options,
     )
-    config = load_preset(preset)
-    if model is not None:
-        config = with_model(config, model, width, depth, modules)
-    elif width or depth or modules:
-        raise UserError("--width, --depth and --modules belong to --model, which is not given")
+    config = with_model(load_preset(preset), model, width, depth, modules)
     subject = subject_of(config, data_cache(root), pick_device(device))
     stream = sys.stderr if json else sys.stdout
     measured = check.measure(

@@ -58,10 +58,18 @@ def sized(
 
 
 def with_model(
-    config: StudyConfig, name: str, width: int | None, depth: int | None, modules: Path | None
+    config: StudyConfig,
+    name: str | None,
+    width: int | None,
+    depth: int | None,
+    modules: Path | None,
 ) -> StudyConfig:
-    """The configuration with the user's model on its vocabulary and context. Raises `UserError` where that
-    does not run."""
+    """The configuration with the user's model, where one is named, on its vocabulary and context. Raises
+    `UserError` where that does not run."""
+    if name is None:
+        if width or depth or modules:
+            raise UserError("--width, --depth and --modules belong to --model, which is not given")
+        return config
     import dataclasses
 
     from completedp.adapters.foreign import check_runs

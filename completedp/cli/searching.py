@@ -267,12 +267,9 @@ class _Wanted:
             preset, reason = preflight.choose_preset(self.device, source)
             why = f"{preset} ({reason})"
         config = load_preset(preset)
+        config = with_model(config, self.model, self.width, self.depth, self.modules)
         changes: dict[str, Any] = {}
         if self.model is not None:
-            found = with_model(config, self.model, self.width, self.depth, self.modules)
-            changes["model"] = found.model
-        elif self.width or self.depth or self.modules:
-            raise UserError("--width, --depth and --modules belong to --model, which is not given")
             why = f"{why}, but for the model {self.model}"
         if self.data is not None:
             changes["data"] = dataclasses.replace(config.data, source=self.data)

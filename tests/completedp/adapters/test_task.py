@@ -151,6 +151,7 @@ def test_a_search_on_a_users_factory(tmp_path: Path) -> None:
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr + done.stdout
+    assert "small.yaml, but for the model foreign:plain_bytes" in done.stdout
     study = tmp_path / "studies" / "theirs"
     recipe = Recipe.read(study / "recipe.yaml")
     assert recipe.model == a_model("foreign:plain_bytes")

@@ -25,6 +25,7 @@ from completedp import files
 from completedp.config import StudyConfig
 from completedp.hparams import HParams
 from completedp.lm.preset_files import load_preset
+from completedp.lm.tasks import training_job
 from completedp.paired import compare
 from completedp.recipe import Recipe
 from completedp.resolved import resolve
@@ -32,7 +33,6 @@ from completedp.runs.job import Job, Outcome
 from completedp.runs.local import LocalExecutor, default_workers
 from completedp.runs.sweep import run_all
 from completedp.scale import Ratios
-from search.session import TASK
 
 sys.path.insert(0, str(Path(__file__).parent))
 from watch import watch
@@ -180,16 +180,17 @@ def horizon_job(
     ratios = Ratios(tokens=train.tokens / config.train.tokens)
     inventory = config.model.inventory(config.model)
     resolved = resolve(hparams, inventory, ratios, duration_exponent=exponent, beta_rule="power")
-    plain = config.to_dict()
-    arguments = {
-        "model": plain["model"],
-        "data": plain["data"],
-        "train": dataclasses.asdict(train),
-        "split": "report",
-        "cache": str(root / "data"),
-        "device": "cpu",
-    }
-    return Job(trial=trial, task=TASK, arguments=arguments, resolved=resolved, seed=seed)
+    return training_job(
+        config.model,
+        config.data,
+        train,
+        resolved,
+        trial=trial,
+        seed=seed,
+        split="report",
+        cache=root / "data",
+        device="cpu",
+    )
 
 
 def report(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[str, Any]:

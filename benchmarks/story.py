@@ -9,13 +9,13 @@ place; paired seeds, report split. Resumable.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import statistics
 import subprocess
 from pathlib import Path
 from typing import Any
 
 from completedp import files
+from completedp.lm.tasks import training_job
 from completedp.paired import compare
 from completedp.recipe import Recipe
 from completedp.resolved import resolve
@@ -25,7 +25,6 @@ from completedp.runs.sweep import run_all
 from completedp.scale import Ratios
 from completedp.seeds import derive_seed
 from search.confirm import ARMS
-from search.session import TASK
 
 RESULTS = Path(__file__).parent / "results"
 WIDTH, DEPTH = 4, 2
@@ -124,15 +123,17 @@ def job(
         Ratios(width=width, depth=depth),
         parameterization=parameterization,
     )
-    arguments = {
-        "model": dataclasses.asdict(model),
-        "data": dataclasses.asdict(recipe.data),
-        "train": dataclasses.asdict(recipe.train),
-        "split": "report",
-        "cache": str(root / "data"),
-        "device": "cpu",
-    }
-    return Job(trial=trial, task=TASK, arguments=arguments, resolved=resolved, seed=seed)
+    return training_job(
+        model,
+        recipe.data,
+        recipe.train,
+        resolved,
+        trial=trial,
+        seed=seed,
+        split="report",
+        cache=root / "data",
+        device="cpu",
+    )
 
 
 def row(name: str, losses: dict[str, dict[int, float]]) -> dict[str, Any]:

@@ -18,12 +18,12 @@ from completedp import files
 from completedp.hparams import HParams
 from completedp.lm.data import prepare
 from completedp.lm.preset_files import load_preset
+from completedp.lm.tasks import training_job
 from completedp.resolved import resolve
 from completedp.runs.job import Job
 from completedp.runs.local import LocalExecutor
 from completedp.runs.sweep import run_all
 from completedp.scale import Ratios
-from search.session import TASK
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -57,20 +57,23 @@ def rate(folder: Path, workers: int, count: int) -> float:
     config = load_preset("tiny")
     cache = folder.parent / "data"
     prepare(config.data, config.model.vocab_size, config.train.eval_tokens, cache)
-    plain = config.to_dict()
-    arguments = {
-        **{name: plain[name] for name in ("model", "data", "train")},
-        "split": "select",
-        "cache": str(cache),
-        "device": "cpu",
-    }
     resolved = resolve(
         HParams(global_=config.values), config.model.inventory(config.model), Ratios()
     )
 
     def jobs(first: int, number: int) -> list[Job]:
         return [
-            Job(trial=i, task=TASK, arguments=arguments, resolved=resolved, seed=i)
+            training_job(
+                config.model,
+                config.data,
+                config.train,
+                resolved,
+                trial=i,
+                seed=i,
+                split="select",
+                cache=cache,
+                device="cpu",
+            )
             for i in range(first, first + number)
         ]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from completedp.adapters.parametrized import Parametrized as Parametrized
     from completedp.adapters.parametrized import parametrize as parametrize
+    from completedp.adapters.parametrized import trial_values as trial_values
     from completedp.auditing import Audit as Audit
     from completedp.auditing import audit as audit
     from completedp.errors import UserError as UserError
@@ -39,6 +40,7 @@ _HOMES = {
     "parametrize": "completedp.adapters.parametrized",
     "reference_inventory": "completedp.modules",
     "resolve": "completedp.resolved",
+    "trial_values": "completedp.adapters.parametrized",
 }
 __all__ = sorted(_HOMES)
 

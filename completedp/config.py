@@ -157,7 +157,8 @@ class DataConfig:
 class TrainConfig:
     """One run. `tokens`, `batch`, `microbatch`, `eval_tokens` are in tokens; `warmup` and `decay` (WSD's
     tail) are fractions of the steps, `final_lr` of the peak. `clip` is a threshold on the global gradient
-    norm, 0 for none; it has no published scaling rule and stays the base constant."""
+    norm, 0 for none; it has no published scaling rule and stays the base constant. `loop` is
+    `package.module:factory` of a training function of the user's, in the place of the built-in loop."""
 
     tokens: int
     batch: int
@@ -171,6 +172,7 @@ class TrainConfig:
     microbatch: int = 0  # 0: the whole batch at once
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
+    loop: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("tokens", "batch", "eval_tokens"):
@@ -197,6 +199,8 @@ class TrainConfig:
             raise UserError(
                 f"train.tokens is {self.tokens}; expected at least one batch of {self.batch} tokens"
             )
+        if self.loop is not None and not all(self.loop.partition(":")):
+            raise UserError(f"train.loop is {self.loop!r}; expected package.module:factory")
 
     @property
     def steps(self) -> int:
@@ -272,7 +276,8 @@ def check_together(model: Model, data: DataConfig, train: TrainConfig) -> None:
                 f"train.{name} is {getattr(train, name)}; expected a multiple of "
                 f"model.context = {model.context}"
             )
-    is_text = not data.source.endswith(".bin")  # the others are tokens already, of any vocabulary
+    # A .bin is tokens already, of any vocabulary; a loop of the user's has data of its own.
+    is_text = not data.source.endswith(".bin") and train.loop is None
     if is_text and data.tokenizer == "bytes" and model.vocab_size != 256:
         raise UserError(
             f"model.vocab_size is {model.vocab_size}; the bytes tokenizer has exactly 256"

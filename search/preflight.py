@@ -49,14 +49,15 @@ def _text_bytes(source: str) -> int:
 
 
 def forecast(
-    config: StudyConfig, *, runs: int, workers: int, train_tokens: int, device: str
+    config: StudyConfig, *, runs: int, workers: int, train_tokens: int | None, device: str
 ) -> Forecast:
-    """Estimated from the run's exact FLOPs and a matmul rate measured now."""
+    """Estimated from the run's exact FLOPs and a matmul rate measured now. `train_tokens` the data has, where
+    that is known."""
     flops = training_flops(config.model, config.train.tokens)
     return Forecast(
         runs=runs,
         workers=workers,
-        epochs=config.train.tokens / train_tokens,
+        epochs=config.train.tokens / train_tokens if train_tokens else None,
         seconds_per_run=training_seconds(flops, device, config.train.precision),
     )
 
@@ -69,12 +70,13 @@ def describe(config: StudyConfig, budget: int, cost: Forecast) -> list[str]:
     on_global = global_runs(config.search.global_share, searching)
     minutes = cost.seconds / 60
     total = f"{minutes / 60:.1f} h" if minutes > 90 else f"{minutes:.0f} min"
+    epochs = "" if cost.epochs is None else f"{cost.epochs:.2f} epochs, "
     frozen = f" (frozen: {', '.join(config.search.frozen)})" if config.search.frozen else ""
     return [
         f"space: {len(space.part('global'))} global values, {len(space.part('type'))} module-type and "
         f"{len(space.part('depth'))} depth multipliers{frozen}",
         f"budget: {budget} runs = {on_global} global + {searching - on_global} per module + "
         f"{confirming} to confirm on fresh seeds; strategy {config.search.strategy}",
-        f"a run: {config.train.tokens:,} tokens, {cost.epochs:.2f} epochs, about "
+        f"a run: {config.train.tokens:,} tokens, {epochs}about "
         f"{cost.seconds_per_run:.0f} s; {cost.runs} runs, {cost.workers} at a time, about {total}",
     ]

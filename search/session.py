@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
 from completedp import files
-from completedp.config import ForeignModel, StudyConfig
+from completedp.config import StudyConfig
 from completedp.errors import UserError
 from completedp.hparams import HParams
+from completedp.lm.tasks import training_job
 from completedp.resolved import resolve
 from completedp.runs import engine
 from completedp.runs.curves import read_curve
@@ -28,9 +29,6 @@ from search.place import Place
 from search.space import Space
 from search.study import JobFactory, StudySource
 from search.summary import build_recipe, summarize
-
-TASK = "completedp.lm.train:language_model"
-FOREIGN_TASK = "completedp.adapters.task:foreign_model"
 
 
 def check_free(place: Place) -> None:
@@ -129,23 +127,19 @@ def language_model_job(
     trial: int,
     hparams: HParams,
     seed: int,
-    split: str,
+    split: Literal["select", "report"],
 ) -> Job:
     """A run of the study's model at its own scale."""
-    data = config.to_dict()
-    return Job(
+    return training_job(
+        config.model,
+        config.data,
+        config.train,
+        resolve(hparams, config.model.own_inventory, Ratios()),
         trial=trial,
-        task=FOREIGN_TASK if isinstance(config.model, ForeignModel) else TASK,
-        arguments={
-            "model": data["model"],
-            "data": data["data"],
-            "train": data["train"],
-            "split": split,
-            "cache": str(cache),
-            "device": device,
-        },
-        resolved=resolve(hparams, config.model.own_inventory, Ratios()),
         seed=seed,
+        split=split,
+        cache=cache,
+        device=device,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -31,7 +31,9 @@ CurveOf = Callable[[int], Curve]
 class JobFactory(Protocol):
     """How a trial becomes a job: which task with which arguments."""
 
-    def __call__(self, trial: int, hparams: HParams, seed: int, split: str) -> Job: ...
+    def __call__(
+        self, trial: int, hparams: HParams, seed: int, split: Literal["select", "report"]
+    ) -> Job: ...
 
 
 class StudySource:
@@ -78,7 +80,7 @@ class StudySource:
             return None  # the incumbents are not known yet
         else:
             record = self._confirmation_trial()
-        split = "report" if record.phase == "confirm" else "select"
+        split: Literal["select", "report"] = "report" if record.phase == "confirm" else "select"
         hparams = self._space.to_hparams(record.values)
         job = self._make_job(record.trial, hparams, record.seed, split)
         rungs = tuple(Rung(**rung) for rung in record.extra.get("rungs", ()))

@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from completedp import apply
 from completedp.adapters.folding import Multiplier, hook, multipliers
-from completedp.adapters.foreign import build_model
+from completedp.adapters.foreign import build_model, found_in
 from completedp.adapters.infer import ForeignInventory, Fused, inventory_of
 from completedp.auditing import plain_name
 from completedp.config import ForeignModel
@@ -26,6 +26,7 @@ from completedp.rules import carrying_options
 from completedp.scale import Ratios, Scale
 
 Residual = Literal["fold", "hook"]
+PARAMETERIZATION = "completed-p"  # of trials: at the base every one is the same
 _SHARED = ("lr", "weight_decay", "beta1", "beta2", "eps")  # what AdamW has one of a tensor
 
 
@@ -167,6 +168,18 @@ def apply_values(
         **{**carrying_options(parameterization), **options},
     )
     return with_resolved(model, found, resolved, ratios, parameterization, residual)
+
+
+def trial_values(
+    net: nn.Module, resolved: Resolved, model: ForeignModel | Mapping[str, Any]
+) -> Parametrized:
+    """A search trial's rows on `net`, the study's model at its own scale, residual coefficients folded: what
+    a training function of the user's does with the `resolved` it is given. `model` is what its factory got.
+
+    Raises `UserError` for a model that is not the study's.
+    """
+    described = model if isinstance(model, ForeignModel) else ForeignModel(**model)
+    return with_resolved(net, found_in(described), resolved, Ratios(), PARAMETERIZATION)
 
 
 def with_resolved(

@@ -85,16 +85,17 @@ def source_of(name: str, vocab_size: int | None = None) -> ModelSource:
         return HuggingFaceSource(
             config=config if vocab_size is None else with_vocabulary(config, vocab_size)
         )
-    module_name, colon, attribute = name.partition(":")
-    if not (colon and module_name and attribute):
+    if not all(name.partition(":")):
         raise UserError(
             f"--model is {name!r}; expected hf:CONFIG.json, or package.module:factory, a function of "
             "width and depth"
         )
-    return FactorySource(name=name, factory=_imported(name, module_name, attribute))
+    return FactorySource(name=name, factory=imported("--model", name))
 
 
-def _imported(name: str, module_name: str, attribute: str) -> Callable[..., Any]:
+def imported(option: str, name: str) -> Callable[..., Any]:
+    """The user's function `package.module:function`. Raises `UserError` where there is none."""
+    module_name, _, attribute = name.partition(":")
     # A console script has its own folder first on the path, not the user's, and a user's package named as
     # one of ours must not come before it: so the user's comes last.
     here = str(Path.cwd())
@@ -104,11 +105,12 @@ def _imported(name: str, module_name: str, attribute: str) -> Callable[..., Any]
         factory = getattr(importlib.import_module(module_name), attribute)
     except Exception as error:  # whatever their code raises
         raise UserError(
-            f"--model {name}: {error}; expected a module that can be imported from here, and a function in it"
+            f"{option} {name}: {error}; expected a module that can be imported from here, and a function "
+            "in it"
         ) from error
     if not callable(factory):
         raise UserError(
-            f"--model {name}: {attribute} is {type(factory).__name__}; expected a function"
+            f"{option} {name}: {attribute} is {type(factory).__name__}; expected a function"
         )
     found: Callable[..., Any] = factory
     return found

@@ -15,15 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from completedp.adapters.foreign import build_model, found_in, logits_of
-from completedp.adapters.parametrized import with_resolved
+from completedp.adapters.foreign import build_model, logits_of
+from completedp.adapters.parametrized import trial_values
 from completedp.config import DataConfig, ForeignModel, TrainConfig
 from completedp.lm.parallel import Loss
 from completedp.lm.train import LanguageModelTask, pick_device
 from completedp.resolved import Resolved
-from completedp.scale import Ratios
-
-PARAMETERIZATION = "completed-p"  # at the base every one is the same
 
 
 def foreign_model(
@@ -57,8 +54,7 @@ class ForeignModelTask(LanguageModelTask):
 
     def set_values(self, resolved: Resolved, seed: int) -> Resolved:
         """Initial values into the model; the folded rows, which its optimizer takes."""
-        found = found_in(self.model_config)
-        self._values = with_resolved(self.model, found, resolved, Ratios(), PARAMETERIZATION)
+        self._values = trial_values(self.model, resolved, self.model_config)
         self._values.initialize(seed)
         torch.manual_seed(seed)  # of its dropout
         self.model.train()

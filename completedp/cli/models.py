@@ -85,7 +85,8 @@ def with_model(
         context=config.model.context,
         modules=tuple(patterns(modules)),
     )
-    check_runs(model)
+    if config.train.loop is None:  # a loop of the user's knows how its model is called
+        check_runs(model)
     return dataclasses.replace(config, model=model)
 
 

@@ -50,6 +50,12 @@ def search(
         int | None, typer.Option(help="With --model: its depth here; default its own.", min=1)
     ] = None,
     modules: Modules = None,
+    loop: Annotated[
+        str | None,
+        typer.Option(
+            help="A training function of your own in the built-in loop's place: package.module:factory."
+        ),
+    ] = None,
     data: Annotated[
         str | None, typer.Option(help="Text, JSONL, parquet, .bin, a folder, or hf:<name>.")
     ] = None,
@@ -102,6 +108,7 @@ def search(
             width=width,
             depth=depth,
             modules=modules,
+            loop=loop,
             data=data,
             strategy=strategy,
             name=name,
@@ -123,6 +130,7 @@ def search(
             width=width,
             depth=depth,
             modules=modules,
+            loop=loop,
             data=data,
             strategy=strategy,
             freeze=freeze,
@@ -146,7 +154,9 @@ def search(
         console=console,
         json=json,
     )
-    corpus = _corpus(study.config, root, expected=study.data.get("digest"))
+    corpus = None
+    if study.config.train.loop is None:
+        corpus = _corpus(study.config, root, expected=study.data.get("digest"))
     cost = run.announce(budget, corpus)
     if dry_run:
         if json:
@@ -186,7 +196,8 @@ def _paths(config: StudyConfig) -> list[Path]:
     """Where workers find the user's own modules: here, as this process does."""
     from completedp.config import ForeignModel
 
-    return [Path.cwd()] if isinstance(config.model, ForeignModel) else []
+    theirs = config.train.loop or isinstance(config.model, ForeignModel)
+    return [Path.cwd()] if theirs else []
 
 
 def _cluster(device: str, gpus: float, workers: int | None, paths: list[Path]) -> RayExecutor:
@@ -223,6 +234,7 @@ class _Wanted:
     width: int | None
     depth: int | None
     modules: Path | None
+    loop: str | None
     data: str | None
     strategy: str | None
     freeze: str
@@ -254,6 +266,7 @@ class _Wanted:
         """The resolved configuration, and a word on the preset."""
         import dataclasses
 
+        from completedp.adapters.source import imported
         from completedp.config import DataConfig
         from completedp.lm.preset_files import load_preset
         from completedp.recipe import Recipe
@@ -267,10 +280,15 @@ class _Wanted:
             preset, reason = preflight.choose_preset(self.device, source)
             why = f"{preset} ({reason})"
         config = load_preset(preset)
+        if self.loop is not None:
+            train = dataclasses.replace(config.train, loop=self.loop)
+            config = dataclasses.replace(config, train=train)
         config = with_model(config, self.model, self.width, self.depth, self.modules)
         changes: dict[str, Any] = {}
         if self.model is not None:
             why = f"{why}, but for the model {self.model}"
+        if config.train.loop is not None:
+            imported("--loop", config.train.loop)
         if self.data is not None:
             changes["data"] = dataclasses.replace(config.data, source=self.data)
         frozen = tuple(kind.strip() for kind in self.freeze.split(",") if kind.strip())
@@ -302,7 +320,7 @@ class _Run:
     console: Console
     json: bool
 
-    def announce(self, budget: int | None, corpus: Corpus) -> dict[str, Any]:
+    def announce(self, budget: int | None, corpus: Corpus | None) -> dict[str, Any]:
         """Say what will run and what it costs; returns the same for a program."""
         from search import preflight
 
@@ -317,7 +335,7 @@ class _Run:
             config,
             runs=max(0, budget - done),
             workers=self.workers,
-            train_tokens=corpus.tokens("train"),
+            train_tokens=None if corpus is None else corpus.tokens("train"),
             device=self.device,
         )
         self.console.print(f"data: {_describe(config, corpus)}")
@@ -325,7 +343,7 @@ class _Run:
             self.console.print(line)
         return {"study": self.place.name, "budget": budget, **cost.to_dict()}
 
-    def start(self, budget: int | None, corpus: Corpus, *, resumed: bool) -> None:
+    def start(self, budget: int | None, corpus: Corpus | None, *, resumed: bool) -> None:
         """Run it, and show how it ended."""
         import dataclasses
         import functools
@@ -389,16 +407,21 @@ def _corpus(config: StudyConfig, root: Path, expected: str | None) -> Corpus:
     return corpus
 
 
-def _describe(config: StudyConfig, corpus: Corpus) -> str:
+def _describe(config: StudyConfig, corpus: Corpus | None) -> str:
     from completedp.lm.data import SPLITS
 
+    if corpus is None:
+        return f"what {config.train.loop} reads"
     tokens = ", ".join(f"{split} {corpus.tokens(split):,}" for split in SPLITS)
     return f"{config.data.source}, {config.data.tokenizer} tokenizer; tokens: {tokens}"
 
 
-def _provenance(corpus: Corpus) -> dict[str, Any]:
+def _provenance(corpus: Corpus | None) -> dict[str, Any]:
+    """What is known of the data; of what a user's loop reads nothing is."""
     from completedp.lm.data import SPLITS
 
+    if corpus is None:
+        return {"digest": None, "tokens": {}, "bytes_per_token": dict.fromkeys(SPLITS)}
     return {
         "digest": corpus.digest,
         "tokens": {split: corpus.tokens(split) for split in SPLITS},

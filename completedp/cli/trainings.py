@@ -64,7 +64,12 @@ def train_all(
             raise UserError(f"{'; '.join(doubts)}: add --yes if that is meant")
     if dry_run:
         return None
-    with LocalExecutor(count, logs=folder / "logs", devices=devices_of(chosen)) as executor:
+    with LocalExecutor(
+        count,
+        logs=folder / "logs",
+        paths=[Path.cwd()] if any(one.plan.train.loop for one in wanted) else [],
+        devices=devices_of(chosen),
+    ) as executor:
         return run_all(jobs, executor, folder, on_event=_printed(wanted, stream))
 
 
@@ -89,9 +94,10 @@ def _announce(
 ) -> list[str]:
     """Say what the plans cost; the doubts about it."""
     cost = _cost(plans, workers, device, root)
+    read = "" if cost.epochs is None else f"up to {cost.epochs:.2g} epochs, "
     print(
-        f"{sum(plan.flops for plan in plans):.3g} FLOPs, up to {cost.epochs:.2g} epochs, {workers} at a "
-        f"time on {device}: about {cost.seconds / 60:.0f} min",
+        f"{sum(plan.flops for plan in plans):.3g} FLOPs, {read}{workers} at a time on {device}: about "
+        f"{cost.seconds / 60:.0f} min",
         file=stream,
         flush=True,
     )
@@ -103,13 +109,15 @@ def _cost(plans: list[Plan], workers: int, device: str, root: Path) -> Forecast:
     from completedp.lm.cost import Forecast, training_seconds
     from completedp.lm.data import prepare
 
-    plan = plans[0]
-    corpus = prepare(plan.data, plan.model.vocab_size, plan.train.eval_tokens, data_cache(root))
+    plan, epochs = plans[0], None
+    if plan.train.loop is None:
+        corpus = prepare(plan.data, plan.model.vocab_size, plan.train.eval_tokens, data_cache(root))
+        epochs = max(plan.scale.tokens for plan in plans) / corpus.tokens("train")
     mean_flops = sum(plan.flops for plan in plans) / len(plans)
     return Forecast(
         runs=len(plans),
         workers=workers,
-        epochs=max(plan.scale.tokens for plan in plans) / corpus.tokens("train"),
+        epochs=epochs,
         seconds_per_run=training_seconds(mean_flops, device, plan.train.precision),
     )
 

@@ -16,12 +16,12 @@ UTILISATION = 0.4
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """What runs will cost. `epochs` of the longest; `seconds_per_run` on the mean; `seconds` for all runs on
-    all workers together, in wall-clock time."""
+    """What runs will cost. `epochs` of the longest, where the data is known; `seconds_per_run` on the mean;
+    `seconds` for all runs on all workers together, in wall-clock time."""
 
     runs: int
     workers: int
-    epochs: float
+    epochs: float | None
     seconds_per_run: float
 
     @property
@@ -32,7 +32,7 @@ class Forecast:
     def doubts(self) -> list[str]:
         """Why somebody should say --yes first."""
         doubts = []
-        if self.epochs > MOST_EPOCHS:
+        if self.epochs is not None and self.epochs > MOST_EPOCHS:
             doubts.append(
                 f"a run reads its training text {self.epochs:.1f} times (more than {MOST_EPOCHS})"
             )

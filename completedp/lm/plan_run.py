@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from completedp import files
 from completedp.config import DataConfig
 from completedp.errors import UserError
+from completedp.lm.tasks import training_job
 from completedp.plan import Plan
 from completedp.runs.divergence import stride
 from completedp.runs.job import Job, Outcome, Progress
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 _OUTCOME = "outcome.json"
 RUN = "run.json"
-TASK = "completedp.lm.train:language_model"
 # A twentieth of a run is the most that an interruption costs; a checkpoint is three times the weights.
 CHECKPOINTS_A_RUN = 20
 
@@ -56,20 +56,31 @@ def plan_job(
     device: str,
     parallel: str | None = None,
 ) -> Job:
-    """The plan as a job: evaluated on the report split, its checkpoints in `folder` where one is given."""
-    arguments: dict[str, Any] = {
-        "model": dataclasses.asdict(plan.model),
-        "data": dataclasses.asdict(data),
-        "train": dataclasses.asdict(plan.train),
-        "split": "report",
-        "cache": str(cache),
-        "device": device,
-        "parallel": parallel,
-    }
+    """The plan as a job: evaluated on the report split, its checkpoints in `folder` where one is given.
+
+    Raises `UserError` where a folder is given for a loop of the user's, which keeps no checkpoints here.
+    """
+    arguments: dict[str, Any] = {} if plan.train.loop else {"parallel": parallel}
     if folder is not None:
+        if plan.train.loop:
+            raise UserError(
+                f"the plan is to be trained by {plan.train.loop}, and this verb has the built-in loop: take "
+                "the values by completedp export, or take train.loop out of the plan"
+            )
         arguments["checkpoints"] = str(folder / "checkpoints")
         arguments["checkpoint_steps"] = max(1, plan.train.steps // CHECKPOINTS_A_RUN)
-    return Job(trial=0, task=TASK, arguments=arguments, resolved=plan.resolved, seed=seed)
+    return training_job(
+        plan.model,
+        data,
+        plan.train,
+        plan.resolved,
+        trial=0,
+        seed=seed,
+        split="report",
+        cache=cache,
+        device=device,
+        **arguments,
+    )
 
 
 def plan_jobs(runs: Iterable[tuple[Plan, int]], *, cache: Path, device: str) -> list[Job]:

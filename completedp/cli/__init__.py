@@ -11,6 +11,7 @@ from completedp import __version__
 from completedp.cli.browsing import track, ui
 from completedp.cli.checking import transfer_check
 from completedp.cli.coordinates import coordcheck
+from completedp.cli.examining import doctor
 from completedp.cli.measuring import speedup, transfer_fit
 from completedp.cli.models import inspect
 from completedp.cli.scaling import export, rules, transfer
@@ -44,6 +45,7 @@ for verb in (
     inspect,
     rules,
     coordcheck,
+    doctor,
 ):
     app.command()(verb)
 

@@ -28,10 +28,12 @@ EXIT_SECONDS = 2.0
 # A worker's last words are looked for in this much of its log.
 LOG_TAIL_BYTES = 4096
 READ_BYTES = 1 << 16
+# "quota period" in microseconds, or "max period" (cgroup v2, cpu.max).
+CPU_SHARE = Path("/sys/fs/cgroup/cpu.max")
 
 
 def default_workers(device: str) -> int:
-    """One worker a core on the CPU (those this process may use), one a GPU.
+    """One worker a core on the CPU (those this process may use, a container's share included), one a GPU.
 
     Measured: models below about 10M parameters keep a core near its peak from a single thread, so one
     single-threaded process a core beats sharing cores.
@@ -41,10 +43,19 @@ def default_workers(device: str) -> int:
 
         return max(1, torch.cuda.device_count())
     if device == "cpu":
-        if hasattr(os, "sched_getaffinity"):
-            return len(os.sched_getaffinity(0))
-        return os.cpu_count() or 1
+        affinity = hasattr(os, "sched_getaffinity")
+        cores = len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1
+        return max(1, min(cores, _share_of_cores(CPU_SHARE)))
     return 1
+
+
+def _share_of_cores(path: Path) -> int:
+    """Whole cores that a container may use by its quota; as many as anyone has where there is none."""
+    try:
+        quota, period = path.read_text().split()
+        return int(quota) // int(period)
+    except (OSError, ValueError):  # no cgroup of version 2, or "max": no limit
+        return sys.maxsize
 
 
 def devices_of(device: str) -> list[str]:

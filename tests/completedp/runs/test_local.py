@@ -346,3 +346,14 @@ def test_in_process() -> None:
 def test_the_devices_of_a_kind() -> None:
     assert devices_of("cpu") == ["cpu"]
     assert devices_of("cuda:3") == ["cuda:3"]
+
+
+@pytest.mark.parametrize(
+    ("content", "cores"),
+    [("150000 100000\n", 1), ("400000 100000\n", 4), ("max 100000\n", None), ("", None)],
+)
+def test_a_containers_share_of_the_cores(tmp_path: Path, content: str, cores: int | None) -> None:
+    path = tmp_path / "cpu.max"
+    assert local._share_of_cores(path) > 10**6
+    path.write_text(content)
+    assert local._share_of_cores(path) == (cores or sys.maxsize)

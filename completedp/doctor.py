@@ -1,0 +1,195 @@
+"""Whether this machine and what lies under a root are fit for a search; everything is tried, not assumed."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from completedp.errors import UserError
+from completedp.runs.journal import Record, read_records, studies, trials
+
+State = Literal["ok", "note", "fault"]
+
+# What a study of 200 runs leaves: journal, curves, and mostly MLflow's database.
+_ROOM = 200 * 2**20
+_STEPS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing looked at. A `fault` says what to do about it, in `said`."""
+
+    what: str
+    state: State
+    said: str
+
+
+def examine(root: Path) -> Iterator[Finding]:
+    """The findings, in the order in which a fault would explain those after it."""
+    checks: tuple[Callable[[Path], Iterator[Finding]], ...] = (
+        _packages,
+        _root,
+        _devices,
+        _training,
+        _studies,
+        _mlflow,
+    )
+    for check in checks:
+        yield from check(root)
+
+
+def _packages(_: Path) -> Iterator[Finding]:
+    from packaging.requirements import Requirement
+
+    yield Finding(what="python", state="ok", said=platform.python_version())
+    for text in importlib.metadata.requires("completedp") or ():
+        requirement = Requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            version = None
+        fits = version is not None and requirement.specifier.contains(version, prereleases=True)
+        wanted = f"{requirement.name}{requirement.specifier}"
+        yield Finding(
+            what=requirement.name,
+            state="ok" if fits else "fault",
+            said=f"{version}"
+            if fits
+            else f"{version or 'absent'}; python -m pip install '{wanted}'",
+        )
+
+
+def _root(root: Path) -> Iterator[Finding]:
+    root = root.absolute()
+    there = next(place for place in (root, *root.parents) if place.exists())
+    try:
+        with (
+            tempfile.NamedTemporaryFile(dir=there, prefix=".doctor.") as one,
+            open(one.name) as two,
+        ):
+            fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(two, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locks = False
+            except BlockingIOError:
+                locks = True
+    except OSError as error:
+        said = f"{there}: {error.strerror}; give another --root"
+        yield Finding(what="root", state="fault", said=said)
+        return
+    free = shutil.disk_usage(there).free
+    if not locks:
+        said = (
+            f"{root}: its file system has no locks, so two searches would mix; give another --root"
+        )
+    elif free < _ROOM:
+        said = f"{root}: {free / 2**20:.0f} MiB free; make room, a study of 200 runs takes about 200 MiB"
+    else:
+        said = f"{root}: writable, has locks, {free / 2**30:.0f} GiB free"
+    yield Finding(what="root", state="ok" if locks and free >= _ROOM else "fault", said=said)
+
+
+def _devices(_: Path) -> Iterator[Finding]:
+    import torch
+
+    from completedp.runs.local import default_workers
+
+    cores = default_workers("cpu")
+    yield Finding(what="cpu", state="ok", said=f"{cores} cores for as many workers")
+    for i in range(torch.cuda.device_count()):
+        memory = torch.cuda.get_device_properties(i).total_memory / 2**30
+        said = f"{torch.cuda.get_device_name(i)}, {memory:.0f} GiB"
+        if torch.cuda.is_bf16_supported():
+            yield Finding(what=f"cuda:{i}", state="ok", said=said)
+        else:
+            said += "; no bfloat16: set train.precision to float32 in a copy of the preset"
+            yield Finding(what=f"cuda:{i}", state="note", said=said)
+
+
+def _training(_: Path) -> Iterator[Finding]:
+    """A worker process trains the smallest preset twice from one seed."""
+    import dataclasses
+
+    from completedp.hparams import HParams
+    from completedp.lm.preset_files import load_preset
+    from completedp.lm.tasks import training_job
+    from completedp.resolved import resolve
+    from completedp.runs.local import LocalExecutor
+    from completedp.runs.sweep import run_all
+    from completedp.scale import Ratios
+
+    config = load_preset("tiny")
+    train = dataclasses.replace(
+        config.train, tokens=_STEPS * config.train.batch, eval_tokens=config.train.batch
+    )
+    resolved = resolve(HParams(global_=config.values), config.model.own_inventory, Ratios())
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        try:
+            losses = []
+            for i in range(2):
+                job = training_job(
+                    config.model, config.data, train, resolved,
+                    trial=0, seed=0, split="select", cache=folder / "data", device="cpu",
+                )  # fmt: skip
+                with LocalExecutor(1, logs=folder / "logs") as executor:
+                    losses.append(run_all([job], executor, folder / str(i))[0].loss)
+        except (UserError, KeyError) as error:
+            said = f"a worker could not train: {error}; see what precedes this"
+            yield Finding(what="training", state="fault", said=said)
+            return
+    if losses[0] == losses[1]:
+        said = f"two workers trained {_STEPS} steps to the same bit"
+        yield Finding(what="training", state="ok", said=said)
+    else:
+        said = f"two workers trained the same {_STEPS} steps to {losses[0]} and {losses[1]}: a resumed "
+        said += "study will differ from an uninterrupted one"
+        yield Finding(what="training", state="note", said=said)
+
+
+def _studies(root: Path) -> Iterator[Finding]:
+    for folder in studies(root):
+        path = folder / "journal.jsonl"
+        try:
+            yield _study(
+                folder.name, read_records(path), torn=not path.read_bytes().endswith(b"\n")
+            )
+        except UserError as error:
+            yield Finding(what=f"study {folder.name}", state="fault", said=str(error))
+
+
+def _study(name: str, records: Sequence[Record], *, torn: bool) -> Finding:
+    found = trials(records)
+    ended = sum(t.status is not None for t in found.values())
+    said = f"{ended} runs ended"
+    if records[-1]["event"] == "done":
+        return Finding(what=f"study {name}", state="ok", said=f"done, {said}")
+    if torn:
+        said += ", a last line torn by a kill (resuming cuts it off)"
+    said += f"; unless it is running, go on with: completedp search --resume {name}"
+    return Finding(what=f"study {name}", state="note", said=said)
+
+
+def _mlflow(root: Path) -> Iterator[Finding]:
+    from completedp.tracking.store import Store
+
+    if not (root / "mlflow.db").exists():
+        yield Finding(what="mlflow", state="ok", said="no database yet: the first study makes it")
+        return
+    try:
+        store = Store(root)
+    except UserError as error:
+        yield Finding(what="mlflow", state="fault", said=str(error))
+        return
+    size = os.path.getsize(store.database) / 2**20
+    yield Finding(what="mlflow", state="ok", said=f"{store.database} opens, {size:.0f} MiB")

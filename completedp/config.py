@@ -132,6 +132,10 @@ class ForeignModel:
                     f"model.{name} is {value}; expected 1 to {ModelConfig.LARGEST[name]}"
                 )
 
+    def scaled(self, *, width: int, depth: int) -> ForeignModel:
+        """The same family at another width and depth."""
+        return dataclasses.replace(self, width=width, depth=depth)
+
     @property
     def own_inventory(self) -> Inventory:
         """The tensors of this model as a base; a fused tensor is one."""

@@ -10,10 +10,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from completedp import files
-from completedp.config import SCHEMA, DataConfig, ModelConfig, TrainConfig, check_together
+from completedp.config import (
+    SCHEMA,
+    DataConfig,
+    ForeignModel,
+    Model,
+    ModelConfig,
+    TrainConfig,
+    check_together,
+)
 from completedp.errors import UserError
 from completedp.flops import parameter_count, training_flops
-from completedp.modules import BRANCHES, TensorSpec
+from completedp.modules import BRANCHES, FUSED, Inventory, TensorSpec
 from completedp.resolved import Resolved, TensorRow
 from completedp.rules import PARAMETERIZATIONS, RuleOptions
 from completedp.scale import Ratios, Scale
@@ -25,7 +33,10 @@ _FLOAT32_SMALLEST = 2.0**-126
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything a trainer needs. `parameters` counts every trainable number, `flops` a whole training."""
+    """Everything a trainer needs. `parameters` counts every trainable number, `flops` a whole training.
+
+    A fused tensor of another's model whose parts have values of their own has a row a part, as `name[part]`.
+    """
 
     parameterization: str
     options: RuleOptions
@@ -34,7 +45,7 @@ class Plan:
     parameters: int
     flops: int
     recipe_digest: str
-    model: ModelConfig
+    model: Model
     data: DataConfig
     train: TrainConfig
     tensors: tuple[TensorRow, ...]
@@ -49,6 +60,39 @@ class Plan:
         return Resolved(
             tensors=self.tensors, residual=self.residual, output_multiplier=self.output_multiplier
         )
+
+    @property
+    def reference(self) -> ModelConfig:
+        """The reference model's shape. Raises `UserError` for a plan of another model."""
+        self.check_reference()
+        assert isinstance(self.model, ModelConfig), "the other kind is refused"
+        return self.model
+
+    def check_reference(self) -> None:
+        """Raises `UserError` for a plan of another model."""
+        if isinstance(self.model, ForeignModel):
+            raise UserError(
+                f"the plan is of {self.model.source}, and this form is of the reference architecture: use "
+                "json, or completedp.parametrize(model, recipe, batch=…, tokens=…) in your own code"
+            )
+
+    @property
+    def foreign_base(self) -> ForeignModel:
+        """The model that another's model was grown from: the recipe's, in size."""
+        assert isinstance(self.model, ForeignModel), "the reference model has no need of it"
+        return self.model.scaled(
+            width=round(self.scale.width / self.ratios.width),
+            depth=round(self.scale.depth / self.ratios.depth),
+        )
+
+    @property
+    def inventory(self) -> Inventory:
+        """The tensors of the model, a fused one whole."""
+        if isinstance(self.model, ForeignModel):
+            from completedp.adapters.foreign import grown
+
+            return grown(self.model, self.foreign_base).whole
+        return self.model.inventory(self.model)
 
     def to_dict(self) -> dict[str, Any]:
         """The file's content."""
@@ -107,15 +151,17 @@ def _check(plan: Plan) -> None:
     ):
         if getattr(plan, name) != counted:
             raise UserError(f"{name} is {getattr(plan, name)}; model and train make {counted}")
-    expected = {spec.name: spec for spec in model.inventory(model)}
+    specs = {spec.name: spec for spec in plan.inventory}
+    expected = _expected(plan.tensors, specs)
     for i, row in enumerate(plan.tensors):
-        spec = expected.pop(row.name, None)
-        if spec is None:
+        module_type = expected.pop(row.name, None)
+        if module_type is None:
             raise UserError(f"tensors.{i}: {row.name!r} is no tensor of this model, or given twice")
-        if (row.module_type, row.layer) != (spec.module_type, spec.layer):
+        spec = specs[row.name.partition("[")[0]]
+        if (row.module_type, row.layer) != (module_type, spec.layer):
             raise UserError(
                 f"tensors.{i}: {row.name} is {row.module_type!r} of layer {row.layer}; expected "
-                f"{spec.module_type!r} of layer {spec.layer}"
+                f"{module_type!r} of layer {spec.layer}"
             )
         _check_row(row, spec)
     if expected:
@@ -130,6 +176,18 @@ def _check(plan: Plan) -> None:
         for layer, c in enumerate(coefficients):
             _check_number(f"residual.{branch}.{layer}", c, lowest=0, open_=True)
     _check_number("output_multiplier", plan.output_multiplier, lowest=0, open_=True)
+
+
+def _expected(rows: tuple[TensorRow, ...], specs: Mapping[str, TensorSpec]) -> dict[str, str]:
+    """Each row's name with its module type: a fused tensor's parts where one of them is given."""
+    apart = {row.name.partition("[")[0] for row in rows if "[" in row.name}
+    expected: dict[str, str] = {}
+    for name, spec in specs.items():
+        if name in apart and spec.module_type in FUSED:
+            expected |= {f"{name}[{part}]": part for part in FUSED[spec.module_type]}
+        else:
+            expected[name] = spec.module_type
+    return expected
 
 
 def _check_row(row: TensorRow, spec: TensorSpec) -> None:

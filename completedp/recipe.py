@@ -56,8 +56,8 @@ class Recipe:
         """The reference model's shape. Raises `UserError` for a recipe of another model."""
         if isinstance(self.model, ForeignModel):
             raise UserError(
-                f"the recipe is of the model {self.model.source}, and plans are of the reference model: "
-                "carry it by completedp.parametrize(model, recipe, batch=…, tokens=…) in your own code"
+                f"the recipe is of the model {self.model.source}, whose shapes only its own code knows: give "
+                "--width and --depth (beside --flops they leave the tokens to be chosen)"
             )
         return self.model
 

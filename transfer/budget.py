@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
-from completedp.config import ModelConfig
+from completedp.config import ForeignModel, Model, ModelConfig
 from completedp.errors import UserError
 from completedp.flops import parameter_count, training_flops
 from completedp.recipe import Recipe
@@ -105,7 +105,7 @@ class Choice:
 class Target:
     """A whole target scale with the model of that size, the reasons, and what to be careful about."""
 
-    model: ModelConfig
+    model: Model
     scale: Scale
     choices: tuple[Choice, ...]
     warnings: tuple[str, ...]
@@ -115,7 +115,7 @@ def target_for(recipe: Recipe, wish: Wish) -> Target:
     """The wish, completed. Raises `UserError` for a size that the model family cannot have, a budget of
     less than a batch of its smallest model, or one beyond its largest."""
     rule = wish.token_rule or Ratio(
-        per_parameter=recipe.train.tokens / parameter_count(recipe.reference),
+        per_parameter=recipe.train.tokens / parameter_count(recipe.model),
         source="as in the recipe",
     )
     model, shape = _shape(recipe, wish, rule)
@@ -143,7 +143,9 @@ def target_for(recipe: Recipe, wish: Wish) -> Target:
     )
 
 
-def _shape(recipe: Recipe, wish: Wish, rule: TokenRule) -> tuple[ModelConfig, list[Choice]]:
+def _shape(recipe: Recipe, wish: Wish, rule: TokenRule) -> tuple[Model, list[Choice]]:
+    if isinstance(recipe.model, ForeignModel) and (wish.shape_given or not wish.sized):
+        return _foreign_shape(recipe.model, wish)
     base = recipe.base
     aspect = wish.aspect or base.width / base.depth
     family = Family(
@@ -179,6 +181,18 @@ def _shape(recipe: Recipe, wish: Wish, rule: TokenRule) -> tuple[ModelConfig, li
     return model, choices
 
 
+def _foreign_shape(base: ForeignModel, wish: Wish) -> tuple[ForeignModel, list[Choice]]:
+    """Only its own code knows which sizes another's model can have: they are given, or the base's."""
+    if wish.tensor_parallel > 1 or wish.aspect is not None:
+        raise UserError(
+            f"tensor parallelism and aspect ratio choose a shape, and that of {base.source} is not chosen: "
+            "give --width and --depth instead"
+        )
+    model = base.scaled(width=wish.width or base.width, depth=wish.depth or base.depth)
+    reasons = {n: "given" if getattr(wish, n) else "the base's" for n in ("width", "depth")}
+    return model, [Choice(name=n, value=getattr(model, n), reason=r) for n, r in reasons.items()]
+
+
 def _sized(family: Family, wish: Wish, rule: TokenRule) -> ModelConfig:
     """The member of the family that the budget asks for."""
     if wish.parameters is not None:
@@ -192,7 +206,7 @@ def _sized(family: Family, wish: Wish, rule: TokenRule) -> ModelConfig:
     return family.nearest(flops, wish.flops, "flops")
 
 
-def _tokens(wish: Wish, model: ModelConfig, rule: TokenRule) -> tuple[int, str]:
+def _tokens(wish: Wish, model: Model, rule: TokenRule) -> tuple[int, str]:
     if wish.tokens is not None:
         return wish.tokens, "given"
     parameters = parameter_count(model)
@@ -204,7 +218,7 @@ def _tokens(wish: Wish, model: ModelConfig, rule: TokenRule) -> tuple[int, str]:
     return wanted, reason if known else f"{reason} (the shape is by {rule.reason})"
 
 
-def _less_than_a_batch(wish: Wish, model: ModelConfig, tokens: int, batch: int) -> str:
+def _less_than_a_batch(wish: Wish, model: Model, tokens: int, batch: int) -> str:
     if wish.flops is None:
         return (
             f"tokens is {tokens}; expected at least one batch of {batch} tokens: "
@@ -218,7 +232,7 @@ def _less_than_a_batch(wish: Wish, model: ModelConfig, tokens: int, batch: int) 
 
 
 def _batch(recipe: Recipe, tokens: int, given: int | None) -> Choice:
-    context, base = recipe.reference.context, recipe.base
+    context, base = recipe.model.context, recipe.base
     if given is not None:
         if given % context:
             low = given // context * context
@@ -265,7 +279,7 @@ def _batch_warnings(recipe: Recipe, scale: Scale) -> tuple[str, ...]:
     )
 
 
-def _vocabulary_warnings(model: ModelConfig, tensor_parallel: int) -> tuple[str, ...]:
+def _vocabulary_warnings(model: Model, tensor_parallel: int) -> tuple[str, ...]:
     if model.vocab_size % tensor_parallel == 0:
         return ()
     return (

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from completedp import files
-from completedp.config import ModelConfig, TrainConfig
+from completedp.config import ForeignModel, Model, TrainConfig
 from completedp.errors import UserError
 from completedp.flops import parameter_count, training_flops
+from completedp.hparams import HParams
+from completedp.modules import Inventory
 from completedp.plan import Plan
 from completedp.recipe import Recipe
 from completedp.resolved import TensorRow, resolve
@@ -31,7 +33,7 @@ UNCERTAIN_LR = 4.0
 def make_plan(
     recipe: Recipe,
     scale: Scale,
-    model: ModelConfig,
+    model: Model,
     *,
     parameterization: str | None = None,
     which: Literal["tuned", "baseline"] = "tuned",
@@ -49,7 +51,7 @@ def make_plan(
     hparams = recipe.hparams if which == "tuned" else recipe.baseline
     resolved = resolve(
         hparams,
-        model.inventory(recipe.reference),
+        _inventory(model, recipe, hparams),
         ratios,
         parameterization=name,
         **dataclasses.asdict(chosen),
@@ -73,9 +75,19 @@ def make_plan(
     return plan
 
 
+def _inventory(model: Model, recipe: Recipe, hparams: HParams) -> Inventory:
+    """The model's tensors as grown from the recipe's; fused ones apart where the values name their parts."""
+    if isinstance(model, ForeignModel):
+        from completedp.adapters.foreign import grown
+
+        assert isinstance(recipe.model, ForeignModel), "of one family"
+        return grown(model, recipe.model).for_hparams(hparams)
+    return model.inventory(recipe.reference)
+
+
 def base_plan(recipe: Recipe) -> Plan:
     """The recipe at its own scale: every factor is 1."""
-    return make_plan(recipe, recipe.base, recipe.reference)
+    return make_plan(recipe, recipe.base, recipe.model)
 
 
 def read_plan(path: Path) -> Plan:
@@ -148,7 +160,7 @@ def _worst(rows: list[TensorRow], kind: str) -> str:
     return f"{row.name} has {kind} = {getattr(row, kind):.6g}"
 
 
-def _train(recipe: Recipe, model: ModelConfig, scale: Scale) -> TrainConfig:
+def _train(recipe: Recipe, model: Model, scale: Scale) -> TrainConfig:
     """The recipe's training at the target's length; a microbatch stays as large as it divides the batch."""
     microbatch = 0
     if recipe.train.microbatch:

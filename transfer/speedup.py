@@ -97,7 +97,7 @@ def _target(recipe: Recipe, scale: float) -> Target:
     base = recipe.base
     if scale == 1:
         return target_for(recipe, Wish(width=base.width, depth=base.depth))
-    return target_for(recipe, Wish(flops=scale * training_flops(recipe.reference, base.tokens)))
+    return target_for(recipe, Wish(flops=scale * training_flops(recipe.model, base.tokens)))
 
 
 def _plans(

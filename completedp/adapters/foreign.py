@@ -19,19 +19,25 @@ def build_model(model: ForeignModel, device: str | torch.device = "meta") -> nn.
 
 
 @functools.lru_cache(maxsize=4)
-def found_in(model: ForeignModel) -> ForeignInventory:
-    """The inventory of the model as its own base. Raises `UserError` where it is not of the size asked for,
-    or has fewer tokens than the data."""
-    family = source_of(model.source, model.vocab_size)
-    base = family.build(model.width, model.depth)
-    # Twice as large beside it: what does not grow as its type should is refused before the search, not after.
-    inventory_of(family.build(2 * model.width, 2 * model.depth), base, model.modules)
-    found = inventory_of(base, base, model.modules)
+def grown(model: ForeignModel, base: ForeignModel) -> ForeignInventory:
+    """The inventory of the model as grown from `base`, the same family at another size. Raises `UserError`
+    where it is not of the size asked for."""
+    found = inventory_of(build_model(model), build_model(base), model.modules)
     if (found.width, found.whole.layers) != (model.width, model.depth):
         raise UserError(
             f"{model.source} at width {model.width} and depth {model.depth} has width {found.width} and "
             f"{found.whole.layers} layers; expected what it was asked for"
         )
+    return found
+
+
+@functools.lru_cache(maxsize=4)
+def found_in(model: ForeignModel) -> ForeignInventory:
+    """The inventory of the model as its own base. Raises `UserError` where it is not of the size asked for,
+    or has fewer tokens than the data."""
+    # Twice as large beside it: what does not grow as its type should is refused before the search, not after.
+    grown(model.scaled(width=2 * model.width, depth=2 * model.depth), model)
+    found = grown(model, model)
     (rows,) = (p.shape[0] for p in found.observed.parameters if p.name == _embedding(found))
     if rows < model.vocab_size:
         raise UserError(

@@ -14,19 +14,19 @@ from torch.utils.hooks import RemovableHandle
 
 from completedp import apply
 from completedp.adapters.folding import Multiplier, hook, multipliers
-from completedp.adapters.foreign import build_model, found_in
+from completedp.adapters.foreign import build_model, grown
 from completedp.adapters.infer import ForeignInventory, Fused, inventory_of
 from completedp.auditing import plain_name
 from completedp.config import ForeignModel
 from completedp.errors import UserError
 from completedp.hparams import HParams
+from completedp.plan import Plan
 from completedp.recipe import Recipe
 from completedp.resolved import Resolved, TensorRow, resolve
 from completedp.rules import carrying_options
 from completedp.scale import Ratios, Scale
 
 Residual = Literal["fold", "hook"]
-PARAMETERIZATION = "completed-p"  # of trials: at the base every one is the same
 _SHARED = ("lr", "weight_decay", "beta1", "beta2", "eps")  # what AdamW has one of a tensor
 
 
@@ -170,16 +170,36 @@ def apply_values(
     return with_resolved(model, found, resolved, ratios, parameterization, residual)
 
 
-def trial_values(
-    net: nn.Module, resolved: Resolved, model: ForeignModel | Mapping[str, Any]
-) -> Parametrized:
+def trial_values(net: nn.Module, resolved: Resolved, model: Mapping[str, Any]) -> Parametrized:
     """A search trial's rows on `net`, the study's model at its own scale, residual coefficients folded: what
     a training function of the user's does with the `resolved` it is given. `model` is what its factory got.
 
     Raises `UserError` for a model that is not the study's.
     """
-    described = model if isinstance(model, ForeignModel) else ForeignModel(**model)
-    return with_resolved(net, found_in(described), resolved, Ratios(), PARAMETERIZATION)
+    described = ForeignModel(**model)
+    return values_at(net, described, described, resolved)
+
+
+def values_at(
+    net: nn.Module,
+    model: ForeignModel,
+    base: ForeignModel,
+    resolved: Resolved,
+    parameterization: str = "completed-p",
+) -> Parametrized:
+    """The rows of `model`, as grown from `base`, on `net`, which is that model; coefficients folded.
+
+    At the base every parameterisation is the same.
+    """
+    ratios = Ratios(width=model.width / base.width, depth=model.depth / base.depth)
+    return with_resolved(net, grown(model, base), resolved, ratios, parameterization)
+
+
+def planned(plan: Plan) -> Parametrized:
+    """The values of another's model's plan, its coefficients folded, on the model on the meta device."""
+    assert isinstance(plan.model, ForeignModel), "the reference model's plan needs no folding"
+    net = build_model(plan.model)
+    return values_at(net, plan.model, plan.foreign_base, plan.resolved, plan.parameterization)
 
 
 def with_resolved(

@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from completedp.adapters.foreign import build_model, logits_of
-from completedp.adapters.parametrized import trial_values
+from completedp.adapters.parametrized import values_at
 from completedp.config import DataConfig, ForeignModel, TrainConfig
-from completedp.lm.parallel import Loss
-from completedp.lm.train import LanguageModelTask, pick_device
+from completedp.errors import UserError
+from completedp.lm.parallel import Loss, Team
+from completedp.lm.train import LanguageModelTask, open_checkpoints, pick_device
 from completedp.resolved import Resolved
 
 
@@ -30,10 +31,28 @@ def foreign_model(
     split: Literal["select", "report"],
     cache: str,
     device: str = "auto",
+    base: Mapping[str, int] | None = None,
+    parameterization: str = "completed-p",
+    checkpoints: str | None = None,
+    checkpoint_steps: int = 0,
+    parallel: str | None = None,
 ) -> ForeignModelTask:
-    """The factory a `Job` names: its arguments as plain JSON types, as `language_model`'s."""
+    """The factory a `Job` names: its arguments as plain JSON types, as `language_model`'s.
+
+    `base` is the width and depth of the base that the rows were carried from by `parameterization`; the
+    model's own by default. Raises `UserError` for several processes, which share the reference model only.
+    """
+    if parallel is not None:
+        raise UserError(
+            f"several processes share a run of the reference model only, not of {model['source']}: start "
+            "one, or take the values by completedp.parametrize into a trainer of your own"
+        )
+    own = ForeignModel(**model)
     return ForeignModelTask(
-        model=ForeignModel(**model),
+        model=own,
+        base=own if base is None else own.scaled(**base),
+        parameterization=parameterization,
+        checkpoints=open_checkpoints(checkpoints, checkpoint_steps, Team()),
         data=DataConfig(**data),
         train=TrainConfig(**train),
         split=split,
@@ -43,9 +62,13 @@ def foreign_model(
 
 
 class ForeignModelTask(LanguageModelTask):
-    """As `LanguageModelTask`, for a model at its own base scale, whose residual coefficients are folded."""
+    """As `LanguageModelTask`, for a model whose residual coefficients are folded."""
 
     model_config: ForeignModel
+
+    def __init__(self, *, base: ForeignModel, parameterization: str, **rest: Any) -> None:
+        super().__init__(**rest)
+        self._base, self._parameterization = base, parameterization
 
     @cached_property
     def model(self) -> nn.Module:  # type: ignore[override]
@@ -54,7 +77,9 @@ class ForeignModelTask(LanguageModelTask):
 
     def set_values(self, resolved: Resolved, seed: int) -> Resolved:
         """Initial values into the model; the folded rows, which its optimizer takes."""
-        self._values = trial_values(self.model, resolved, self.model_config)
+        self._values = values_at(
+            self.model, self.model_config, self._base, resolved, self._parameterization
+        )
         self._values.initialize(seed)
         torch.manual_seed(seed)  # of its dropout
         self.model.train()
@@ -63,6 +88,11 @@ class ForeignModelTask(LanguageModelTask):
     def clip_gradients(self, threshold: float) -> Tensor:
         """By the norm of the unfolded gradients."""
         return self._values.clip_grad_norm_(threshold)
+
+    def run_content(self, resolved: Resolved, seed: int) -> dict[str, Any]:
+        """As the reference model's, with what its multipliers depend on."""
+        carried = {"base": vars(self._base), "parameterization": self._parameterization}
+        return super().run_content(resolved, seed) | carried
 
     @torch.no_grad()
     def evaluate(self) -> float:

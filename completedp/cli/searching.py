@@ -97,6 +97,7 @@ def search(
 
     # One BLAS thread each: the coordinator's own arithmetic must not take the workers' cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from completedp.lm.tasks import user_paths
     from completedp.runs.local import default_workers
 
     console = Console(stderr=json, highlight=False, soft_wrap=True, markup=False)
@@ -142,7 +143,7 @@ def search(
         )
         study, place, why = wanted.study()
         console.print(f"study {place.name}: preset {why}")
-    paths = _paths(study.config)
+    paths = user_paths(study.config.model, study.config.train)
     cluster = _cluster(chosen, gpus, count, paths) if executor == "ray" else None
     run = _Run(
         place=place,
@@ -190,14 +191,6 @@ def _device(executor: str, device: str) -> str:
     if executor == "ray" and device in ("cpu", "cuda"):
         return device
     return str(pick_device(device))
-
-
-def _paths(config: StudyConfig) -> list[Path]:
-    """Where workers find the user's own modules: here, as this process does."""
-    from completedp.config import ForeignModel
-
-    theirs = config.train.loop or isinstance(config.model, ForeignModel)
-    return [Path.cwd()] if theirs else []
 
 
 def _cluster(device: str, gpus: float, workers: int | None, paths: list[Path]) -> RayExecutor:
@@ -348,6 +341,7 @@ class _Run:
         import dataclasses
         import functools
 
+        from completedp.lm.tasks import user_paths
         from completedp.runs.local import LocalExecutor, devices_of
         from search import session
 
@@ -365,7 +359,7 @@ class _Run:
         executor = self.cluster or LocalExecutor(
             self.workers,
             logs=place.folder / "logs",
-            paths=_paths(self.study.config),
+            paths=user_paths(self.study.config.model, self.study.config.train),
             devices=devices_of(self.device),
         )
         with executor:

@@ -45,6 +45,7 @@ def train_all(
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from completedp.lm.plan_run import plan_jobs
+    from completedp.lm.tasks import user_paths
     from completedp.lm.train import pick_device
     from completedp.runs.local import LocalExecutor, default_workers, devices_of
     from completedp.runs.sweep import run_all, unfinished
@@ -67,7 +68,7 @@ def train_all(
     with LocalExecutor(
         count,
         logs=folder / "logs",
-        paths=[Path.cwd()] if any(one.plan.train.loop for one in wanted) else [],
+        paths=user_paths(wanted[0].plan.model, wanted[0].plan.train),
         devices=devices_of(chosen),
     ) as executor:
         return run_all(jobs, executor, folder, on_event=_printed(wanted, stream))

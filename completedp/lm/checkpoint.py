@@ -72,7 +72,7 @@ class Checkpoints:
                 raise UserError(
                     f"{self.folder}: cannot be written ({error.strerror}); give another place"
                 ) from None
-        self._save(writing / "model.safetensors", model.state_dict().items())
+        self._save(writing / "model.safetensors", _weights(model))
         self._save(writing / "optimizer.safetensors", _moments(optimizer))
         if self.team.leads:
             self._complete(writing, report, step, clipped)
@@ -126,7 +126,7 @@ class Checkpoints:
         if path is None:
             return 0, 0
         with safe_open(path / "model.safetensors", framework="pt") as weights:
-            for name, tensor in model.state_dict().items():
+            for name, tensor in _weights(model):
                 self.team.write(tensor, weights.get_tensor(name))
         with safe_open(path / "optimizer.safetensors", framework="pt") as moments:
             for name, parameter in _named(optimizer):
@@ -148,6 +148,13 @@ def newest(folder: Path) -> Path | None:
     """The newest complete checkpoint in a run's folder of them. A kill can leave an older one beside it."""
     complete = (path.parent for path in folder.glob(f"{_PREFIX}*/{_STATE}"))
     return max(complete, default=None)
+
+
+def _weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The state dict with a tied parameter once, under the name that its optimizer knows."""
+    own = {name for name, _ in model.named_parameters()}
+    others = {name for name, _ in model.named_parameters(remove_duplicate=False)} - own
+    return ((name, tensor) for name, tensor in model.state_dict().items() if name not in others)
 
 
 def _named(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:

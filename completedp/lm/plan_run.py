@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from completedp import files
-from completedp.config import DataConfig
+from completedp.config import DataConfig, ForeignModel
 from completedp.errors import UserError
 from completedp.lm.tasks import training_job
 from completedp.plan import Plan
@@ -61,6 +61,10 @@ def plan_job(
     Raises `UserError` where a folder is given for a loop of the user's, which keeps no checkpoints here.
     """
     arguments: dict[str, Any] = {} if plan.train.loop else {"parallel": parallel}
+    if isinstance(plan.model, ForeignModel):
+        base = plan.foreign_base
+        arguments["base"] = {"width": base.width, "depth": base.depth}
+        arguments["parameterization"] = plan.parameterization
     if folder is not None:
         if plan.train.loop:
             raise UserError(

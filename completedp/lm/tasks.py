@@ -14,6 +14,11 @@ TASK = "completedp.lm.train:language_model"
 FOREIGN_TASK = "completedp.adapters.task:foreign_model"
 
 
+def user_paths(model: Model, train: TrainConfig) -> list[Path]:
+    """Where workers find the user's own modules: here, as this process does."""
+    return [Path.cwd()] if train.loop or isinstance(model, ForeignModel) else []
+
+
 def training_job(
     model: Model,
     data: DataConfig,

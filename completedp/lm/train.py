@@ -69,12 +69,13 @@ def language_model(
         split=split,
         cache=Path(cache),
         device=pick_device(team.device_name(device)),
-        checkpoints=_checkpoints(checkpoints, checkpoint_steps, team),
+        checkpoints=open_checkpoints(checkpoints, checkpoint_steps, team),
         team=team,
     )
 
 
-def _checkpoints(folder: str | None, steps: int, team: Team) -> Checkpoints | None:
+def open_checkpoints(folder: str | None, steps: int, team: Team) -> Checkpoints | None:
+    """A run's checkpoints every so many steps, where it has a folder for them; this needs safetensors."""
     if folder is None:
         return None
     from completedp.lm.checkpoint import Checkpoints

@@ -36,7 +36,7 @@ def render(plan: Plan) -> str:
     """The file's text. Raises `UserError` for a model that neither Qwen3 nor Llama is."""
     model = {
         "MODEL: dict[str, Any]": _model(plan),
-        "CONTEXT: int": plan.model.context,
+        "CONTEXT: int": plan.reference.context,
     }
     return python_file.render(
         plan, "hf_functions.py", names=NAMES, tables=model, fold=True, cannot=cannot(plan)
@@ -65,14 +65,14 @@ def cannot(plan: Plan) -> tuple[str, ...]:
             "evaluation loss too."
         )
     sentences.append(
-        f"Data, their order and evaluation are Trainer's own: give it rows of {plan.model.context} + 1 "
+        f"Data, their order and evaluation are Trainer's own: give it rows of {plan.reference.context} + 1 "
         "tokens, of which the last is only predicted."
     )
     return tuple(sentences)
 
 
 def _model(plan: Plan) -> dict[str, Any]:
-    model = plan.model
+    model = plan.reference
     if not model.gated:
         raise UserError(
             f"model.activation is {model.activation!r}; the Qwen3 and Llama models of transformers have "

@@ -35,9 +35,9 @@ NAMES = {
 
 def render(plan: Plan) -> str:
     """The file's text. Raises `UserError` for grouped queries: c_attn has as many of each."""
-    if plan.model.queries_per_kv != 1:
+    if plan.reference.queries_per_kv != 1:
         raise UserError(
-            f"model.queries_per_kv is {plan.model.queries_per_kv}; nanoGPT's attention has as many keys "
+            f"model.queries_per_kv is {plan.reference.queries_per_kv}; nanoGPT's attention has as many keys "
             "and values as queries: use --format torch, hf or torchtitan"
         )
     row = _reference(plan)
@@ -51,7 +51,7 @@ def render(plan: Plan) -> str:
         **_settings(plan),
         **reference,
         "init_seed": 0,
-        "FFN: int": plan.model.ffn,
+        "FFN: int": plan.reference.ffn,
         "REFERENCE: dict[str, float]": reference,
     }
     return python_file.render(
@@ -61,7 +61,7 @@ def render(plan: Plan) -> str:
 
 def cannot(plan: Plan) -> tuple[str, ...]:
     """What train.py and its GPT cannot express, a sentence each."""
-    model, train = plan.model, plan.train
+    model, train = plan.reference, plan.train
     lacks = [
         *(["norms of queries and keys (attn.q_norm, attn.k_norm)"] if model.qk_norm else []),
         *(["a gate in the feed-forward (mlp.c_gate)"] if model.gated else []),
@@ -112,7 +112,7 @@ def cannot(plan: Plan) -> tuple[str, ...]:
 
 
 def _settings(plan: Plan) -> dict[str, Any]:
-    model, train = plan.model, plan.train
+    model, train = plan.reference, plan.train
     at_once = train.microbatch or train.batch
     warmup = round(train.warmup * train.steps)
     return {
@@ -137,5 +137,5 @@ def _settings(plan: Plan) -> dict[str, Any]:
 
 def _reference(plan: Plan) -> TensorRow:
     """The row whose values stand for all in train.py's plain names: a hidden matrix in the middle."""
-    middle = plan.model.depth // 2
+    middle = plan.reference.depth // 2
     return next(row for row in plan.tensors if (row.module_type, row.layer) == ("ffn_up", middle))

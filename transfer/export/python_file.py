@@ -37,13 +37,15 @@ def render(
     fold: bool = False,
     cannot: tuple[str, ...] = (),
 ) -> str:
-    """The file's text. Raises `UserError` for a tensor's name that is no plain name.
+    """The file's text. Raises `UserError` for a tensor's name that is no plain name, and for
+    another's model's plan, whose names and multipliers these functions do not know.
 
     `functions` is the file beside this one with the trainer's functions. `names` gives each module type's
     name in the trainer's model, `{layer}` in it; without it tensors have their own names. `tables` are
     the trainer's own. `fold` says that multipliers are folded unless asked otherwise. `cannot` is what the
     trainer cannot express: it ends the docstring.
     """
+    plan.check_reference()
     common, own = _read("torch_functions.py"), _read(functions)
     bodies = [common.body] if own == common else [common.body, own.body]
     data = assignments({**(tables or {}), **_tables(plan, names, fold)})

@@ -29,12 +29,12 @@ NAMES = {
 
 def render(plan: Plan) -> str:
     """The file's text. Raises `UserError` for a feed-forward without a gate."""
-    if not plan.model.gated:
+    if not plan.reference.gated:
         raise UserError(
-            f"model.activation is {plan.model.activation!r}; torchtitan's decoders have a gated "
+            f"model.activation is {plan.reference.activation!r}; torchtitan's decoders have a gated "
             "feed-forward alone: use --format torch, or search with swiglu"
         )
-    tables = {"CONTEXT: int": plan.model.context, "VOCABULARY: int": plan.model.vocab_size}
+    tables = {"CONTEXT: int": plan.reference.context, "VOCABULARY: int": plan.reference.vocab_size}
     return python_file.render(
         plan, "torchtitan_functions.py", names=NAMES, tables=tables, fold=True, cannot=cannot(plan)
     )
@@ -42,7 +42,7 @@ def render(plan: Plan) -> str:
 
 def cannot(plan: Plan) -> tuple[str, ...]:
     """What torchtitan cannot express, a sentence each."""
-    model = plan.model
+    model = plan.reference
     sentences = [
         "The model has no residual multipliers: they are folded into wo and w2, which is the same "
         "training with AdamW and with no other optimizer.",

@@ -103,11 +103,6 @@ class ModelConfig:
             qk_norm=self.qk_norm,
         )
 
-    @property
-    def own_inventory(self) -> Inventory:
-        """The tensors of this model as a base."""
-        return self.inventory(self)
-
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignModel:
@@ -135,13 +130,6 @@ class ForeignModel:
     def scaled(self, *, width: int, depth: int) -> ForeignModel:
         """The same family at another width and depth."""
         return dataclasses.replace(self, width=width, depth=depth)
-
-    @property
-    def own_inventory(self) -> Inventory:
-        """The tensors of this model as a base; a fused tensor is one."""
-        from completedp.adapters.foreign import found_in
-
-        return found_in(self).whole
 
 
 Model = ModelConfig | ForeignModel

@@ -121,6 +121,7 @@ def _training(_: Path) -> Iterator[Finding]:
     import dataclasses
 
     from completedp.hparams import HParams
+    from completedp.inventory import own_inventory
     from completedp.lm.preset_files import load_preset
     from completedp.lm.tasks import training_job
     from completedp.resolved import resolve
@@ -132,7 +133,7 @@ def _training(_: Path) -> Iterator[Finding]:
     train = dataclasses.replace(
         config.train, tokens=_STEPS * config.train.batch, eval_tokens=config.train.batch
     )
-    resolved = resolve(HParams(global_=config.values), config.model.own_inventory, Ratios())
+    resolved = resolve(HParams(global_=config.values), own_inventory(config.model), Ratios())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         try:

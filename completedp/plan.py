@@ -21,7 +21,8 @@ from completedp.config import (
 )
 from completedp.errors import UserError
 from completedp.flops import parameter_count, training_flops
-from completedp.modules import BRANCHES, FUSED, Inventory, TensorSpec
+from completedp.inventory import grown_inventory
+from completedp.modules import BRANCHES, FUSED, TensorSpec
 from completedp.resolved import Resolved, TensorRow
 from completedp.rules import PARAMETERIZATIONS, RuleOptions
 from completedp.scale import Ratios, Scale
@@ -77,22 +78,12 @@ class Plan:
             )
 
     @property
-    def foreign_base(self) -> ForeignModel:
-        """The model that another's model was grown from: the recipe's, in size."""
-        assert isinstance(self.model, ForeignModel), "the reference model has no need of it"
+    def base(self) -> Model:
+        """The model that this one was grown from: the recipe's, in size."""
         return self.model.scaled(
             width=round(self.scale.width / self.ratios.width),
             depth=round(self.scale.depth / self.ratios.depth),
         )
-
-    @property
-    def inventory(self) -> Inventory:
-        """The tensors of the model, a fused one whole."""
-        if isinstance(self.model, ForeignModel):
-            from completedp.adapters.foreign import grown
-
-            return grown(self.model, self.foreign_base).whole
-        return self.model.inventory(self.model)
 
     def to_dict(self) -> dict[str, Any]:
         """The file's content."""
@@ -151,7 +142,7 @@ def _check(plan: Plan) -> None:
     ):
         if getattr(plan, name) != counted:
             raise UserError(f"{name} is {getattr(plan, name)}; model and train make {counted}")
-    specs = {spec.name: spec for spec in plan.inventory}
+    specs = {spec.name: spec for spec in grown_inventory(model, model)}
     expected = _expected(plan.tensors, specs)
     for i, row in enumerate(plan.tensors):
         module_type = expected.pop(row.name, None)

@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 
 from completedp.config import Model
 from completedp.hparams import KINDS, HParams, types_of
+from completedp.inventory import own_inventory
 from search.ledger import Ledger
 
 _COLOURS = {"global": "#4c78a8", "module": "#e45756"}
@@ -81,7 +82,7 @@ def _loss_by_trial(ledger: Ledger) -> Any:
 
 def _multipliers(kind: str, hparams: HParams, model: Model) -> Any:
     """log2 of type × depth over the stack; types outside the stack have one value, drawn full width."""
-    inventory = model.own_inventory
+    inventory = own_inventory(model)
     present = inventory.module_types if kind != "residual" else types_of(kind)
     rows = [t for t in types_of(kind) if t in present]
     stacked = {t.module_type for t in inventory if t.layer is not None} | set(types_of("residual"))

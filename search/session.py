@@ -13,6 +13,7 @@ from completedp import files
 from completedp.config import StudyConfig
 from completedp.errors import UserError
 from completedp.hparams import HParams
+from completedp.inventory import own_inventory
 from completedp.lm.tasks import training_job
 from completedp.resolved import resolve
 from completedp.runs import engine
@@ -134,7 +135,7 @@ def language_model_job(
         config.model,
         config.data,
         config.train,
-        resolve(hparams, config.model.own_inventory, Ratios()),
+        resolve(hparams, own_inventory(config.model), Ratios()),
         trial=trial,
         seed=seed,
         split=split,

@@ -14,6 +14,7 @@ from typing import Literal
 from completedp.config import StudyConfig
 from completedp.errors import UserError
 from completedp.hparams import KINDS, GlobalValues, HParams, types_of
+from completedp.inventory import own_inventory
 
 Part = Literal["global", "type", "depth"]
 Values = Mapping[str, float]
@@ -53,7 +54,7 @@ class Space:
     @classmethod
     def from_config(cls, config: StudyConfig) -> Space:
         """The full space of the study's model, less its frozen kinds."""
-        inventory = config.model.own_inventory
+        inventory = own_inventory(config.model)
         present = inventory.module_types
         search = config.search
         coordinates: list[Coordinate] = []

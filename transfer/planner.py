@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from completedp import files
-from completedp.config import ForeignModel, Model, TrainConfig
+from completedp.config import Model, TrainConfig
 from completedp.errors import UserError
 from completedp.flops import parameter_count, training_flops
-from completedp.hparams import HParams
-from completedp.modules import Inventory
+from completedp.inventory import grown_inventory
 from completedp.plan import Plan
 from completedp.recipe import Recipe
 from completedp.resolved import TensorRow, resolve
@@ -51,7 +50,7 @@ def make_plan(
     hparams = recipe.hparams if which == "tuned" else recipe.baseline
     resolved = resolve(
         hparams,
-        _inventory(model, recipe, hparams),
+        grown_inventory(model, recipe.model, hparams),
         ratios,
         parameterization=name,
         **dataclasses.asdict(chosen),
@@ -73,16 +72,6 @@ def make_plan(
     )
     plan.check()  # with the multipliers, a value can leave what a trainer takes
     return plan
-
-
-def _inventory(model: Model, recipe: Recipe, hparams: HParams) -> Inventory:
-    """The model's tensors as grown from the recipe's; fused ones apart where the values name their parts."""
-    if isinstance(model, ForeignModel):
-        from completedp.adapters.foreign import grown
-
-        assert isinstance(recipe.model, ForeignModel), "of one family"
-        return grown(model, recipe.model).for_hparams(hparams)
-    return model.inventory(recipe.reference)
 
 
 def base_plan(recipe: Recipe) -> Plan:

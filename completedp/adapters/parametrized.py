@@ -197,9 +197,10 @@ def values_at(
 
 def planned(plan: Plan) -> Parametrized:
     """The values of another's model's plan, its coefficients folded, on the model on the meta device."""
-    assert isinstance(plan.model, ForeignModel), "the reference model's plan needs no folding"
-    net = build_model(plan.model)
-    return values_at(net, plan.model, plan.foreign_base, plan.resolved, plan.parameterization)
+    model, base = plan.model, plan.base
+    assert isinstance(model, ForeignModel), "the reference model's plan needs no folding"
+    assert isinstance(base, ForeignModel), "of one family"
+    return values_at(build_model(model), model, base, plan.resolved, plan.parameterization)
 
 
 def with_resolved(

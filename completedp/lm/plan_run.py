@@ -62,8 +62,7 @@ def plan_job(
     """
     arguments: dict[str, Any] = {} if plan.train.loop else {"parallel": parallel}
     if isinstance(plan.model, ForeignModel):
-        base = plan.foreign_base
-        arguments["base"] = {"width": base.width, "depth": base.depth}
+        arguments["base"] = {"width": plan.base.width, "depth": plan.base.depth}
         arguments["parameterization"] = plan.parameterization
     if folder is not None:
         if plan.train.loop:

@@ -19,6 +19,7 @@ from completedp.cli import main
 from completedp.config import DataConfig, ForeignModel, TrainConfig
 from completedp.errors import UserError
 from completedp.hparams import HParams
+from completedp.inventory import own_inventory
 from completedp.lm import plan_run
 from completedp.plan import Plan
 from completedp.recipe import Recipe
@@ -114,7 +115,7 @@ def test_the_reference_model_as_somebody_elses_is_carried_as_itself(tmp_path: Pa
 @pytest.mark.parametrize("name", ["llama", "gemma2"])
 def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(name: str, tmp_path: Path) -> None:
     model = family(name, tmp_path)
-    values = completedp.resolve(HPARAMS, model.own_inventory, completedp.Ratios())
+    values = completedp.resolve(HPARAMS, own_inventory(model), completedp.Ratios())
 
     def task(**more: Any) -> Any:
         described = {"model": vars(model), "data": vars(DataConfig()), "train": vars(TRAIN)}

@@ -20,6 +20,7 @@ from completedp.config import DataConfig, ForeignModel, TrainConfig
 from completedp.errors import UserError
 from completedp.flops import parameter_count, training_flops
 from completedp.hparams import HParams
+from completedp.inventory import own_inventory
 from completedp.lm.loss import cross_entropy
 from completedp.lm.preset_files import load_preset
 from completedp.lm.train import language_model
@@ -56,7 +57,7 @@ def losses(task: Any, values: Resolved, seed: int = 5) -> list[float]:
 
 def foreign_losses(model: ForeignModel, cache: str, hparams: HParams = HPARAMS) -> list[float]:
     task = foreign_model(vars(model), vars(DataConfig()), vars(TRAIN), "select", cache, "cpu")
-    values = completedp.resolve(hparams, model.own_inventory, completedp.Ratios())
+    values = completedp.resolve(hparams, own_inventory(model), completedp.Ratios())
     return losses(task, values)
 
 
@@ -65,7 +66,7 @@ def test_the_reference_model_as_somebody_elses_trains_as_itself(cache: str) -> N
     model = a_model("foreign:reference")
     config_ = reference(32, 2).config
     task = language_model(vars(config_), vars(DataConfig()), vars(TRAIN), "select", cache, "cpu")  # type: ignore[arg-type]
-    values = completedp.resolve(HPARAMS, config_.own_inventory, completedp.Ratios())  # type: ignore[union-attr]
+    values = completedp.resolve(HPARAMS, own_inventory(config_), completedp.Ratios())  # type: ignore[union-attr]
     expected = losses(task, values)
     assert foreign_losses(model, cache) == pytest.approx(expected, rel=2e-5)
     plain = HParams.from_dict({"global": {"lr": 0.01, "eps": 1e-6}})
@@ -161,5 +162,5 @@ def test_a_search_on_a_users_factory(tmp_path: Path) -> None:
     assert values.ratios == completedp.Ratios(
         width=2, depth=2, batch=2, tokens=40_960 / recipe.base.tokens
     )
-    with pytest.raises(UserError, match=r"carry it by completedp\.parametrize"):
+    with pytest.raises(UserError, match="give --width and --depth"):
         _ = recipe.reference

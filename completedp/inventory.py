@@ -1,0 +1,33 @@
+"""The tensors of a study's model, the reference one's or another's: where the two kinds part.
+
+Another's model is built (on the meta device) to be looked at, so its code is imported only then.
+"""
+
+from __future__ import annotations
+
+from completedp.config import ForeignModel, Model, ModelConfig
+from completedp.hparams import HParams
+from completedp.modules import Inventory
+
+
+def own_inventory(model: Model) -> Inventory:
+    """The tensors of the model as its own base; a fused tensor is one. Raises `UserError` for another's model
+    that cannot be taken for one of a family."""
+    if isinstance(model, ForeignModel):
+        from completedp.adapters.foreign import found_in
+
+        return found_in(model).whole
+    return model.inventory(model)
+
+
+def grown_inventory(model: Model, base: Model, hparams: HParams | None = None) -> Inventory:
+    """The tensors of the model with the fan-ins of `base`, the same family at another size; a fused tensor
+    is one, unless `hparams` names its parts."""
+    if isinstance(model, ForeignModel):
+        from completedp.adapters.foreign import grown
+
+        assert isinstance(base, ForeignModel), "of one family"
+        found = grown(model, base)
+        return found.whole if hparams is None else found.for_hparams(hparams)
+    assert isinstance(base, ModelConfig), "of one family"
+    return model.inventory(base)

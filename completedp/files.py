@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import math
 import os
@@ -92,16 +93,41 @@ def write_json(path: Path, data: object) -> None:
     write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 
+def write_figure(path: Path, figure: Any, dpi: int = 130) -> None:
+    """Replace `path` atomically by a matplotlib figure as PNG; equal figures give equal bytes."""
+    content = io.BytesIO()
+    # No software or date in the file.
+    figure.savefig(content, format="png", dpi=dpi, metadata={"Software": None})
+    _write(path, content.getvalue())
+
+
 def write_text(path: Path, text: str) -> None:
     """Write to a temporary file beside `path`, fsync, and rename over it."""
+    _write(path, text.encode("utf-8"))
+
+
+def check_place(path: Path) -> None:
+    """Make the folder that `path` is to stand in. Raises `UserError` where nothing can be written there:
+    before a measurement rather than after it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; give a file's name")
+
+
+def _write(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
         raise _unwritable(path, error) from None
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

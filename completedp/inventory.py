@@ -6,6 +6,7 @@ Another's model is built (on the meta device) to be looked at, so its code is im
 from __future__ import annotations
 
 from completedp.config import ForeignModel, Model, ModelConfig
+from completedp.errors import UserError
 from completedp.hparams import HParams
 from completedp.modules import Inventory
 
@@ -31,3 +32,22 @@ def grown_inventory(model: Model, base: Model, hparams: HParams | None = None) -
         return found.whole if hparams is None else found.for_hparams(hparams)
     assert isinstance(base, ModelConfig), "of one family"
     return model.inventory(base)
+
+
+def check_types(hparams: HParams, inventory: Inventory) -> None:
+    """Raises `UserError` for a multiplier that no tensor takes: the values would not be what was trained."""
+    have = set(inventory.module_types)
+    absent = sorted(
+        {
+            t
+            for kind, by_type in hparams.types.items()
+            if kind != "residual"
+            for t, value in by_type.items()
+            if t not in have and value != 1.0
+        }
+    )
+    if absent:
+        raise UserError(
+            f"the recipe has multipliers for module types that the model has not: {', '.join(absent)}; it "
+            f"has {', '.join(sorted(have))}. Search on this family, or take them out of the recipe"
+        )

@@ -34,7 +34,8 @@ _FLOAT32_SMALLEST = 2.0**-126
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything a trainer needs. `parameters` counts every trainable number, `flops` a whole training.
+    """Everything a trainer needs. `parameters` counts every trainable number, `flops` a whole training;
+    `which` of the recipe's values it has.
 
     A fused tensor of another's model whose parts have values of their own has a row a part, as `name[part]`.
     """
@@ -52,6 +53,7 @@ class Plan:
     tensors: tuple[TensorRow, ...]
     residual: Mapping[str, tuple[float, ...]]
     output_multiplier: float = 1.0
+    which: Literal["tuned", "baseline"] = "tuned"
     kind: Literal["plan"] = "plan"
     schema: Literal[1] = SCHEMA
 

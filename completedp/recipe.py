@@ -93,6 +93,10 @@ class Recipe:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "recipe") -> Recipe:
         """From the file's content."""
+        if data.get("kind", "recipe") != "recipe":
+            raise UserError(
+                f"{where}: kind is {data.get('kind')!r}; expected a 'recipe', as a search writes it"
+            )
         content = files.validate(_RecipeFile, dict(data), where)
         try:
             recipe = cls(

@@ -11,6 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from completedp import files
 from completedp.config import Model
 from completedp.hparams import KINDS, HParams, types_of
 from completedp.inventory import own_inventory
@@ -37,8 +38,7 @@ def draw(ledger: Ledger, hparams: HParams, folder: Path) -> list[Path]:
 
 
 def _save(figure: Any, path: Path) -> Path:
-    # No software or date in the file: identical studies give identical figures.
-    figure.savefig(path, dpi=130, metadata={"Software": None})
+    files.write_figure(path, figure)
     plt.close(figure)
     return path
 

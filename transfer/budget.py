@@ -21,9 +21,13 @@ from transfer.shapes import Family
 
 # The best batch grows with the tokens as a power law, whatever the model's size [PowerLines].
 BATCH_EXPONENT = 0.383
+# Tokens, FLOPs, parameters: floats hold whole numbers of this size to a relative 1e-16, and their products.
+LARGEST = 1e100
 # A batch so many times that is worth a warning: our choice. The critical one, from which on twice the batch
 # needs nearly twice the tokens, grows a little faster, about as the root of the tokens [PowerLines].
 LARGE_BATCH = 2.0
+# A budget or a token rule that whole heads and layers miss by more is worth a warning: our choice.
+NEAR_ENOUGH = 1.25
 # The widest ratios between two points of the grids that [CompletedP] checked: width 128–2048, depth
 # 4–128, batch from 1/8 to 4 times the base's; and the tokens of its largest transfer, about 14,000 x the
 # FLOPs at 144 x the parameters. (lowest, highest) target / base.
@@ -63,6 +67,8 @@ class Wish:
                     raise UserError(f"{field.name} is {value}; expected a finite number above 0")
             elif value < 1:
                 raise UserError(f"{field.name} is {value}; expected a whole number, 1 or more")
+            if value > LARGEST:
+                raise UserError(f"{field.name} is above {LARGEST:g}: beyond any training")
         self._check_together()
 
     @property
@@ -136,6 +142,7 @@ def target_for(recipe: Recipe, wish: Wish) -> Target:
         scale=scale,
         choices=(*shape, batch, Choice(name="tokens", value=tokens, reason=reason)),
         warnings=(
+            *_budget_warnings(wish, model, tokens, rule),
             *_ratio_warnings(scale.ratios_to(base)),
             *_batch_warnings(recipe, scale),
             *_vocabulary_warnings(model, wish.tensor_parallel),
@@ -211,11 +218,14 @@ def _tokens(wish: Wish, model: Model, rule: TokenRule) -> tuple[int, str]:
         return wish.tokens, "given"
     parameters = parameter_count(model)
     if wish.flops is None:
-        return max(1, round(rule.tokens(parameters))), rule.reason
-    wanted = max(1, round(wish.flops / training_flops(model, 1)))
-    reason = f"what {wish.flops:.4g} FLOPs pay for, {wanted / parameters:.4g} a parameter"
+        wanted = rule.tokens(parameters)
+        if wanted > LARGEST:
+            raise UserError(f"tokens by {rule.reason} are above {LARGEST:g}: beyond any training")
+        return max(1, round(wanted)), rule.reason
+    paid = max(1, round(wish.flops / training_flops(model, 1)))
+    reason = f"what {wish.flops:.4g} FLOPs pay for, {paid / parameters:.4g} a parameter"
     known = wish.parameters is not None or wish.shape_given
-    return wanted, reason if known else f"{reason} (the shape is by {rule.reason})"
+    return paid, reason if known else f"{reason} (the shape is the nearest to {rule.reason})"
 
 
 def _less_than_a_batch(wish: Wish, model: Model, tokens: int, batch: int) -> str:
@@ -253,6 +263,24 @@ def _batch(recipe: Recipe, tokens: int, given: int | None) -> Choice:
 def _best_batch(recipe: Recipe, tokens: int) -> float:
     grown: float = recipe.base.batch * (tokens / recipe.base.tokens) ** BATCH_EXPONENT
     return grown
+
+
+def _budget_warnings(wish: Wish, model: Model, tokens: int, rule: TokenRule) -> tuple[str, ...]:
+    """Where the sizes that the family has are far from what was asked for."""
+    parameters = parameter_count(model)
+    asked: list[tuple[str, float | None, float]] = [
+        ("FLOPs", wish.flops, training_flops(model, tokens)),
+        ("parameters", wish.parameters, parameters),
+    ]
+    shape_by_rule = not (wish.parameters or wish.shape_given or wish.tokens)
+    if wish.flops is not None and shape_by_rule:
+        asked.append((f"tokens ({rule.reason})", rule.tokens(parameters), tokens))
+    return tuple(
+        f"{wanted:.4g} {what} are wanted, this is {got:.4g}: no nearer size of the family goes with what is "
+        "given; give other sizes"
+        for what, wanted, got in asked
+        if wanted is not None and max(got / wanted, wanted / got) > NEAR_ENOUGH
+    )
 
 
 def _ratio_warnings(ratios: Ratios) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from completedp.errors import UserError
+from completedp import files
 
 # The losses shown end so far above the worst scale's least one: in shares of what lies between the scales'
 # least, or of that loss itself where that is more. What is above stands at the top.
@@ -50,14 +50,8 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
         "carried; crosses: diverged",
         fontsize=9,
     )
-    try:
-        figure.savefig(path, format="png", dpi=130, metadata={"Software": None})
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}); give another --figure"
-        ) from None
-    finally:
-        plt.close(figure)
+    files.write_figure(path, figure)
+    plt.close(figure)
 
 
 def _draw_panel(

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from completedp import files
 from completedp.errors import UserError
 
 ARMS = ("baseline", "tuned")
@@ -71,7 +72,7 @@ def measured(document: Mapping[str, Any]) -> Measured:
     """
     try:
         rows = _whole_rows(document)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(
             f"the speed-up's file is damaged ({type(error).__name__}: {error}); make it again by the same "
             "`completedp speedup`, which keeps its runs"
@@ -100,7 +101,10 @@ def _whole_rows(document: Mapping[str, Any]) -> list[tuple[float, list[list[floa
         losses = [row["losses"][arm].get("1.0", {}) for arm in ARMS]
         seeds = [s for s in losses[0] if s in losses[1]]
         if len(seeds) >= 2:
-            rows.append((row["flops"], [[arm[s] for s in seeds] for arm in losses]))
+            flops = float(row["flops"])
+            if not flops > 0:
+                raise ValueError(f"flops is {flops}")
+            rows.append((flops, [[float(arm[s]) for s in seeds] for arm in losses]))
     return rows
 
 
@@ -211,5 +215,5 @@ def draw(data: Measured, flops: float, path: Path) -> None:
     axes.set_xlabel("training FLOPs (right of the dotted line: extrapolated)")
     axes.set_ylabel("loss on the report split (nats a token)")
     axes.legend()
-    figure.savefig(path, dpi=130, metadata={"Software": None})
+    files.write_figure(path, figure)
     plt.close(figure)

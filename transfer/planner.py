@@ -12,7 +12,7 @@ from completedp import files
 from completedp.config import Model, TrainConfig
 from completedp.errors import UserError
 from completedp.flops import parameter_count, training_flops
-from completedp.inventory import grown_inventory
+from completedp.inventory import check_types, grown_inventory
 from completedp.plan import Plan
 from completedp.recipe import Recipe
 from completedp.resolved import TensorRow, resolve
@@ -48,9 +48,11 @@ def make_plan(
     chosen = rule_options({**carrying_options(name), **options})
     ratios = scale.ratios_to(recipe.base)
     hparams = recipe.hparams if which == "tuned" else recipe.baseline
+    inventory = grown_inventory(model, recipe.model, hparams)
+    check_types(hparams, inventory)
     resolved = resolve(
         hparams,
-        grown_inventory(model, recipe.model, hparams),
+        inventory,
         ratios,
         parameterization=name,
         **dataclasses.asdict(chosen),
@@ -63,6 +65,7 @@ def make_plan(
         parameters=parameter_count(model),
         flops=training_flops(model, scale.tokens),
         recipe_digest=recipe.digest,
+        which=which,
         model=model,
         data=recipe.data,
         train=_train(recipe, model, scale),
@@ -110,7 +113,23 @@ def rule_choices(plan: Plan, given: Iterable[str]) -> tuple[Choice, ...]:
 
 def plan_warnings(plan: Plan) -> tuple[str, ...]:
     """What a person should know before betting compute on the plan, and what would settle it."""
-    return (*_duration_warnings(plan), *beta_warnings(plan))
+    return (*_rule_warnings(plan), *_duration_warnings(plan), *beta_warnings(plan))
+
+
+def _rule_warnings(plan: Plan) -> tuple[str, ...]:
+    """Axes along which the plan moves and its parameterisation has no rule."""
+    known = PARAMETERIZATIONS[plan.parameterization].axes
+    without = [
+        f"{axis} x {ratio:.4g}"
+        for axis, ratio in vars(plan.ratios).items()
+        if ratio != 1 and axis not in known
+    ]
+    if not without:
+        return ()
+    return (
+        f"{plan.parameterization} has no rule for {', '.join(without)}: values stay as at the base there; "
+        "completed-p has one, and `completedp transfer-check` measures what is lost",
+    )
 
 
 def _duration_warnings(plan: Plan) -> tuple[str, ...]:
@@ -138,7 +157,7 @@ def beta_warnings(plan: Plan) -> tuple[str, ...]:
         outside = [row for row in plan.tensors if not lowest <= 1 - getattr(row, kind) <= highest]
         if outside:
             found.append(
-                f"{kind} of {len(outside)} tensors leaves 1 - {kind} in [{lowest:g}, {highest:g}]: "
+                f"1 - {kind} of {len(outside)} tensors is outside of [{lowest:g}, {highest:g}]: "
                 f"{_worst(outside, kind)}"
             )
     return tuple(found)
@@ -146,7 +165,7 @@ def beta_warnings(plan: Plan) -> tuple[str, ...]:
 
 def _worst(rows: list[TensorRow], kind: str) -> str:
     row = max(rows, key=lambda r: abs(math.log(max(1 - getattr(r, kind), 1e-300))))
-    return f"{row.name} has {kind} = {getattr(row, kind):.6g}"
+    return f"{row.name} has {1 - getattr(row, kind):.3g}"
 
 
 def _train(recipe: Recipe, model: Model, scale: Scale) -> TrainConfig:

@@ -19,6 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+from completedp.config import ForeignModel
 from completedp.errors import UserError
 from completedp.flops import training_flops
 from completedp.hparams import HParams
@@ -97,6 +98,10 @@ def _target(recipe: Recipe, scale: float) -> Target:
     base = recipe.base
     if scale == 1:
         return target_for(recipe, Wish(width=base.width, depth=base.depth))
+    if isinstance(recipe.model, ForeignModel):
+        raise UserError(
+            f"scale {scale:g}: the shapes of {recipe.model.source} are not chosen here; give --scales 1"
+        )
     return target_for(recipe, Wish(flops=scale * training_flops(recipe.model, base.tokens)))
 
 
@@ -148,8 +153,11 @@ def _row(scale: float, wanted: Sequence[Run], outcomes: Mapping[int, Outcome]) -
     diverged = dict.fromkeys(losses, 0)
     missing = 0
     here = [(i, run) for i, run in enumerate(wanted) if run.scale == scale]
+    whole = next(run.plan for _, run in here if run.fraction == 1)
     for i, run in here:
-        by_seed = losses[run.arm].setdefault(run.fraction, {})
+        # Of whole steps: the share that was trained, not the one that was asked for.
+        share = run.plan.scale.tokens / whole.scale.tokens
+        by_seed = losses[run.arm].setdefault(share, {})
         outcome = outcomes.get(i)
         if outcome is None:
             missing += 1
@@ -157,7 +165,6 @@ def _row(scale: float, wanted: Sequence[Run], outcomes: Mapping[int, Outcome]) -
             diverged[run.arm] += 1
         else:
             by_seed[run.seed] = outcome.loss
-    whole = next(run.plan for _, run in here if run.fraction == 1)
     difference = compare(losses["baseline"].get(1.0, {}), losses["tuned"].get(1.0, {}))
     found = speedup(losses["baseline"].get(1.0, {}), losses["tuned"])
     return {
@@ -180,9 +187,9 @@ def _row(scale: float, wanted: Sequence[Run], outcomes: Mapping[int, Outcome]) -
 class Speedup:
     """Tokens (and FLOPs) of the baseline over the recipe's at equal loss; `low`, `high`: 95 %.
 
-    `bound`: `at least` where even the shortest horizon was better than the baseline, `below` where not
-    even the whole run was as good (`factor` is 1 then, and the truth lower). There the interval is None
-    on the side that was not measured.
+    `bound`: `at least` where even the shortest horizon was as good as the baseline, `below` where not even
+    the whole run was as good on the mean (`factor` is 1 then, and the truth lower). There the interval is
+    None on the side that was not measured.
     """
 
     seeds: int
@@ -208,11 +215,10 @@ def speedup(baseline: Losses, tuned: Mapping[float, Losses]) -> Speedup | None:
     n = len(seeds)
     spread = sum((x - statistics.fmean(left_out)) ** 2 for x in left_out)
     reach = float(student.ppf(0.975, n - 1)) * math.sqrt((n - 1) / n * spread)
-    shortest = -math.log2(min(tuned))
     bound: Literal["", "at least", "below"] = ""
-    if whole >= shortest > 0:
+    if _mean(seeds, tuned[min(tuned)]) <= _mean(seeds, baseline):
         bound = "at least"
-    elif whole <= 0 and _mean(seeds, tuned[1.0]) > _mean(seeds, baseline):
+    elif whole <= 0:
         bound = "below"
     return Speedup(
         seeds=n,
@@ -256,8 +262,8 @@ def _shown(row: Mapping[str, Any]) -> list[str]:
     if found:
         speed = {
             "": "{factor:.2f} [{low:.2f}, {high:.2f}]",
-            "at least": "at least {factor:.2f}",
-            "below": "below 1",
+            "at least": "at least {factor:.2f}, from {low:.2f}",
+            "below": "below 1" if difference and difference["low"] > 0 else "1 not reached",
         }[found["bound"]].format(**found)
     lost = sum(row["diverged"].values())
     return [

@@ -84,7 +84,7 @@ def read_config(path: Path) -> PretrainedConfig:
         raise UserError(f"{path}: no such file; give a config.json of transformers")
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(str(path), local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever the model's own validation raises
         raise UserError(
             f"{path}: not a configuration of transformers ({str(error).splitlines()[0]}); give a config.json "
             "with its model_type"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from completedp.auditing import plain_name
 from completedp.config import ForeignModel
 from completedp.errors import UserError
 from completedp.hparams import HParams
+from completedp.inventory import check_types
 from completedp.plan import Plan
 from completedp.recipe import Recipe
 from completedp.resolved import Resolved, TensorRow, resolve
@@ -159,7 +160,7 @@ def apply_values(
     if residual not in ("fold", "hook"):
         raise UserError(f"residual is {residual!r}; expected 'fold' or 'hook'")
     inventory = found.for_hparams(hparams)
-    _check_types(hparams, inventory.module_types)
+    check_types(hparams, inventory)
     resolved = resolve(
         hparams,
         inventory,
@@ -235,25 +236,6 @@ def with_resolved(
         part_std=part_std,
         handles=hook(model, hooked),
     )
-
-
-def _check_types(hparams: HParams, present: Iterable[str]) -> None:
-    """A multiplier that nothing takes is refused: the recipe would not be what was trained."""
-    have = set(present)
-    absent = sorted(
-        {
-            t
-            for kind, by_type in hparams.types.items()
-            if kind != "residual"
-            for t, value in by_type.items()
-            if t not in have and value != 1.0
-        }
-    )
-    if absent:
-        raise UserError(
-            f"the recipe has multipliers for module types that the model has not: {', '.join(absent)}; it "
-            f"has {', '.join(sorted(have))}. Search on this family, or take them out of the recipe"
-        )
 
 
 def _joined(

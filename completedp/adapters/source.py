@@ -72,6 +72,11 @@ class FactorySource:
             raise UserError(
                 f"{self.name} returned {type(model).__name__}; expected a torch.nn.Module"
             )
+        for name, parameter in model.named_parameters():
+            if nn.parameter.is_lazy(parameter):
+                raise UserError(
+                    f"{self.name}: {name} has no shape yet (a lazy module); give its sizes"
+                )
         return model
 
 

@@ -97,6 +97,9 @@ def transfer_check(
     )
     wanted = check.runs(source, setting)
     folder = check.runs_folder(root, recipe)
+    for place in (out, figure):
+        if place is not None:
+            files.check_place(place)
     outcomes = train_all(
         [Training(plan=run.plan, seed=run.seed, name=run.name) for run in wanted],
         folder,

@@ -98,6 +98,9 @@ def coordcheck(
         parameterization=parameterization,
         options=carrying_options(parameterization) | options,
     )
+    for place in (out, figure):
+        if place is not None:
+            files.check_place(place)
     config = with_model(load_preset(preset), model, width, depth, modules)
     subject = subject_of(config, data_cache(root), pick_device(device))
     stream = sys.stderr if json else sys.stdout
@@ -109,16 +112,16 @@ def coordcheck(
         ),
     )
     document = {"preset": preset, "model": model, **check.document(setting, measured)}
+    if json:
+        print_json(document)
+    else:
+        _print(document)
     if out is not None:
         files.write_json(out, document)
     if figure is not None:
         from completedp.coordcheck.figure import draw
 
         draw([(a, a, document) for a in setting.axes], figure)
-    if json:
-        print_json(document)
-    else:
-        _print(document)
     if not document["passes"]:
         raise typer.Exit(1)
 
@@ -147,7 +150,13 @@ def _print(document: Mapping[str, Any]) -> None:
         )
     if (more := len(document["failures"]) - _NAMED) > 0:
         print(f"and {more} more")
-    print("passes" if document["passes"] else "fails")
+    undecided = sum(s["verdict"] == "open" for s in judged)
+    said = (
+        f"; {undecided} of {len(judged)} slopes are open, more seeds decide them"
+        if undecided
+        else ""
+    )
+    print(f"{'passes' if document['passes'] else 'fails'}{said}")
 
 
 def _said(slope: Mapping[str, Any]) -> Sequence[str]:

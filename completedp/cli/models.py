@@ -118,6 +118,11 @@ def inspect(
         source.build(base_width, base_depth),
         own_patterns,
     )
+    if (found.base_width, found.whole.base_layers) != (base_width, base_depth):
+        raise UserError(
+            f"--model {model} at width {base_width} and depth {base_depth} has width {found.base_width} and "
+            f"{found.whole.base_layers} layers; expected what it was asked for"
+        )
     if json:
         print_json(summary.document(found))
         return

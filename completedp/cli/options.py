@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from completedp.errors import UserError
+
 DEFAULT_ROOT = Path("mlruns")
 
 # After every verb, also where nothing is written under the root, so that a wrapper may always give it.
@@ -87,6 +89,12 @@ def _numbers(text: str) -> tuple[float, ...]:
 def numbers(help_text: str) -> Any:
     """An option that is a list of numbers."""
     return typer.Option(parser=_numbers, metavar="A,B,…", help=help_text)
+
+
+def refuse_replacing(source: Path, out: Path) -> None:
+    """Raises `UserError` where the result would replace the file that it is made from."""
+    if out.exists() and source.exists() and out.samefile(source):
+        raise UserError(f"--out {out} is the file that is read; give another place")
 
 
 def given(**options: Any) -> dict[str, Any]:

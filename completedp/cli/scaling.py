@@ -19,6 +19,7 @@ from completedp.cli.options import (
     Root,
     count,
     given,
+    refuse_replacing,
 )
 from completedp.cli.output import number, print_json, print_table, print_warnings
 from completedp.errors import UserError
@@ -139,6 +140,7 @@ def transfer(
             "no target is given; expected --flops C or --parameters N, or one or more of --width, --depth, "
             "--batch, --tokens, --tokens-per-parameter"
         )
+    refuse_replacing(recipe, out)
     source = Recipe.read(recipe)
     target = target_for(source, Wish(**wished, aspect=aspect, tensor_parallel=tensor_parallel))
 
@@ -193,6 +195,7 @@ class _Shown:
             "flops": plan.flops,
             "steps": plan.train.steps,
             "recipe_digest": plan.recipe_digest,
+            "which": plan.which,
             "choices": [asdict(choice) for choice in self.choices],
             "warnings": list(warnings),
         }
@@ -206,7 +209,8 @@ class _Shown:
         plan = self.plan
         print(
             f"{plan.parameters:,} parameters, {plan.scale.tokens:,} tokens in {plan.train.steps:,} steps, "
-            f"{plan.flops:.4g} FLOPs, {plan.parameterization}; recipe {plan.recipe_digest[:19]}"
+            f"{plan.flops:.4g} FLOPs, {plan.parameterization}; {plan.which} values of recipe "
+            f"{plan.recipe_digest[:19]}"
         )
         for choice in self.choices:
             value = f"{choice.value:,}" if isinstance(choice.value, int) else choice.value
@@ -238,6 +242,7 @@ def export(
     chosen = format_named(format)
     plan = read_plan(source)
     place = out or Path(chosen.file_name)
+    refuse_replacing(source, place)
     write_text(place, chosen.render(plan))
     cannot = chosen.cannot(plan)
     if json:

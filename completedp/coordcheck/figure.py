@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from completedp import files
 from completedp.coordcheck.slopes import Axis
 
 Document = Mapping[str, Any]
@@ -49,7 +50,7 @@ def draw(rows: Sequence[tuple[str, Axis, Document]], path: Path) -> None:
             axes.set_title(_TITLES[quantity], fontsize=9)
             axes.set_xlabel(f"{axis} / base", fontsize=8)
         axes_row[0].set_ylabel(title, fontsize=9)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    files.write_figure(path, figure, dpi=110)
     plt.close(figure)
 
 

@@ -284,3 +284,50 @@ def test_what_a_trainer_cannot_express_is_a_warning(cli: Cli, recipe_file: Path)
 def test_help_names_every_format(cli: Cli) -> None:
     said = cli("export", "--help").out
     assert all(name in said for name in FORMATS)
+
+
+def test_a_result_does_not_replace_what_it_is_made_from(cli: Cli, recipe_file: Path) -> None:
+    before = recipe_file.read_bytes()
+    for arguments in (
+        ("transfer", recipe_file, "--width", 64, "--out", recipe_file),
+        ("export", recipe_file, "--format", "json", "--out", "recipe.yaml"),
+    ):
+        done = cli(*arguments)
+        assert done.status == 2
+        assert "is the file that is read" in done.err
+    assert recipe_file.read_bytes() == before
+
+
+def test_a_plan_says_which_values_it_has(cli: Cli, recipe_file: Path) -> None:
+    for which, option in (("tuned", ()), ("baseline", ("--baseline",))):
+        done = cli("transfer", recipe_file, "--width", 64, *option)
+        assert f"{which} values of recipe sha256:" in done.out
+        assert Plan.read(Path("plan.yaml")).which == which
+    done = cli("transfer", "plan.yaml", "--width", 64, "--out", "other.yaml")
+    assert done.status == 2
+    assert "kind is 'plan'; expected a 'recipe'" in done.err
+
+
+def test_an_axis_without_a_rule_is_said(cli: Cli, recipe_file: Path) -> None:
+    done = cli("transfer", recipe_file, "--width", 64, "--depth", 4, "--parameterization", "mup")
+    assert "mup has no rule for depth x 2, batch x 2, tokens x" in done.err
+    assert "has no rule" not in cli("transfer", recipe_file, "--width", 64, "--depth", 4).err
+
+
+def test_multipliers_that_no_tensor_takes_are_refused(cli: Cli, recipe_file: Path) -> None:
+    data = yaml.safe_load(recipe_file.read_text())
+    data["hparams"]["types"]["lr"]["qkv"] = 8.0
+    recipe_file.write_text(yaml.safe_dump(data))
+    done = cli("transfer", recipe_file, "--width", 64)
+    assert done.status == 2
+    assert "module types that the model has not: qkv" in done.err
+
+
+@pytest.mark.parametrize("format", ["torch", "hf", "nanogpt", "torchtitan"])
+def test_a_recipe_of_a_users_loop_is_exported(cli: Cli, recipe_file: Path, format: str) -> None:
+    data = yaml.safe_load(recipe_file.read_text())
+    data["train"]["loop"] = "mine.loops:make"
+    recipe_file.write_text(yaml.safe_dump(data))
+    done = cli("export", recipe_file, "--format", format, "--out", "values.py")
+    assert done.status == 0, done.err
+    assert "mine.loops" not in Path("values.py").read_text()

@@ -260,3 +260,26 @@ def test_wishes_that_contradict_themselves_are_refused(
 def test_a_vocabulary_that_does_not_divide_is_said(recipe: Recipe) -> None:
     (warning,) = at(recipe, width=96, tensor_parallel=3).warnings
     assert "vocab_size 256 does not divide by 3" in warning
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        ({"flops": 1e15, "tokens": 2048 * 128 * 6000}, "1e+15 FLOPs are wanted, this is"),
+        ({"parameters": 1e6, "width": 1024}, "1e+06 parameters are wanted, this is"),
+        ({"flops": 1e18, "depth": 1000}, " a parameter, as in the recipe) are wanted, this is"),
+    ],
+)
+def test_a_budget_that_no_size_meets_is_said(
+    large: Recipe, wish: dict[str, Any], said: str
+) -> None:
+    assert any(said in warning for warning in at(large, **wish).warnings)
+    assert not any("are wanted" in w for w in at(large, flops=1e21).warnings)
+
+
+def test_sizes_beyond_floats_are_refused(large: Recipe) -> None:
+    for wish in ({"tokens": 10**400}, {"width": 10**400}, {"batch": 10**400}, {"flops": 1e300}):
+        with pytest.raises(UserError, match="beyond any training"):
+            at(large, **wish)
+    with pytest.raises(UserError, match="beyond any training"):
+        at(large, token_rule=token_rule("1e308"))

@@ -219,7 +219,7 @@ def test_every_number_is_written_whole(recipe: Recipe) -> None:
     source = tables(FORMATS["torch"].render(plan))
     for row in plan.tensors:
         assert source["TENSORS"][row.name]["lr"] == row.lr
-    assert source["TRAIN"] == document["train"]
+    assert source["TRAIN"] == {k: v for k, v in document["train"].items() if k != "loop"}
     assert source["TRAIN"]["steps"] == plan.train.steps
 
 

@@ -71,7 +71,17 @@ def test_too_little_to_fit_is_refused(tmp_path: Path) -> None:
         measured(document(noise=0.01, seeds=1))
     with pytest.raises(UserError, match="--flops is nan"):
         extrapolate(measured(document(noise=0.01)), float("nan"))
-    for damaged in ({}, {"rows": 3}, {"rows": [{"flops": 1}]}):
+    one = {"1.0": {"0": 2.0, "1": 2.1}}
+    whole = {"baseline": one, "tuned": one}
+    lost = {"baseline": one, "tuned": {"1.0": {"0": None, "1": "x"}}}
+    for damaged in (
+        {},
+        {"rows": 3},
+        {"rows": [{"flops": 1}]},
+        {"rows": [{"flops": 1, "losses": lost}]},
+        {"rows": [{"flops": "abc", "losses": whole}]},
+        {"rows": [{"flops": 0, "losses": whole}]},
+    ):
         with pytest.raises(UserError, match="is damaged"):
             measured(damaged)
     (tmp_path / "other.json").write_text("{}")

@@ -71,11 +71,14 @@ def test_uncomfortable_betas_are_warned_of(recipe: Recipe) -> None:
     assert beta_warnings(base_plan(recipe)) == ()
     # A large batch for as many tokens: few steps, short memories.
     few = plan_at(recipe, width=32, batch=256 * 24, tokens=256 * 24)
-    (warning,) = [w for w in beta_warnings(few) if w.startswith("beta1")]
+    (warning,) = [w for w in beta_warnings(few) if w.startswith("1 - beta1")]
     assert "46 tensors" not in warning
-    assert "unembedding.weight" in warning or "weight has beta1" in warning
+    assert "is outside of [1e-05, 0.5]: " in warning
+    assert float(warning.rpartition(" has ")[2]) > 0.5
     many = plan_at(recipe, width=32, batch=64, tokens=64 * 10**7)
-    assert {w[:5] for w in beta_warnings(many)} == {"beta1", "beta2"}
+    warnings = beta_warnings(many)
+    assert {w[:9] for w in warnings} == {"1 - beta1", "1 - beta2"}
+    assert all(0 < float(w.rpartition(" has ")[2]) < 1e-5 for w in warnings)
 
 
 @given(microbatch=st.integers(1, 8), sequences=st.integers(1, 200))

@@ -14,8 +14,9 @@ from completedp.cli import main
 from completedp.errors import UserError
 from completedp.flops import training_flops
 from completedp.recipe import Recipe
+from completedp.runs.job import Outcome
 from transfer.planner import base_plan
-from transfer.speedup import Setting, report, runs, speedup
+from transfer.speedup import Setting, report, runs, speedup, table
 
 FRACTIONS = (0.25, 0.35, 0.5, 0.7, 1.0)
 
@@ -51,6 +52,43 @@ def test_beyond_the_horizons_it_is_a_bound() -> None:
     assert none is not None
     assert (most.factor, most.bound, most.high) == (4.0, "at least", None)
     assert (none.factor, none.bound, none.low, none.high) == (1.0, "below", None, None)
+
+
+def test_one_horizon_that_is_better_is_a_bound_and_not_a_tie() -> None:
+    found = speedup({0: 2.0, 1: 2.1}, {1.0: {0: 1.5, 1: 1.6}})
+    assert found is not None
+    assert (found.factor, found.bound, found.high) == (1.0, "at least", None)
+
+
+def test_what_the_table_says_of_a_bound() -> None:
+    losses: dict[str, Any] = {"baseline": {"1.0": {"0": 2.0}}, "tuned": {"1.0": {"0": 2.0}}}
+    target = {"width": 1, "depth": 1, "tokens": 1}
+    row = {"scale": 1.0, "flops": 1.0, "target": target, "losses": losses, "diverged": {}}
+
+    def said(least: float, **found: Any) -> str:
+        difference = {"mean": 0.0, "low": least, "high": 0.1}
+        rows = table({"rows": [{**row, "difference": difference, "speedup": found}]})[1]
+        return rows[0][-1]
+
+    at_least = {"factor": 4.0, "low": 0.55, "high": None, "bound": "at least"}
+    assert said(-0.1, **at_least) == "at least 4.00, from 0.55"
+    below = {"factor": 1.0, "low": None, "high": None, "bound": "below"}
+    assert said(0.01, **below) == "below 1"
+    assert said(-0.01, **below) == "1 not reached"  # a tie, or too few seeds
+
+
+def test_the_share_of_the_tokens_is_that_of_whole_steps(recipe: Recipe) -> None:
+    """24 steps: .35 of them are 8, a third."""
+    setting = Setting(scales=(1.0,), fractions=(0.35, 1.0), seeds=(0, 1))
+    wanted = runs(recipe, recipe.baseline, setting)
+    outcomes = {
+        i: Outcome(trial=i, status="completed", loss=2.0 - (run.arm == "tuned"), steps=1, tokens=1,
+                   seconds=1.0, seed=run.seed)
+        for i, run in enumerate(wanted)
+    }  # fmt: skip
+    (row,) = report(recipe, setting, wanted, outcomes)["rows"]
+    assert row["speedup"]["factor"] == pytest.approx(3.0)
+    assert set(row["losses"]["tuned"]) == {str(1 / 3), "1.0"}
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:

@@ -33,6 +33,7 @@ def table(plan: Plan) -> dict[str, Any]:
         "parameters": plan.parameters,
         "flops": plan.flops,
         "recipe_digest": plan.recipe_digest,
+        "which": plan.which,
         "model": dataclasses.asdict(plan.model),
         "data": dataclasses.asdict(plan.data),
         "train": train_settings(plan),

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, PretrainedConfig, TrainingArguments
+from transformers.utils.versions import require_version
 
 # --- tables ---
 from transfer.export.torch_functions import TRAIN, adamw, schedule
@@ -40,6 +41,8 @@ def training_arguments(output_dir: str, devices: int = 1, **own: Any) -> Trainin
 
     `devices` is the number of processes. The Trainer's clipping is off, because the optimizer clips.
     """
+    # `compute_loss` divides by the number of predicted labels; earlier ones count one a row more.
+    require_version("transformers>=5.10.1")
     at_once = TRAIN["microbatch"] or TRAIN["batch"] // devices
     sequences = at_once // CONTEXT
     if sequences * CONTEXT * devices == 0 or TRAIN["batch"] % (sequences * CONTEXT * devices):

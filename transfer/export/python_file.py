@@ -57,7 +57,8 @@ def render(
 def _tables(plan: Plan, names: Mapping[str, str] | None, fold: bool) -> dict[str, Any]:
     theirs = {row.name: _name(row, names) for row in plan.tensors}
     return {
-        "TRAIN: dict[str, Any]": train_settings(plan),
+        # The loop is the trainer's own, whatever found the recipe.
+        "TRAIN: dict[str, Any]": {k: v for k, v in train_settings(plan).items() if k != "loop"},
         "TENSORS: dict[str, dict[str, Any]]": {
             theirs[row.name]: {value: getattr(row, value) for value in _VALUES}
             for row in plan.tensors

@@ -109,6 +109,10 @@ def plain_bytes(width: int, depth: int) -> nn.Module:
     return model
 
 
+def lazy(width: int, depth: int) -> nn.Module:
+    return nn.Sequential(nn.Embedding(256, width), nn.LazyLinear(256))
+
+
 class Headless(Plain):
     def __init__(self, width: int, depth: int) -> None:
         super().__init__(width, depth)

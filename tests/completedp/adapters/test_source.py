@@ -123,3 +123,16 @@ def test_inspect_of_a_configuration_needs_no_size(tmp_path: Path) -> None:
         "folded into ffn_post",
     ):
         assert note in " ".join(shown.stdout.split())
+
+
+def test_configurations_that_the_models_own_validation_refuses(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    for change in ({"num_attention_heads": 3}, {"hidden_size": "x"}):
+        path.write_text(json.dumps({"model_type": "llama", "hidden_size": 64, **change}))
+        with pytest.raises(UserError, match="not a configuration of transformers"):
+            source_of(f"hf:{path}")
+
+
+def test_a_lazy_module_is_refused() -> None:
+    with pytest.raises(UserError, match=r"weight has no shape yet \(a lazy module\)"):
+        source_of("foreign:lazy").build(32, 2)

@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from completedp.cli import app
+from completedp.errors import UserError
 
 SMALL = ("--ratios", "1,4", "--steps", "2", "--axis", "depth")
 
@@ -24,7 +25,7 @@ def test_a_pass_is_0_with_every_number_written(root: Path, tmp_path: Path) -> No
     out, figure = tmp_path / "check.json", tmp_path / "check.png"
     done = coordcheck(root, "--out", str(out), "--figure", str(figure))
     assert done.exit_code == 0, done.output
-    assert done.stdout.splitlines()[-1] == "passes"
+    assert done.stdout.splitlines()[-1].startswith("passes")
     assert "update over depth" in done.stdout
     written = json.loads(out.read_text())
     assert written["passes"]
@@ -40,3 +41,12 @@ def test_a_failure_is_1_and_named(root: Path) -> None:
     assert first["quantity"] in ("output", "update", "change")
     done = coordcheck(root, "--parameterization", "sp")
     assert f"fails: {first['quantity']} of {first['module']} {first['place']}" in done.stdout
+
+
+def test_places_that_cannot_be_written_are_refused_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for option in ("--out", "--figure"):
+        ended = CliRunner().invoke(app, ["coordcheck", option, str(tmp_path / "file" / "x")])
+        assert isinstance(ended.exception, UserError)
+        assert "cannot be written" in str(ended.exception)
+        assert ended.stdout == ""

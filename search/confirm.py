@@ -31,10 +31,23 @@ def diverged_by_arm(confirmations: Sequence[TrialRecord]) -> dict[str, int]:
     }
 
 
+def confirmed_arm(comparison: Comparison | None, diverged: dict[str, int]) -> str:
+    """The arm to hand over: the one that diverged on fewer fresh seeds; of equals the per-module one where it
+    is no worse on average over the pairs, and there are pairs."""
+    if diverged["module"] != diverged["global"]:
+        return min(ARMS, key=lambda arm: diverged[arm])
+    return "module" if comparison is not None and comparison.mean <= 0 else "global"
+
+
 def verdict(comparison: Comparison | None, diverged: dict[str, int]) -> str:
     """What may be said of the per-module configuration."""
     if diverged["module"] > diverged["global"]:
         return f"no gain: the per-module configuration diverged on {diverged['module']} fresh seeds"
+    if diverged["global"] > diverged["module"]:
+        return (
+            f"gain: the global configuration diverged on {diverged['global']} fresh seeds, the per-module "
+            f"one on {diverged['module']}; their losses are compared on the other seeds only"
+        )
     if comparison is None or comparison.pairs < FEWEST_PAIRS:
         pairs = comparison.pairs if comparison else 0
         return f"too few seeds to conclude ({pairs} pairs; {FEWEST_PAIRS} are needed)"

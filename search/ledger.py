@@ -132,13 +132,21 @@ class Ledger:
     @property
     def confirmations(self) -> list[TrialRecord]:
         """The confirmation trials of the current round."""
-        return [t for t in self.of_phase("confirm") if t.extra.get("round") == self.round]
+        return self.confirmations_of(self.round)
+
+    def confirmations_of(self, number: int) -> list[TrialRecord]:
+        """Those of a round, the first being 0."""
+        return [t for t in self.of_phase("confirm") if t.extra.get("round") == number]
 
     @property
     def search_limit(self) -> int:
         """How many of the budget's runs search."""
         stale = len(self.of_phase("confirm")) - len(self.confirmations)
         return self.budget - stale - confirmation_runs(self.budget)
+
+    def raised_to(self, budget: int) -> Ledger:
+        """The ledger as it will be when the budget has been raised."""
+        return Ledger.from_records([*self.records, {"event": "budget", "budget": budget}], "raised")
 
     @property
     def global_limit(self) -> int:

@@ -8,7 +8,7 @@ from completedp.config import DataConfig, StudyConfig
 from completedp.errors import UserError
 from completedp.flops import training_flops
 from completedp.lm.cost import MOST_EPOCHS, Forecast, training_seconds
-from search.ledger import SMALLEST_BUDGET, confirmation_runs, global_runs
+from search.ledger import SMALLEST_BUDGET, Ledger, confirmation_runs
 from search.space import Space
 
 BYTES_PER_BPE_TOKEN = 4  # of English text with a 32k vocabulary, roughly
@@ -62,21 +62,26 @@ def forecast(
     )
 
 
-def describe(config: StudyConfig, budget: int, cost: Forecast) -> list[str]:
-    """The lines printed before a search starts."""
+def describe(ledger: Ledger, cost: Forecast) -> list[str]:
+    """The lines printed before a search starts or goes on."""
+    config, budget = ledger.study.config, ledger.budget
     space = Space.from_config(config)
     confirming = confirmation_runs(budget)
-    searching = budget - confirming
-    on_global = global_runs(config.search.global_share, searching)
-    minutes = cost.seconds / 60
-    total = f"{minutes / 60:.1f} h" if minutes > 90 else f"{minutes:.0f} min"
+    searching, on_global = ledger.search_limit, ledger.global_limit
+    stale = budget - searching - confirming
+    before = f" + {stale} that confirmed before" if stale else ""
+    a_run, total = "unknown time", "unknown"
+    if cost.seconds_per_run is not None and cost.seconds is not None:
+        minutes = cost.seconds / 60
+        total = f"about {minutes / 60:.1f} h" if minutes > 90 else f"about {minutes:.0f} min"
+        a_run = f"about {cost.seconds_per_run:.0f} s"
     epochs = "" if cost.epochs is None else f"{cost.epochs:.2f} epochs, "
     frozen = f" (frozen: {', '.join(config.search.frozen)})" if config.search.frozen else ""
     return [
         f"space: {len(space.part('global'))} global values, {len(space.part('type'))} module-type and "
         f"{len(space.part('depth'))} depth multipliers{frozen}",
         f"budget: {budget} runs = {on_global} global + {searching - on_global} per module + "
-        f"{confirming} to confirm on fresh seeds; strategy {config.search.strategy}",
-        f"a run: {config.train.tokens:,} tokens, {epochs}about "
-        f"{cost.seconds_per_run:.0f} s; {cost.runs} runs, {cost.workers} at a time, about {total}",
+        f"{confirming} to confirm on fresh seeds{before}; strategy {config.search.strategy}",
+        f"a run: {config.train.tokens:,} tokens, {epochs}{a_run}; {cost.runs} runs, {cost.workers} at a "
+        f"time, {total}",
     ]

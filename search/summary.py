@@ -9,7 +9,7 @@ from typing import Any
 from completedp.paired import compare
 from completedp.recipe import Recipe
 from completedp.seeds import derive_seed
-from search.confirm import ARMS, diverged_by_arm, losses_by_arm, verdict
+from search.confirm import ARMS, confirmed_arm, diverged_by_arm, losses_by_arm, verdict
 from search.ledger import Ledger
 from search.space import Space
 
@@ -19,8 +19,8 @@ PARAMETERIZATION = "completed-p"
 def build_recipe(ledger: Ledger) -> Recipe:
     """The recipe of a study whose confirmation has ended.
 
-    Holds the per-module configuration if it is confirmed: no worse on average over the pairs, and not
-    diverged on more fresh seeds. Else the global one stands in both places, as `provenance.chosen` says.
+    Holds the per-module configuration if it is confirmed (`confirmed_arm`). Else the global one stands in
+    both places, as `provenance.chosen` says.
     """
     config = ledger.study.config
     space = Space.from_config(config)
@@ -30,14 +30,7 @@ def build_recipe(ledger: Ledger) -> Recipe:
     losses = losses_by_arm(ledger.confirmations)
     comparison = compare(losses["global"], losses["module"])
     diverged = diverged_by_arm(ledger.confirmations)
-    tuned = best["module"]
-    if (
-        tuned is None
-        or comparison is None
-        or comparison.mean > 0
-        or diverged["module"] > diverged["global"]
-    ):
-        tuned = baseline
+    tuned = best[confirmed_arm(comparison, diverged)] or baseline
     provenance: dict[str, Any] = {
         "chosen": tuned.phase,
         "trials": {"global": baseline.trial, "chosen": tuned.trial},
@@ -62,6 +55,7 @@ def build_recipe(ledger: Ledger) -> Recipe:
             "verdict": verdict(comparison, diverged)
             if best["module"]
             else "nothing to compare: no per-module trial completed",
+            **_earlier(ledger),
             "unit": "nats per token, report split",
         },
         "versions": dict(ledger.study.versions),
@@ -75,6 +69,24 @@ def build_recipe(ledger: Ledger) -> Recipe:
         baseline=space.to_hparams(baseline.values),
         provenance=provenance,
     )
+
+
+def _earlier(ledger: Ledger) -> dict[str, Any]:
+    """What was confirmed before the budget was raised, where it was: who raises until there is a gain should
+    be seen to."""
+    rounds = []
+    for number in range(ledger.round):
+        trials = ledger.confirmations_of(number)
+        losses = losses_by_arm(trials)
+        comparison, diverged = compare(losses["global"], losses["module"]), diverged_by_arm(trials)
+        rounds.append(
+            {
+                "difference": comparison.to_dict() if comparison else None,
+                "diverged": diverged,
+                "verdict": verdict(comparison, diverged),
+            }
+        )
+    return {"earlier_rounds": rounds} if rounds else {}
 
 
 def arm_summary(by_seed: dict[int, float]) -> dict[str, Any]:

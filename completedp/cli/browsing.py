@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from completedp.cli.options import DEFAULT_ROOT, Json, Root
 from completedp.cli.output import print_json
+
+if TYPE_CHECKING:
+    from completedp.tracking import Synced, SyncedRun
 
 
 def track(
@@ -25,11 +29,24 @@ def track(
     from completedp.tracking import track as sync
 
     passes = sync(root, name)
+    faults = [s for s in passes if isinstance(s, Synced) and s.fault]
+    for synced in faults:
+        print(f"{synced.study}: left out: {synced.fault}", file=sys.stderr)
     if json:
         print_json([asdict(synced) for synced in passes])
-        return
+    else:
+        _print(passes)
+    if faults:
+        raise typer.Exit(2)
+
+
+def _print(passes: Sequence[Synced | SyncedRun]) -> None:
+    from completedp.tracking import Synced
+
     for synced in passes:
         if isinstance(synced, Synced):
+            if synced.fault:
+                continue
             shown, what, by = synced.study, "trials", "search"
         else:
             shown, what, by = synced.run, "runs", "training"

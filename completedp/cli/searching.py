@@ -316,25 +316,24 @@ class _Run:
     def announce(self, budget: int | None, corpus: Corpus | None) -> dict[str, Any]:
         """Say what will run and what it costs; returns the same for a program."""
         from search import preflight
+        from search.ledger import Ledger
 
-        done = 0
-        if self.study.data:
-            ledger = self.place.read()
-            done = len(ledger.trials) - len(ledger.pending)
-            budget = budget or ledger.budget
-        assert budget is not None, "a new study has a budget"
+        ledger = self.place.read() if self.study.data else Ledger(study=self.study, records=[])
+        if budget is not None and budget > ledger.budget:
+            ledger = ledger.raised_to(budget)
+        done = len(ledger.trials) - len(ledger.pending)
         config = self.study.config
         cost = preflight.forecast(
             config,
-            runs=max(0, budget - done),
+            runs=max(0, ledger.budget - done),
             workers=self.workers,
             train_tokens=None if corpus is None else corpus.tokens("train"),
             device=self.device,
         )
         self.console.print(f"data: {_describe(config, corpus)}")
-        for line in preflight.describe(config, budget, cost):
+        for line in preflight.describe(ledger, cost):
             self.console.print(line)
-        return {"study": self.place.name, "budget": budget, **cost.to_dict()}
+        return {"study": self.place.name, "budget": ledger.budget, **cost.to_dict()}
 
     def start(self, budget: int | None, corpus: Corpus | None, *, resumed: bool) -> None:
         """Run it, and show how it ended."""

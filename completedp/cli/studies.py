@@ -13,6 +13,7 @@ from completedp.errors import UserError
 
 if TYPE_CHECKING:
     from completedp.config import StudyConfig
+    from search.place import Place
 
 
 def show_summary(summary: dict[str, Any], recipe: Path, json: bool) -> None:
@@ -47,6 +48,8 @@ def _print_summary(summary: dict[str, Any], recipe: Path) -> None:
             f"[{difference['low']:+.4f}, {difference['high']:+.4f}], {difference['pairs']} pairs"
         )
     print(confirmed["verdict"])
+    for earlier in confirmed.get("earlier_rounds", ()):
+        print(f"before the budget was raised: {earlier['verdict']}")
     moved = ", ".join(
         f"{row['type']} {row['kind']} x {row['multiplier']:.3g}"
         for row in summary["largest_multipliers"]
@@ -63,11 +66,10 @@ def status(
     json: Json = False,
 ) -> None:
     """Say where studies stand, from their journals alone."""
-    from search.display import headline
     from search.place import Place, study_names
 
     names = [name] if name else study_names(root)
-    states = {n: headline(Place(root=root, name=n).read()) for n in names}
+    states = {n: _state(Place(root=root, name=n), alone=name is not None) for n in names}
     if json:
         print_json(states)
         return
@@ -75,6 +77,18 @@ def status(
         print(f"no study under {root} yet; begin one with: completedp search --budget 200")
     for study, state in states.items():
         print_table(study, ["", ""], [[key, text] for key, text in state.items()])
+
+
+def _state(place: Place, alone: bool) -> dict[str, str]:
+    """Where a study stands. One among others that cannot be read must not hide them."""
+    from search.display import headline
+
+    try:
+        return headline(place.read())
+    except UserError as error:
+        if alone:
+            raise
+        return {"unreadable": str(error)}
 
 
 def report(

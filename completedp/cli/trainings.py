@@ -97,8 +97,8 @@ def _announce(
     cost = _cost(plans, workers, device, root)
     read = "" if cost.epochs is None else f"up to {cost.epochs:.2g} epochs, "
     print(
-        f"{sum(plan.flops for plan in plans):.3g} FLOPs, {read}{workers} at a time on {device}: about "
-        f"{cost.seconds / 60:.0f} min",
+        f"{sum(plan.flops for plan in plans):.3g} FLOPs, {read}{workers} at a time on {device}"
+        + ("" if cost.seconds is None else f": about {cost.seconds / 60:.0f} min"),
         file=stream,
         flush=True,
     )

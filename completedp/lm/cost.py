@@ -16,17 +16,18 @@ UTILISATION = 0.4
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """What runs will cost. `epochs` of the longest, where the data is known; `seconds_per_run` on the mean;
-    `seconds` for all runs on all workers together, in wall-clock time."""
+    """What runs will cost. `epochs` of the longest, where the data is known; `seconds_per_run` on the mean,
+    where the device is here; `seconds` for all runs on all workers together, in wall-clock time."""
 
     runs: int
     workers: int
     epochs: float | None
-    seconds_per_run: float
+    seconds_per_run: float | None
 
     @property
-    def seconds(self) -> float:
-        return self.seconds_per_run * self.runs / self.workers
+    def seconds(self) -> float | None:
+        per_run = self.seconds_per_run
+        return None if per_run is None else per_run * self.runs / self.workers
 
     @property
     def doubts(self) -> list[str]:
@@ -36,7 +37,7 @@ class Forecast:
             doubts.append(
                 f"a run reads its training text {self.epochs:.1f} times (more than {MOST_EPOCHS})"
             )
-        if self.seconds > LONG_HOURS * 3600:
+        if self.seconds is not None and self.seconds > LONG_HOURS * 3600:
             doubts.append(f"this will take about {self.seconds / 3600:.1f} hours")
         return doubts
 
@@ -45,8 +46,13 @@ class Forecast:
         return {**dataclasses.asdict(self), "seconds": self.seconds, "doubts": self.doubts}
 
 
-def training_seconds(flops: float, device: str, precision: str) -> float:
-    """Seconds for so many FLOPs of training by one worker, from a matmul rate measured now."""
+def training_seconds(flops: float, device: str, precision: str) -> float | None:
+    """Seconds for so many FLOPs of training by one worker, from a matmul rate measured now; None for a device
+    that is not here, as of a cluster's other machines."""
+    import torch
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        return None
     return flops / (UTILISATION * _matmul_rate(device, precision))
 
 

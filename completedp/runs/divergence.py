@@ -26,6 +26,8 @@ CLIP_UNIFORM = 2.0
 # above a uniform guess, and at 1/64 of a good learning rate a run needs a third of its steps to pass below
 # (measured on the `tiny` preset).
 SLOW_FRACTION = 0.5
+# Losses after warm-up without which one of them is no trend, of a loop that does not report every step.
+FEWEST_REPORTS = 5
 # Points kept of a curve: enough for a figure, small beside a run in the journal's folder and in MLflow.
 CURVE_POINTS = 200
 
@@ -76,23 +78,26 @@ class Monitor:
         self._horizon = max(HORIZON_STEPS, math.ceil(HORIZON_FRACTION * limits.steps))
         self._smoothed = 0.0
         self._weight = 0.0
+        self._reports = 0
         self._first = math.nan
         self._stride = stride(limits.steps)
         self._points: list[tuple[int, float]] = []
         self._pending: list[float] = []
 
     def __call__(self, step: int, loss: float) -> None:
+        loss, before = float(loss), self.step
         if not math.isfinite(loss):
             raise Diverged(step, f"the training loss is {loss}")
         if self.step == 0:
             self._first = loss
         self.step = step
         self._pending.append(loss)
-        if step % self._stride == 0:
+        if step // self._stride > before // self._stride:
             self._keep_point()
-        self._judge(step, loss)
-        if step in self._rungs:
-            self._judge_at(self._rungs[step])
+        self._judge(step, loss, before)
+        for at, rung in self._rungs.items():
+            if before < at <= step:
+                self._judge_at(rung)
         if self._on_step is not None:
             self._on_step(step, loss)
         if self._should_stop is not None and self._should_stop():
@@ -105,6 +110,7 @@ class Monitor:
             "first": self._first,
             "smoothed": self._smoothed,
             "weight": self._weight,
+            "reports": self._reports,
             "points": list(self._points),
             "pending": list(self._pending),
         }
@@ -113,6 +119,7 @@ class Monitor:
         """Go on where `state` was taken."""
         self.step, self._first = state["step"], state["first"]
         self._smoothed, self._weight = state["smoothed"], state["weight"]
+        self._reports = state["reports"]
         self._points = [(step, loss) for step, loss in state["points"]]
         self._pending = list(state["pending"])
 
@@ -137,18 +144,21 @@ class Monitor:
                 f"training loss {mean:.4f} at {rung.fraction:.0%} of the run, above {rung.bound:.4f}"
             )
 
-    def _judge(self, step: int, loss: float) -> None:
+    def _judge(self, step: int, loss: float, before: int) -> None:
         after_warmup = step - self._limits.warmup_steps
         if after_warmup <= 0:
             return
         uniform = self._limits.uniform_loss
-        gain = 1 / self._horizon
+        # Of a loop that reports now and then, a loss counts for the steps since the one before.
+        gain = 1 - (1 - 1 / self._horizon) ** (step - before)
+        self._reports += 1
         self._smoothed += gain * (min(loss, CLIP_UNIFORM * uniform) - self._smoothed)
         self._weight += gain * (1 - self._weight)
         mean = self._smoothed / self._weight
         early = step <= SLOW_FRACTION * self._limits.steps
         bound = max(uniform, self._first) if early else uniform
-        if after_warmup >= self._horizon and mean > bound:
+        enough = after_warmup >= self._horizon and self._reports >= FEWEST_REPORTS
+        if enough and mean > bound:
             raise Diverged(
                 step,
                 f"the smoothed training loss is {mean:.4g}, above {uniform:.4g} of a uniform guess",

@@ -59,7 +59,7 @@ def run(
     The first Ctrl-C (or `interrupted()` true) ends the handing out: `on_interrupt` is called once, what
     runs is finished, then this returns. The second raises `KeyboardInterrupt`, with the executor closed.
     Raises `UserError` where nothing can be run: a training function's own `UserError` before any job
-    has finished, or `HOPELESS` jobs given up by then.
+    has finished, or `HOPELESS` jobs given up by then, or all that the source has. Those stay begun.
     """
     with _interrupts() as pressed:
         loop = _Loop(source, executor, curves)
@@ -77,7 +77,8 @@ def run(
                     told = True
                 if not loop.running:
                     return source.done
-                for event in executor.poll(POLL_SECONDS):
+                # A death can end the study; what has finished is kept first.
+                for event in sorted(executor.poll(POLL_SECONDS), key=lambda e: isinstance(e, Died)):
                     loop.handle(event)
                     if not ends():
                         loop.fill()
@@ -100,7 +101,9 @@ class _Loop:
         self._waiting: deque[Job] = deque()
         self._deaths: Counter[int] = Counter()
         self._finished = 0
-        self._given_up = 0
+        # Trials given up before any job has finished: a mistake that all have in common may be mended, and
+        # then they are owed another attempt.
+        self._held: dict[int, str] = {}
 
     def hand_out(self) -> None:
         """Fill the executor, and ask for one job more.
@@ -111,6 +114,8 @@ class _Loop:
         while self.fill():
             job = self._source.next()
             if job is None:
+                if self._held and not self.running:
+                    raise self._hopeless()
                 assert self.running or self._source.done, "the source waits for nothing"
                 return
             self._waiting.append(job)
@@ -131,6 +136,9 @@ class _Loop:
             del self.running[outcome.trial]
             self._finished += 1
             self._source.finished(outcome)
+            for trial, reason in self._held.items():
+                self._source.set_aside(trial, reason)
+            self._held.clear()
         elif isinstance(event, Died):
             self._died(event)
 
@@ -142,13 +150,18 @@ class _Loop:
         if self._deaths[event.trial] < ATTEMPTS and not event.mistake:
             self._waiting.appendleft(job)
             return
-        self._given_up += 1
-        if self._given_up == HOPELESS and not self._finished:
-            raise UserError(
-                f"none of the first {HOPELESS} runs could be trained; the last one ended with: "
-                f"{event.reason}"
-            )
-        self._source.set_aside(event.trial, event.reason)
+        if self._finished:
+            self._source.set_aside(event.trial, event.reason)
+            return
+        self._held[event.trial] = event.reason
+        if len(self._held) == HOPELESS:
+            raise self._hopeless()
+
+    def _hopeless(self) -> UserError:
+        *_, reason = self._held.values()
+        return UserError(
+            f"none of the first {len(self._held)} runs could be trained; the last one ended with: {reason}"
+        )
 
 
 @contextmanager

@@ -73,7 +73,8 @@ class LocalExecutor(Executor):
     Workers are spawned when first needed, single-threaded on the CPU, and given `devices` round-robin:
     `cpu`, or `cuda:<index>`, which is then the only GPU that worker sees. They keep what a task's
     factory made for the next job. `logs` receives what each prints (`worker-<i>.log`); `paths` are
-    folders where tasks may live besides the installed packages. A worker that dies is replaced.
+    folders where tasks may live besides the installed packages, searched after all others. A worker that
+    dies is replaced.
     """
 
     def __init__(
@@ -188,14 +189,14 @@ class _Slot:
     trial: int | None = None
 
     def spawn(self) -> _Worker:
-        self.worker = _Worker(self.log, _environment(self.device, self.paths))
+        self.worker = _Worker(self.log, _environment(self.device), self.paths)
         return self.worker
 
 
 class _Worker:
     """A spawned process and this end of its socket."""
 
-    def __init__(self, log: Path, environment: dict[str, str]) -> None:
+    def __init__(self, log: Path, environment: dict[str, str], paths: Sequence[Path]) -> None:
         self.connection, theirs = socket.socketpair()
         self._buffer = b""
         self._log = log
@@ -205,6 +206,7 @@ class _Worker:
             "completedp.runs.worker",
             str(theirs.fileno()),
             str(_package_folder()),
+            *map(str, paths),
         ]
         with theirs, log.open("ab") as output:
             self._log_start = output.tell()
@@ -278,7 +280,7 @@ def _package_folder() -> Path:
     return Path(completedp.__file__).resolve().parent.parent
 
 
-def _environment(device: str, paths: Sequence[Path]) -> dict[str, str]:
+def _environment(device: str) -> dict[str, str]:
     environment = dict(os.environ)
     installed = {sysconfig.get_path("purelib"), site.getusersitepackages()}
     folder = _package_folder()
@@ -286,7 +288,7 @@ def _environment(device: str, paths: Sequence[Path]) -> dict[str, str]:
     own = [] if str(folder) in installed else [str(folder)]
     inherited = [p for p in environment.get("PYTHONPATH", "").split(os.pathsep) if p]
     environment |= {
-        "PYTHONPATH": os.pathsep.join([*own, *inherited, *map(str, paths)]),
+        "PYTHONPATH": os.pathsep.join([*own, *inherited]),
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,12 +49,12 @@ class RayExecutor(Executor):
             raise UserError(
                 f"the Ray cluster has no node with {self._need}; add one, or give another --device"
             )
-        folders = os.pathsep.join(str(path) for path in paths)
+        self._paths = [str(path) for path in paths]
         self._task = self._ray.remote(_train).options(
             num_cpus=self._need.get("CPU", 0),
             num_gpus=self._need.get("GPU", 0),
             max_retries=0,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "PYTHONPATH": folders}},
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"} | _inherited_path()},
         )
         self._mailbox = self._ray.remote(_Mailbox).options(num_cpus=0).remote()
         self._running: dict[Any, int] = {}
@@ -83,7 +84,7 @@ class RayExecutor(Executor):
         return min(held, self._workers) if self._workers else held
 
     def submit(self, job: Job) -> None:
-        self._running[self._task.remote(job, self._mailbox)] = job.trial
+        self._running[self._task.remote(job, self._mailbox, self._paths)] = job.trial
 
     def poll(self, timeout: float) -> list[Event]:
         refs = list(self._running)
@@ -180,8 +181,14 @@ class _Link:
         return self._cancelled
 
 
-def _train(job: Job, mailbox: Any) -> Finished | Died:
+def _inherited_path() -> dict[str, str]:
+    path = os.environ.get("PYTHONPATH")
+    return {"PYTHONPATH": path} if path else {}
+
+
+def _train(job: Job, mailbox: Any, paths: list[str]) -> Finished | Died:
     """The task."""
+    sys.path += [path for path in paths if path not in sys.path]
     link = _Link(_import_ray(), mailbox)
     return attempt(job, link.progress, link.cancelled)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import json
 import math
 import time
@@ -17,6 +18,7 @@ from completedp.runs.job import (
     Diverged,
     Finished,
     Job,
+    Limits,
     Outcome,
     Progress,
     Result,
@@ -54,6 +56,11 @@ def run_job(
     start = time.perf_counter()
     try:
         result = train(job.resolved, job.seed, monitor)
+        if not isinstance(result, Result):
+            raise UserError(
+                f"{job.task}: its training function returned {type(result).__name__}; expected a "
+                "completedp.runs.job.Result"
+            )
         steps = monitor.step or limits.steps
         if not math.isfinite(result.loss):
             raise Diverged(steps, f"the evaluation loss is {result.loss}")
@@ -68,7 +75,7 @@ def run_job(
         status=status,
         loss=float(result.loss) if result is not None and status == "completed" else None,
         steps=steps,
-        tokens=steps * limits.tokens_per_step if result is None else result.tokens,
+        tokens=int(steps * limits.tokens_per_step if result is None else result.tokens),
         seconds=seconds,
         seed=job.seed,
         reason=reason,
@@ -108,7 +115,19 @@ def train_function(job: Job) -> TrainFunction:
 
 @functools.lru_cache(maxsize=KEPT_FUNCTIONS)
 def _made(task: str, arguments: str) -> TrainFunction:
-    train: TrainFunction = _factory(task)(**json.loads(arguments))
+    factory, given = _factory(task), json.loads(arguments)
+    try:
+        inspect.signature(factory).bind(**given)
+    except TypeError as error:
+        raise UserError(
+            f"{task} does not take the keywords {', '.join(given)} ({error}); give it these parameters"
+        ) from None
+    train = factory(**given)
+    if not (callable(train) and isinstance(getattr(train, "limits", None), Limits)):
+        raise UserError(
+            f"{task} returned {type(train).__name__}; expected a training function: callable, with `limits`, "
+            "a completedp.runs.job.Limits"
+        )
     return train
 
 

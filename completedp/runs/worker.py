@@ -22,6 +22,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +96,10 @@ def serve(link: Link) -> None:
         link.ended(attempt(job, link.progress, functools.partial(link.cancelled, job.trial)))
 
 
-def main(fd: int, folder: str) -> None:
-    """Entry point of the process."""
+def main(fd: int, folder: str, paths: Sequence[str] = ()) -> None:
+    """Entry point of the process; `paths` are searched last, as a user's folder may have names of ours or of
+    the standard library's."""
+    sys.path += paths
     found = Path(completedp.__file__).resolve().parent.parent
     if found != Path(folder):
         sys.exit(
@@ -106,4 +109,4 @@ def main(fd: int, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3:])

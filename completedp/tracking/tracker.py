@@ -45,12 +45,22 @@ def track(root: Path, name: str | None = None) -> list[Synced | SyncedRun]:
     from mlflow.exceptions import MlflowException
 
     try:
-        return [_track_one(store, folder) for folder in found if name in (None, folder.name)]
+        if name is not None:
+            return [_track_one(store, folder) for folder in found if name == folder.name]
+        return [_tracked(store, folder) for folder in found]
     except (MlflowException, OSError) as error:
         raise UserError(
             f"{store.database}: MLflow cannot write it ({first_line(error)}); free it or its disk, and "
             "run 'completedp track' again"
         ) from error
+
+
+def _tracked(store: Store, folder: Path) -> Synced | SyncedRun:
+    """One among others: one that cannot be read must not keep them from being tracked."""
+    try:
+        return _track_one(store, folder)
+    except UserError as error:
+        return Synced(study=folder.name, fault=str(error))
 
 
 def _track_one(store: Store, folder: Path) -> Synced | SyncedRun:

@@ -37,6 +37,7 @@ class Synced:
     unchanged: int = 0
     removed: int = 0
     busy: bool = False
+    fault: str = ""
 
 
 class StudyView:

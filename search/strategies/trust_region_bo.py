@@ -30,6 +30,8 @@ MODELLED = 300
 # Losses further above the median than so many standard deviations say only that a point is bad; but no more
 # than a tenth of them: where most trials are alike, the rest still counts.
 WORST, MOST_BOUNDED = 3.0, 0.1
+# Octaves: above what a journal's rounding changes, far below what a run can tell.
+SAME = 1e-4
 NORMAL = 1.4826  # of a normal distribution: standard deviation over median absolute deviation
 
 
@@ -48,11 +50,12 @@ class TrustRegionBO:
         best_D = expected_best(arena) if number >= min(FIRST, len(centre_D)) else None
         if best_D is not None:
             # Twice the same point on the search's one seed is twice the same run.
-            again = any(np.array_equal(best_D, o.point_D) for o in arena.observations)
+            again = any(np.abs(best_D - o.point_D).max() < SAME for o in arena.observations)
             if number % BEST_EVERY == BEST_EVERY - 1 and not again:
                 return best_D
             centre_D = best_D
-        elif number >= FIRST:  # nothing trains around the start
+        elif sum(o.status != "pending" for o in arena.observations) >= FIRST:
+            # Nothing trains around the start.
             return rng.uniform(arena.lower_D, arena.upper_D)
         return np.clip(centre_D + steps(len(centre_D), rng), arena.lower_D, arena.upper_D)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from completedp.paired import compare
-from search.confirm import verdict
+from search.confirm import confirmed_arm, verdict
 
 NONE_DIVERGED = {"global": 0, "module": 0}
 
@@ -34,6 +34,19 @@ def test_verdicts(differences: list[float], says: str) -> None:
     # Luckier seeds cannot outweigh a divergence that the baseline did not have.
     assert "diverged on 2" in verdict(got, {"global": 1, "module": 2})
     assert verdict(got, {"global": 2, "module": 2}).startswith(says)
+    assert "diverged on 2 fresh seeds" in verdict(got, {"global": 2, "module": 1})
+
+
+def test_the_arm_that_is_handed_over() -> None:
+    better = compare(dict.fromkeys(range(6), 2.0), dict.fromkeys(range(6), 1.9))
+    worse = compare(dict.fromkeys(range(6), 2.0), dict.fromkeys(range(6), 2.1))
+    assert confirmed_arm(better, NONE_DIVERGED) == "module"
+    assert confirmed_arm(worse, NONE_DIVERGED) == "global"
+    assert confirmed_arm(None, NONE_DIVERGED) == "global"
+    assert confirmed_arm(better, {"global": 0, "module": 1}) == "global"
+    # What cannot be trained is no baseline, whatever is left to compare.
+    assert confirmed_arm(None, {"global": 8, "module": 0}) == "module"
+    assert confirmed_arm(worse, {"global": 6, "module": 0}) == "module"
 
 
 def test_nothing_to_compare() -> None:

@@ -3,13 +3,15 @@
 from pathlib import Path
 
 import pytest
+import torch
+from studies import study_of
 
 from completedp.config import DataConfig, StudyConfig
 from completedp.errors import UserError
 from completedp.lm.cost import Forecast
 from completedp.lm.preset_files import load_preset
 from search import preflight
-from search.ledger import SMALLEST_BUDGET, confirmation_runs
+from search.ledger import SMALLEST_BUDGET, Ledger, confirmation_runs
 
 
 def test_a_cpu_gets_tiny_whatever_the_data() -> None:
@@ -36,7 +38,7 @@ def test_doubts(epochs: float, seconds: float, doubts: int) -> None:
 
 def test_the_announced_parts_of_the_budget_sum_to_it(config: StudyConfig) -> None:
     cost = Forecast(runs=200, workers=2, epochs=0.1, seconds_per_run=5.0)
-    line = preflight.describe(config, 200, cost)[1]
+    line = preflight.describe(Ledger(study=study_of(config, budget=200), records=[]), cost)[1]
     numbers = [
         int(word) for word in line.replace("=", " ").replace("+", " ").split() if word.isdigit()
     ]
@@ -48,8 +50,18 @@ def test_the_forecast_is_of_the_right_size() -> None:
     """A run of `tiny` takes 5 to 20 s on one core of any machine of the last decade."""
     tiny = load_preset("tiny")
     cost = preflight.forecast(tiny, runs=200, workers=2, train_tokens=10**7, device="cpu")
+    assert cost.seconds_per_run is not None
     assert 0.5 < cost.seconds_per_run < 120
     assert cost.epochs == tiny.train.tokens / 10**7
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
+def test_the_time_on_another_machines_gpu_is_not_known(config: StudyConfig) -> None:
+    cost = preflight.forecast(config, runs=200, workers=2, train_tokens=10**7, device="cuda")
+    assert cost.seconds is None
+    assert cost.doubts == []
+    ledger = Ledger(study=study_of(config, budget=200), records=[])
+    assert "unknown time" in preflight.describe(ledger, cost)[-1]
 
 
 def test_budget() -> None:

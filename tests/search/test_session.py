@@ -10,16 +10,19 @@ import pytest
 from bowl import STEPS
 from rich.console import Console
 from studies import job_factory, study_of
+from typer.testing import CliRunner
 
 import completedp
+from completedp.cli import app
 from completedp.config import SearchConfig, StudyConfig
 from completedp.errors import UserError
 from completedp.hparams import KINDS
+from completedp.lm.cost import Forecast
 from completedp.recipe import Recipe
 from completedp.runs.job import Event
 from completedp.runs.journal import read_records, trials
 from completedp.runs.local import InProcessExecutor
-from search import session
+from search import preflight, session
 from search.figures import draw
 from search.ledger import SMALLEST_BUDGET, confirmation_runs
 from search.place import Place
@@ -282,3 +285,37 @@ def test_a_journal_of_another_space_is_refused(tmp_path: Path, config: StudyConf
 def test_smallest_budget_leaves_something_to_search_with() -> None:
     assert SMALLEST_BUDGET - confirmation_runs(SMALLEST_BUDGET) == 8
     assert [confirmation_runs(n) for n in (12, 60, 120, 200, 1000)] == [4, 6, 12, 16, 16]
+
+
+def test_a_study_that_cannot_be_read_hides_no_other(
+    tmp_path: Path, config: StudyConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(tmp_path, config, budget=12)
+    broken = tmp_path / "studies" / "a-broken-one" / "journal.jsonl"
+    broken.parent.mkdir()
+    broken.write_text('{"event": "study", "schema": 7}\n')
+    runner = CliRunner()
+    listed = runner.invoke(app, ["status", "--root", str(tmp_path), "--json"])
+    assert listed.exit_code == 0
+    states = json.loads(listed.stdout)
+    assert "schema is 7" in states["a-broken-one"]["unreadable"]
+    assert len(states) == 2
+    tracked = runner.invoke(app, ["track", "--root", str(tmp_path), "--json"])
+    assert tracked.exit_code == 2
+    faults = {one["study"]: one["fault"] for one in json.loads(tracked.stdout)}
+    assert "schema is 7" in faults.pop("a-broken-one")
+    assert list(faults.values()) == [""]
+
+
+def test_a_raised_budget_hides_no_earlier_confirmation(tmp_path: Path, config: StudyConfig) -> None:
+    place = begin(tmp_path, config, budget=12)
+    go_on(place, config)
+    session.raise_budget(place, 24)
+    cost = Forecast(runs=12, workers=1, epochs=None, seconds_per_run=None)
+    announced = preflight.describe(place.read(), cost)[1]
+    assert "24 runs = 4 global + 12 per module + 4 to confirm on fresh seeds + 4 that" in announced
+    summary = go_on(place, config)
+    assert summary is not None
+    (earlier,) = summary["confirmed"]["earlier_rounds"]
+    assert earlier["difference"]["pairs"] == 2
+    assert earlier["verdict"].startswith("too few seeds")

@@ -41,6 +41,35 @@ def arena(points_ND: np.ndarray, losses: list[float | None], wall: float = 4.0) 
     )
 
 
+def test_nothing_is_thrown_over_the_box_while_nothing_has_ended() -> None:
+    """Of many workers more than `FIRST` trials run before one has ended."""
+    points_ND = np.vstack([np.zeros(90), signs(FIRST + 5, 90)])
+    running = [Observation(point_D=p, status="pending", loss=None) for p in points_ND]
+    here = dataclasses.replace(arena(points_ND[:1], [1.0]), observations=running)
+    strategy = STRATEGIES["trust-region-bo"]
+    assert np.abs(strategy.propose(here, np.random.default_rng(0))).max() < 1
+    lost = [dataclasses.replace(o, status="diverged") for o in running]
+    here = dataclasses.replace(here, observations=lost)
+    assert np.abs(strategy.propose(here, np.random.default_rng(0))).max() > 3
+
+
+def test_the_best_point_is_not_tried_twice_though_it_was_rounded() -> None:
+    points_ND = signs(4 * FIRST - 1, 40)
+    losses: list[float | None] = list(points_ND[:, 0])
+    here = arena(points_ND, losses)
+    strategy = STRATEGIES["trust-region-bo"]
+    best_D = expected_best(here)
+    assert best_D is not None
+    np.testing.assert_array_equal(strategy.propose(here, np.random.default_rng(0)), best_D)
+    rounded = Observation(point_D=best_D.round(6), status="pending", loss=None)
+    again = dataclasses.replace(here, observations=[rounded, *here.observations[1:]])
+    best_D = expected_best(again)
+    assert best_D is not None
+    rounded = dataclasses.replace(rounded, point_D=best_D.round(6))
+    again = dataclasses.replace(here, observations=[rounded, *here.observations[1:]])
+    assert not np.allclose(strategy.propose(again, np.random.default_rng(0)), best_D, atol=1e-3)
+
+
 def signs(number: int, dimensions: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).choice([-0.5, 0.5], size=(number, dimensions))
 

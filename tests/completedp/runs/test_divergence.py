@@ -4,11 +4,12 @@ import json
 import math
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from completedp.runs.divergence import CURVE_POINTS, Monitor
-from completedp.runs.job import Diverged, Limits, Stopped
+from completedp.runs.job import Diverged, Limits, Rung, Stopped
 
 UNIFORM = math.log(256)
 HEALTHY = 0.75 * UNIFORM
@@ -53,6 +54,36 @@ def test_a_slow_start_below_where_it_began_has_half_the_steps() -> None:
     with pytest.raises(Diverged) as caught:
         train(monitor, [UNIFORM + 0.3] + [UNIFORM + 0.2] * 399)
     assert caught.value.step == 201
+
+
+def test_one_report_in_fifty_steps_is_judged_as_those_fifty() -> None:
+    """A spike among few reports is no trend; a run that is lost is one."""
+
+    def every_50(at_650: float, then: float) -> None:
+        monitor = Monitor(limits(1000, warmup=600))
+        for step in range(50, 1001, 50):
+            monitor(step, 3.0 if step < 650 else at_650 if step == 650 else then)
+
+    every_50(9.0, 3.0)
+    with pytest.raises(Diverged) as caught:
+        every_50(9.0, 9.0)
+    assert caught.value.step == 850
+
+
+def test_a_rung_and_a_point_between_two_reports_are_not_missed() -> None:
+    monitor = Monitor(limits(1000), rungs=[Rung(fraction=0.41, bound=2.0)])
+    for step in range(30, 400, 30):
+        monitor(step, 3.0)
+    with pytest.raises(Stopped, match="above 2"):
+        monitor(420, 3.0)
+    assert [step for step, _ in monitor.curve] == list(range(30, 421, 30))
+
+
+def test_a_loss_may_be_a_tensor() -> None:
+    monitor = Monitor(limits(10))
+    monitor(1, torch.tensor(2.5))  # type: ignore[arg-type]
+    assert monitor.curve == ((1, 2.5),)
+    assert type(monitor.curve[0][1]) is float
 
 
 def test_warm_up_itself_is_not_judged() -> None:

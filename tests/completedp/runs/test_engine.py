@@ -65,10 +65,12 @@ class Dying(Executor):
         self.submitted.append(job.trial)
 
     def poll(self, timeout: float) -> list[Event]:
-        job = self.running.pop(0)
-        if job.trial in self._finishing:
+        return self.polled(self.running.pop(0).trial)
+
+    def polled(self, trial: int) -> list[Event]:
+        if trial in self._finishing:
             outcome = Outcome(
-                trial=job.trial,
+                trial=trial,
                 status="completed",
                 loss=1.0,
                 steps=1,
@@ -77,7 +79,7 @@ class Dying(Executor):
                 seed=0,
             )
             return [Finished(outcome=outcome)]
-        return [Died(trial=job.trial, reason=f"death of {job.trial}")]
+        return [Died(trial=trial, reason=f"death of {trial}")]
 
     def cancel(self, trial: int) -> None: ...
 
@@ -142,6 +144,32 @@ def test_nothing_can_run_here(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none of the first 3 runs .* death of 2"):
         run(source, executor, curves=tmp_path)
     assert len(set(executor.submitted)) <= 4
+    assert source.aside == {}, "owed another attempt, when what they have in common is mended"
+
+
+def test_less_than_three_jobs_and_none_can_run(tmp_path: Path) -> None:
+    source = Jobs(job(0), job(1))
+    with pytest.raises(UserError, match=r"none of the first 2 runs .* death of 1"):
+        run(source, Dying(), curves=tmp_path)
+    assert source.aside == {}
+
+
+def test_deaths_before_the_first_end_are_set_aside_after_it(tmp_path: Path) -> None:
+    source = Jobs(*(job(i) for i in range(4)))
+    assert run(source, Dying(finishing=(2, 3)), curves=tmp_path)
+    assert source.aside == {0: "death of 0", 1: "death of 1"}
+
+
+def test_what_has_finished_is_kept_where_a_death_ends_all(tmp_path: Path) -> None:
+    class Together(Dying):
+        def poll(self, timeout: float) -> list[Event]:
+            self.running.clear()
+            return [Died(trial=0, reason="wrong", mistake=True), *self.polled(1)]
+
+    source = Jobs(job(0), job(1))
+    assert run(source, Together(finishing=(1,)), curves=tmp_path)
+    assert set(source.outcomes) == {1}
+    assert source.aside == {0: "wrong"}
 
 
 def test_a_mistake_before_anything_finished_is_the_users_error(tmp_path: Path) -> None:

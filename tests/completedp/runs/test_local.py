@@ -238,7 +238,8 @@ def test_folders_of_the_user_do_not_shadow_the_package(
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise SystemExit('shadowed')")
     monkeypatch.chdir(tmp_path)
-    with LocalExecutor(1, logs=logs, paths=[HERE, tmp_path]) as executor:
+    (tmp_path / "queue.py").write_text("raise SystemExit('not the standard library')")
+    with LocalExecutor(1, logs=logs, paths=[tmp_path, HERE]) as executor:
         executor.submit(job(0))
         assert isinstance(the_end(executor), Finished)
 

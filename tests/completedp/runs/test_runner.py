@@ -9,7 +9,7 @@ from toy_tasks import job
 
 from completedp.errors import UserError
 from completedp.runs import runner
-from completedp.runs.job import Outcome, Progress
+from completedp.runs.job import Died, Outcome, Progress
 from completedp.runs.runner import run_job
 
 
@@ -85,3 +85,20 @@ def test_few_functions_are_kept() -> None:
 def test_a_task_that_names_nothing(task: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         run_job(dataclasses.replace(job(1), task=task))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("returns_nothing", {}, "returned NoneType; expected a completedp"),
+        ("is_a_number", {}, "returned int; expected a training function"),
+        ("explode", {"cache": 1}, "does not take the keywords cache"),
+    ],
+)
+def test_mistakes_of_a_training_function_are_told_as_such(
+    name: str, arguments: dict[str, object], said: str
+) -> None:
+    end = runner.attempt(job(1, name, **arguments))
+    assert isinstance(end, Died)
+    assert end.mistake
+    assert said in end.reason

@@ -77,6 +77,18 @@ def raises(message: str = "no memory left\nat all") -> Toy:
     return Toy(body, Limits(steps=3))
 
 
+def returns_nothing() -> Toy:
+    class Silent(Toy):
+        def __call__(self, resolved: Resolved, seed: int, report: Report) -> None:  # type: ignore[override]
+            super().__call__(resolved, seed, report)
+
+    return Silent(lambda seed, report: 1.0, Limits(steps=1))
+
+
+def is_a_number() -> int:
+    return 3
+
+
 def mistaken() -> Toy:
     raise UserError("corpus: too short; give a longer one")
 

@@ -30,7 +30,7 @@ import records
 from kill_resume import short
 
 from completedp import files
-from completedp.config import StudyConfig
+from completedp.config import SearchConfig, StudyConfig
 from completedp.lm.preset_files import load_preset
 from completedp.paired import compare
 from completedp.runs.journal import Journal, TrialRecord, read_records
@@ -44,6 +44,7 @@ from search.space import Space
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parents[1] / "docs"
 BASE = "trust-region"
+DEFAULT = SearchConfig().strategy
 RESAMPLES = 10_000
 
 
@@ -62,10 +63,17 @@ def main() -> None:
             searched(place, strategy, seed, config, arguments)
             rows.append(judged(place, strategy, seed, arguments.checkpoints))
             records.keep(place, arguments.records)
-            files.write_json(arguments.out, report(arguments, rows))
-            draw(rows, arguments.figure)
+            write(arguments, rows)
             print(json.dumps(rows[-1]), flush=True)
-    print(json.dumps(report(arguments, rows)["summary"], indent=1))
+    print("\n".join(table(write(arguments, rows))))
+
+
+def write(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The report and the figure of the rows so far."""
+    document = report(arguments, rows)
+    files.write_json(arguments.out, document)
+    draw(rows, arguments.figure)
+    return document
 
 
 def rows_before(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -222,6 +230,7 @@ def report(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[st
     means = {(r["strategy"], r["search_seed"]): mean_by_checkpoint(r) for r in rows}
     summary: dict[str, Any] = {}
     reached: dict[str, Any] = {}
+    ahead: dict[str, Any] = {}
     for strategy in strategies:
         seeds = [s for (name, s) in means if name == strategy and (BASE, s) in means]
         summary[strategy] = {
@@ -238,14 +247,58 @@ def report(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[st
             for number in map(str, arguments.checkpoints)
         }
         reached[strategy] = trials_to_reach(means, strategy, arguments.checkpoints)
+        if strategy != DEFAULT:
+            ahead[strategy] = default_minus(means, strategy, arguments.checkpoints)
     return {
         "command": "python benchmarks/search_strategies.py --strategies "
         f"{' '.join(strategies)} --seeds {' '.join(map(str, sorted({r['search_seed'] for r in rows})))}",
         "setting": setting(arguments),
         "summary": summary,
         "trials_to_reach_trust_region": reached,
+        "default_minus": ahead,
         "rows": rows,
     }
+
+
+def default_minus(
+    means: dict[tuple[str, int], dict[str, float]], strategy: str, numbers: list[int]
+) -> dict[str, Any]:
+    """The default strategy's confirmed loss less another's, on the search seeds of both."""
+    seeds = [s for (name, s) in means if name == strategy and (DEFAULT, s) in means]
+    return {
+        str(n): {
+            "seeds": len(seeds),
+            **interval([means[DEFAULT, s][str(n)] - means[strategy, s][str(n)] for s in seeds]),
+        }
+        for n in numbers
+        if seeds
+    }
+
+
+def table(document: dict[str, Any]) -> list[str]:
+    """For the log: what each strategy gains, and what the default is ahead of it, 95 % t intervals."""
+
+    def said(found: dict[str, float]) -> str:
+        reach = f" [{found['t_low']:+.4f}, {found['t_high']:+.4f}]" if "t_low" in found else ""
+        return f"{found['mean']:+.4f}{reach}"
+
+    diverged: dict[str, list[int]] = {}
+    for row in document["rows"]:
+        diverged.setdefault(row["strategy"], []).append(row["diverged"])
+    lines = []
+    for strategy, by_number in document["summary"].items():
+        ahead = document["default_minus"].get(strategy, {})
+        cells = [
+            f"{said(by_number[n]['minus_start'])} | {said(ahead[n]) if n in ahead else '–'}"
+            for n in by_number
+        ]
+        seeds = len(diverged[strategy])
+        lost = statistics.fmean(diverged[strategy])
+        lines.append(f"| {strategy} | {seeds} | {' | '.join(cells)} | {lost:.0f} |")
+    columns = " | ".join(
+        f"gain at {n} | {DEFAULT} less it" for n in document["setting"]["checkpoints"]
+    )
+    return [f"| strategy | seeds | {columns} | diverged |", *lines]
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:

@@ -77,6 +77,8 @@ def _earlier(ledger: Ledger) -> dict[str, Any]:
     rounds = []
     for number in range(ledger.round):
         trials = ledger.confirmations_of(number)
+        if not trials:
+            continue  # raised before anything was confirmed
         losses = losses_by_arm(trials)
         comparison, diverged = compare(losses["global"], losses["module"]), diverged_by_arm(trials)
         rounds.append(

@@ -89,9 +89,8 @@ def speedup(
     baseline = source.baseline if against is None else _same_base(source, against).hparams
     wanted = measuring.runs(source, baseline, setting)
     folder = measuring.runs_folder(root, recipe)
-    for place in (out,):
-        if place is not None:
-            files.check_place(place)
+    if out is not None:
+        files.check_place(out)
     outcomes = train_all(
         [Training(plan=run.plan, seed=run.seed, name=run.name) for run in wanted],
         folder,

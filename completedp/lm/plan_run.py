@@ -58,18 +58,20 @@ def plan_job(
 ) -> Job:
     """The plan as a job: evaluated on the report split, its checkpoints in `folder` where one is given.
 
-    Raises `UserError` where a folder is given for a loop of the user's, which keeps no checkpoints here.
+    Raises `UserError` for a loop of the user's where a folder is given (it keeps no checkpoints here), or
+    another's model (it does not know the base that the values were carried from).
     """
+    foreign = isinstance(plan.model, ForeignModel)
+    if plan.train.loop and (folder is not None or foreign):
+        raise UserError(
+            f"the plan is to be trained by {plan.train.loop}, and this verb has the built-in loop: take the "
+            "values by completedp export or completedp.parametrize, or take train.loop out of the plan"
+        )
     arguments: dict[str, Any] = {} if plan.train.loop else {"parallel": parallel}
-    if isinstance(plan.model, ForeignModel):
+    if foreign:
         arguments["base"] = {"width": plan.base.width, "depth": plan.base.depth}
         arguments["parameterization"] = plan.parameterization
     if folder is not None:
-        if plan.train.loop:
-            raise UserError(
-                f"the plan is to be trained by {plan.train.loop}, and this verb has the built-in loop: take "
-                "the values by completedp export, or take train.loop out of the plan"
-            )
         arguments["checkpoints"] = str(folder / "checkpoints")
         arguments["checkpoint_steps"] = max(1, plan.train.steps // CHECKPOINTS_A_RUN)
     return training_job(

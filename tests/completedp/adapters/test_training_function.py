@@ -13,7 +13,7 @@ import pytest
 
 import completedp
 from completedp.adapters.foreign import build_model
-from completedp.config import TrainConfig
+from completedp.config import ForeignModel, TrainConfig
 from completedp.errors import UserError
 from completedp.lm.plan_run import plan_job, plan_jobs
 from completedp.lm.preset_files import load_preset
@@ -101,3 +101,7 @@ def test_a_plan_of_a_loop_is_swept_by_it_and_not_trained_by_another(
     assert TrainConfig(**job.arguments["train"]) == own.train
     with pytest.raises(UserError, match="this verb has the built-in loop"):
         plan_job(plan, data=plan.data, seed=0, folder=tmp_path, cache=tmp_path, device="cpu")
+    model = ForeignModel(source="foreign:Plain", width=32, depth=2, vocab_size=61, context=32)
+    theirs = dataclasses.replace(plan, model=model)
+    with pytest.raises(UserError, match=r"or completedp\.parametrize"):
+        plan_jobs([(theirs, 3)], cache=tmp_path, device="cpu")

@@ -108,7 +108,8 @@ def _multipliers(kind: str, hparams: HParams, model: Model) -> Any:
     for i, row in enumerate(table):
         for j, x in enumerate(row):
             colour = "white" if abs(x) > 0.6 * reach else "black"
-            axes.text(j, i, f"{x:+.1f}", ha="center", va="center", fontsize=7, color=colour)
+            shown = round(x, 1) + 0.0  # no minus before a nought
+            axes.text(j, i, f"{shown:+.1f}", ha="center", va="center", fontsize=7, color=colour)
     subject = f"1 - {kind}" if kind.startswith("beta") else kind
     axes.set_title(f"{subject}: log2 of type × depth", fontsize=9)
     figure.colorbar(image, ax=axes, shrink=0.8)

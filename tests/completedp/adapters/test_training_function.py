@@ -13,6 +13,7 @@ import pytest
 
 import completedp
 from completedp.adapters.foreign import build_model
+from completedp.cli import main
 from completedp.config import ForeignModel, TrainConfig
 from completedp.errors import UserError
 from completedp.lm.plan_run import plan_job, plan_jobs
@@ -81,12 +82,21 @@ def test_the_page_is_searched_resumed_and_carried(folder: Path) -> None:
     ],
 )
 def test_a_loop_that_is_not_there_is_refused_before_the_search(
-    folder: Path, loop: str, said: str
+    folder: Path,
+    loop: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    done = search(folder, "--budget", "12", *NEW, "--loop", loop)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    words = ["completedp", "search", "--budget", "12", *NEW, "--loop", loop, "--root", "runs"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
     assert not (folder / "runs" / "studies").exists()
 
 

@@ -19,7 +19,7 @@ import carry
 from completedp.hparams import HParams
 from completedp.paired import compare
 from completedp.recipe import Recipe
-from transfer.check import lr_times
+from transfer import check
 from transfer.speedup import Arm, Run, runs
 
 ARMS: tuple[Arm, ...] = ("baseline", "tuned")
@@ -56,8 +56,8 @@ def main() -> None:
 
 def times(recipe: Recipe, factor: float) -> tuple[Recipe, HParams]:
     """The recipe and its baseline with every learning rate times a factor."""
-    scaled = dataclasses.replace(recipe, hparams=lr_times(recipe.hparams, factor))
-    return scaled, lr_times(recipe.baseline, factor)
+    scaled = dataclasses.replace(recipe, hparams=check.times(recipe.hparams, "lr", factor))
+    return scaled, check.times(recipe.baseline, "lr", factor)
 
 
 def row(

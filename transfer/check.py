@@ -1,5 +1,5 @@
-"""Whether a parameterisation carries the learning rate: where its optimum stands at several scales along
-one axis, and the loss that is lost by carrying the base's.
+"""Whether a parameterisation carries the learning rate (or the weight decay, or ε): where its optimum stands
+at several scales along one axis, and the loss that is lost by carrying the base's.
 
 At each scale every learning rate of the recipe is multiplied by the same factors; a factor of 1 is what the
 parameterisation carries. Whole runs, on the same seeds at every factor, scale and parameterisation.
@@ -26,27 +26,35 @@ from transfer.planner import make_plan
 from transfer.speedup import Arm
 
 AXES = ("width", "depth", "batch", "tokens")
+# What can be swept, and what people call it.
+SWEPT = {"lr": "learning rate", "weight_decay": "weight decay", "eps": "ε"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     """What is measured. `ratios`: target / base along `axis`, the others as at the base (tokens too where
-    the axis is the batch, so that steps go down as it goes up); 1, the base, among them. `factors`: on
-    every learning rate; λ stays, so that a step's decay goes with them. `which`: the recipe's `tuned` values
-    or its `baseline`. `schedule`: in place of the recipe's. `options`: rule options; the first
-    parameterisation must know them all, the others take those they know."""
+    the axis is the batch, so that steps go down as it goes up); 1, the base, among them. `factors`: on every
+    tensor's `swept` value; with the learning rate λ stays, so that a step's decay goes with them. `which`:
+    the recipe's `tuned` values or its `baseline`. `schedule`: in place of the recipe's. `options`: rule
+    options; the first parameterisation must know them all, the others take those they know."""
 
     axis: str
     ratios: tuple[float, ...]
     factors: tuple[float, ...]
     seeds: tuple[int, ...]
     parameterizations: tuple[str, ...]
+    swept: str = "lr"
     which: str = "baseline"
     schedule: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        known = {"axis": AXES, "which": get_args(Arm), "schedule": get_args(Schedule)}
+        known = {
+            "axis": AXES,
+            "swept": tuple(SWEPT),
+            "which": get_args(Arm),
+            "schedule": get_args(Schedule),
+        }
         for name, values in known.items():
             if (value := getattr(self, name)) is not None and value not in values:
                 raise UserError(f"unknown {name} {value!r}{nearest(value, values)}")
@@ -79,34 +87,45 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One training: a parameterisation at a scale, every learning rate times a factor."""
+    """One training: a parameterisation at a scale, every swept value times a factor."""
 
     parameterization: str
     axis: str
     ratio: float
     factor: float
     seed: int
+    swept: str
     plan: Plan
 
     @property
     def name(self) -> str:
         """For people, without the seed."""
-        return f"{self.parameterization}, {self.axis} x {self.ratio:g}, lr x {self.factor:g}"
+        return (
+            f"{self.parameterization}, {self.axis} x {self.ratio:g}, {self.swept} x {self.factor:g}"
+        )
 
 
-def lr_times(hparams: HParams, factor: float) -> HParams:
-    """The same with every learning rate times a factor."""
-    values = dataclasses.replace(hparams.global_, lr=factor * hparams.global_.lr)
-    return dataclasses.replace(hparams, global_=values)
+def times(hparams: HParams, swept: str, factor: float) -> HParams:
+    """The same with every tensor's `swept` value times a factor."""
+    value = factor * getattr(hparams.global_, swept)
+    return dataclasses.replace(
+        hparams, global_=dataclasses.replace(hparams.global_, **{swept: value})
+    )
 
 
 def runs(recipe: Recipe, setting: Setting) -> list[Run]:
     """Every training that the setting asks for, the lowest ratio first; seeds are the outer loop of a scale
     and parameterisation, so that an interrupted measurement holds whole curves.
 
-    Raises `UserError` for a ratio whose size the recipe's model, batch or data cannot have, and as
-    `make_plan` does. At the base all parameterisations are one, and so are their jobs.
+    Raises `UserError` for a ratio whose size the recipe's model, batch or data cannot have, a value of 0 that
+    no factor moves, and as `make_plan` does. At the base all parameterisations are one, and so are their
+    jobs.
     """
+    hparams = recipe.hparams if setting.which == "tuned" else recipe.baseline
+    if getattr(hparams.global_, setting.swept) == 0:
+        raise UserError(
+            f"{setting.swept} is 0 in the recipe, and 0 times a factor is 0: sweep another"
+        )
     found = []
     for ratio in sorted(setting.ratios):
         target = _target(recipe, setting.axis, ratio)
@@ -119,6 +138,7 @@ def runs(recipe: Recipe, setting: Setting) -> list[Run]:
                     ratio=ratio,
                     factor=factor,
                     seed=seed,
+                    swept=setting.swept,
                     plan=plan,
                 )
                 for seed in setting.seeds
@@ -150,7 +170,9 @@ def _plans(
         yield (
             factor,
             make_plan(
-                dataclasses.replace(recipe, hparams=lr_times(hparams, factor), train=train),
+                dataclasses.replace(
+                    recipe, hparams=times(hparams, setting.swept, factor), train=train
+                ),
                 target.scale,
                 target.model,
                 parameterization=parameterization,

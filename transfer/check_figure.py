@@ -1,4 +1,4 @@
-"""The figure of a transfer check: loss against the learning rate, a panel a parameterisation."""
+"""The figure of a transfer check: loss against what was swept, a panel a parameterisation."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from completedp import files
+from transfer.check import SWEPT
 
 # The losses shown end so far above the worst scale's least one: in shares of what lies between the scales'
 # least, or of that loss itself where that is more. What is above stands at the top.
@@ -77,7 +78,7 @@ def _draw_panel(
         if row["ratio"] == 1 and row["carried"]:
             panel.axvline(row["carried"]["octaves"], color="grey", linewidth=0.9, linestyle=":")
     panel.set_title(part["parameterization"], fontsize=10)
-    panel.set_xlabel("log2 of the factor on the carried learning rate")
+    panel.set_xlabel(f"log2 of the factor on the carried {SWEPT[document['swept']]}")
     panel.grid(alpha=0.25)
 
 

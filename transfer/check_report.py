@@ -19,7 +19,7 @@ import numpy as np
 from completedp.recipe import Recipe
 from completedp.rules import PARAMETERIZATIONS
 from completedp.runs.job import Outcome
-from transfer.check import Run, Setting
+from transfer.check import SWEPT, Run, Setting
 from transfer.optimum import (
     FEWEST_FACTORS,
     WINDOW,
@@ -49,7 +49,8 @@ def report(
         "kind": "transfer-check",
         "recipe_digest": recipe.digest,
         "which": setting.which,
-        "lr": hparams.global_.lr,
+        "swept": setting.swept,
+        "value": getattr(hparams.global_, setting.swept),
         "schedule": wanted[0].plan.train.schedule,
         "axis": setting.axis,
         "ratios": sorted(setting.ratios),
@@ -58,7 +59,7 @@ def report(
         "options": dict(setting.options),
         "window_octaves": WINDOW,
         "parameterizations": documents,
-        "verdict": None if missing else verdict(setting.axis, documents[0]["rows"]),
+        "verdict": None if missing else verdict(setting, documents[0]["rows"]),
     }
 
 
@@ -147,12 +148,12 @@ class _Part:
         }
 
     def _exponents(self, sweeps: Mapping[float, Sweep | None]) -> dict[str, Any]:
-        """`lr_exponent`: the power of the axis' ratio by which the best factor on the carried learning rates
-        grows; 0 where the rule is right. None unless every scale has an optimum.
+        """`exponent`: the power of the axis' ratio by which the best factor on the carried values grows; 0
+        where the rule is right. None unless every scale has an optimum.
 
-        Along the tokens also `duration_exponent`: p of a best learning rate ∝ m_D^-p at a fixed batch, the
-        rule's own (0 where it has none) less that power; under Complete(d)P β, ε and λ have moved with q at
-        the rule's own p.
+        Of the learning rate along the tokens also `duration_exponent`: p of a best learning rate ∝ m_D^-p at
+        a fixed batch, the rule's own (0 where it has none) less that power; under Complete(d)P β, ε and λ
+        have moved with q at the rule's own p.
         """
         axis, found = self.setting.axis, [s for s in sweeps.values() if s is not None]
         power = None
@@ -160,8 +161,8 @@ class _Part:
             ratios = [getattr(cell.runs[0].plan.ratios, axis) for cell in self.cells.values()]
             power_R = slope(ratios, [sweep.optimum_R for sweep in found])
             power = estimate(power_R, len(self.setting.seeds))
-        exponents: dict[str, Any] = {"lr_exponent": _plain(power)}
-        if axis == "tokens":
+        exponents: dict[str, Any] = {"exponent": _plain(power)}
+        if axis == "tokens" and self.setting.swept == "lr":
             known = axis in PARAMETERIZATIONS[self.name].axes
             options = self.cells[1.0].runs[0].plan.options
             rule = options.duration_exponent if known else 0.0
@@ -245,22 +246,23 @@ def _plain(found: Estimate | None) -> dict[str, float | None] | None:
     return None if found is None else dataclasses.asdict(found)
 
 
-def verdict(axis: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Whether the rule carries the learning rate, with the reasons why not, from one parameterisation's rows.
+def verdict(setting: Setting, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Whether the rule carries what was swept, with the reasons why not, from one parameterisation's rows.
 
     Yes where the base's optimum is inside the grid and at every other scale the loss lost is at most
     `MOST_LOST` of the loss at the scale's own optimum, or at most one seed's spread, or the optimum has
     moved by at most `MOST_MOVED` octaves. Estimates decide, not the ends of their intervals: a wide
     interval is no proof that a rule carries. Where a scale's own optimum is not inside the grid, or runs
-    diverge beside the carried learning rate, it is no.
+    diverge beside the carried value, it is no.
     """
     base = next(row for row in rows if row["ratio"] == 1)
     why = _no_optimum(base)
     if why:
         reasons = [f"at the base {why}"]
     else:
-        refused = ((row["ratio"], _refused(row)) for row in rows if row["ratio"] != 1)
-        reasons = [f"{axis} x {ratio:g}: {why}" for ratio, why in refused if why]
+        what = SWEPT[setting.swept]
+        refused = ((row["ratio"], _refused(row, what)) for row in rows if row["ratio"] != 1)
+        reasons = [f"{setting.axis} x {ratio:g}: {why}" for ratio, why in refused if why]
     return {"carries": not reasons, "reasons": reasons}
 
 
@@ -278,11 +280,11 @@ def _no_optimum(row: Mapping[str, Any]) -> str:
     }[row["optimum"]["place"]]
 
 
-def _refused(row: Mapping[str, Any]) -> str:
+def _refused(row: Mapping[str, Any], what: str) -> str:
     """Why a scale does not pass; empty where it does."""
     carried = row["carried"]
     if carried is None and row["optimum"] is not None:
-        return "runs diverge beside the learning rate that is carried"
+        return f"runs diverge beside the {what} that is carried"
     why = _no_optimum(row)
     if why:
         bound = carried and carried["lost_at_least"]

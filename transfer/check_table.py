@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from transfer.check import SWEPT
 from transfer.planner import DURATION_EXPONENTS
 
 
@@ -73,8 +74,8 @@ def exponents(document: Mapping[str, Any]) -> Iterator[str]:
     axis = document["axis"]
     for part in document["parameterizations"]:
         line = (
-            f"{part['parameterization']}: best learning rate on the carried one ∝ {axis}^e, "
-            f"e = {interval(part['lr_exponent'])}"
+            f"{part['parameterization']}: best {SWEPT[document['swept']]} on the carried one ∝ {axis}^e, "
+            f"e = {interval(part['exponent'])}"
         )
         if duration := part.get("duration_exponent"):
             lowest, highest = DURATION_EXPONENTS

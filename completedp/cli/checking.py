@@ -1,4 +1,4 @@
-"""The verb that checks whether a parameterisation carries the learning rate."""
+"""The verb that checks whether a parameterisation carries the learning rate, or another value."""
 
 from __future__ import annotations
 
@@ -36,12 +36,15 @@ def transfer_check(
         Any, numbers("Scales: target / base along the axis, 1 among them.")
     ] = "1,2,4,8",
     factors: Annotated[
-        Any, numbers("Multiples of the carried learning rate.")
+        Any, numbers("Multiples of the carried value.")
     ] = "0.25,0.354,0.5,0.707,1,1.414,2,2.828,4",
     seeds: Annotated[int, typer.Option(help="Paired seeds of every curve.", min=2)] = 3,
     parameterizations: Annotated[
         str, typer.Option(help="The first is judged, the others stand beside it.")
     ] = "completed-p,sp-fan-in",
+    sweep: Annotated[
+        str, typer.Option(help="What the factors multiply: lr, weight_decay or eps.")
+    ] = "lr",
     which: Annotated[
         str, typer.Option(help="The recipe's values: baseline (global), or tuned.")
     ] = "baseline",
@@ -58,7 +61,9 @@ def transfer_check(
     workers: Workers = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="The result; default <which>-<axis>-<schedule>.json beside the runs."),
+        typer.Option(
+            help="The result; default <which>-<sweep>-<axis>-<schedule>.json beside the runs."
+        ),
     ] = None,
     figure: Annotated[
         Path | None, typer.Option(help="A PNG file; default beside the result.")
@@ -68,7 +73,7 @@ def transfer_check(
     root: Root = DEFAULT_ROOT,
     json: Json = False,
 ) -> None:
-    """Measure the loss lost by carrying the base's best learning rate along an axis.
+    """Measure the loss lost by carrying the base's best learning rate (or weight decay, or ε) along an axis.
 
     Interrupt it and start it again, with more ratios, factors or seeds too: finished runs are kept. Exit
     status 1: too much is lost.
@@ -85,6 +90,7 @@ def transfer_check(
         factors=factors,
         seeds=tuple(derive_seed(seed, "transfer-check", i) for i in range(seeds)),
         parameterizations=tuple(name.strip() for name in parameterizations.split(",")),
+        swept=sweep,
         which=which,
         schedule=schedule,
         options=given(
@@ -116,7 +122,7 @@ def transfer_check(
     from transfer.check_report import report
 
     document = report(source, setting, wanted, outcomes)
-    place = out or folder / f"{which}-{axis}-{document['schedule']}.json"
+    place = out or folder / f"{which}-{sweep}-{axis}-{document['schedule']}.json"
     files.write_json(place, document)
     drawn = figure or place.with_suffix(".png")
     draw(document, drawn)
@@ -131,17 +137,17 @@ def transfer_check(
 
 
 def _print(document: dict[str, Any]) -> None:
+    from transfer.check import SWEPT
     from transfer.check_table import exponents, table
 
+    what = SWEPT[document["swept"]]
     columns, rows = table(document)
-    title = (
-        f"learning rates along the {document['axis']}: optimum and move in octaves, 95 % intervals"
-    )
+    title = f"{what} along the {document['axis']}: optimum and move in octaves, 95 % intervals"
     print_table(title, columns, rows)
     for line in exponents(document):
         print(line)
     if verdict := document["verdict"]:
         first = document["parameterizations"][0]["parameterization"]
-        print(f"{first} {'carries' if verdict['carries'] else 'does not carry'} the learning rate")
+        print(f"{first} {'carries' if verdict['carries'] else 'does not carry'} the {what}")
         for reason in verdict["reasons"]:
             print(f"  {reason}")

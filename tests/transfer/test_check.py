@@ -12,11 +12,12 @@ import pytest
 from completedp.cli import main
 from completedp.config import DataConfig
 from completedp.errors import UserError
+from completedp.hparams import HParams
 from completedp.lm.plan_run import plan_jobs
 from completedp.recipe import Recipe
 from completedp.runs.job import Outcome
 from completedp.runs.sweep import identity
-from transfer.check import Run, Setting, lr_times, runs
+from transfer.check import Run, Setting, runs, times
 from transfer.check_figure import draw
 from transfer.check_report import report
 from transfer.check_table import exponents, table
@@ -99,7 +100,29 @@ def test_one_axis_moves_and_the_tokens_stay(recipe: Recipe) -> None:
     assert plans[3].scale == dataclasses.replace(recipe.base, tokens=3 * recipe.base.tokens)
     (flat,) = {r.plan.train.schedule for r in runs(recipe, setting(schedule="wsd", **few))}
     assert flat == "wsd"
-    assert lr_times(recipe.baseline, 3.0).global_.lr == 3 * recipe.baseline.global_.lr
+    assert times(recipe.baseline, "lr", 3.0).global_.lr == 3 * recipe.baseline.global_.lr
+
+
+@pytest.mark.parametrize("options", [{}, {"decay": "independent"}])
+@pytest.mark.parametrize("swept", ["weight_decay", "eps"])
+def test_another_value_than_the_learning_rate_is_swept_alone(
+    recipe: Recipe, swept: str, options: dict[str, Any]
+) -> None:
+    asked = setting(
+        which="tuned", swept=swept, factors=(0.5, 1.0, 2.0), seeds=(3, 4), options=options
+    )
+    wide = [r for r in runs(recipe, asked) if (r.parameterization, r.ratio) == ("sp-fan-in", 4.0)]
+    half, whole, _ = (r.plan for r in wide[:3])
+    for few, many in zip(half.tensors, whole.tensors, strict=True):
+        assert getattr(few, swept) == pytest.approx(getattr(many, swept) / 2)
+        assert dataclasses.replace(few, **{swept: getattr(many, swept)}) == many
+    assert any(row.weight_decay for row in whole.tensors)
+    undecayed = HParams.from_dict({"global": {"lr": 0.01, "weight_decay": 0.0}})
+    with pytest.raises(UserError, match="0 times a factor is 0"):
+        runs(
+            dataclasses.replace(recipe, baseline=undecayed),
+            dataclasses.replace(asked, swept="weight_decay", which="baseline"),
+        )
 
 
 def test_at_the_base_all_parameterizations_are_the_same_jobs(recipe: Recipe) -> None:
@@ -214,7 +237,7 @@ def test_an_optimum_at_the_edge_is_no_number(recipe: Recipe) -> None:
     }
     assert row["moved"] is row["carried"]["lost"] is None
     assert row["carried"]["lost_at_least"] == pytest.approx(CURVATURE * (2.4**2 - 0.6**2))
-    assert document["parameterizations"][0]["lr_exponent"] is None
+    assert document["parameterizations"][0]["exponent"] is None
     assert any("give higher --factors; at least" in r for r in document["verdict"]["reasons"])
 
 
@@ -255,7 +278,7 @@ def test_the_duration_exponent_is_the_rules_less_the_power(
     asked = setting(axis="tokens", parameterizations=(name,), options=options)
     document = reported(recipe, asked, moving(by=-0.2, noise=0.001))
     (part,) = document["parameterizations"]
-    power, duration = part["lr_exponent"], part["duration_exponent"]
+    power, duration = part["exponent"], part["duration_exponent"]
     assert power["value"] == pytest.approx(-0.2, abs=0.03)
     assert power["low"] < power["value"] < power["high"]
     assert duration["rule"] == rule
@@ -320,11 +343,11 @@ def test_by_the_command_line(
     assert (status, out.splitlines()[0]) == (0, "12 runs, 0 of them finished before")
     assert not folder.exists()
     status, out, _ = call(*one)
-    first = json.loads((folder / "baseline-tokens-cosine.json").read_text())
+    first = json.loads((folder / "baseline-lr-tokens-cosine.json").read_text())
     assert status == (0 if first["verdict"]["carries"] else 1)
     assert out.count(": loss ") == 12
     assert "the learning rate" in out
-    assert (folder / "baseline-tokens-cosine.png").exists()
+    assert (folder / "baseline-lr-tokens-cosine.png").exists()
     status, out, err = call("--workers", "1", "--json")
     assert err.splitlines()[0] == "18 runs, 12 of them finished before"
     assert err.count(": loss ") == 6

@@ -26,6 +26,9 @@ LARGEST = 1e100
 # A batch so many times that is worth a warning: our choice. The critical one, from which on twice the batch
 # needs nearly twice the tokens, grows a little faster, about as the root of the tokens [PowerLines].
 LARGE_BATCH = 2.0
+# How far a chosen batch may be from the rule's, so that it is a multiple of a power of two: nothing measured
+# tells such batches apart, and devices come in powers of two.
+BATCH_ROUNDED = 0.03
 # A budget or a token rule that whole heads and layers miss by more is worth a warning: our choice.
 NEAR_ENOUGH = 1.25
 # The widest ratios between two points of the grids that [CompletedP] checked: width 128–2048, depth
@@ -253,11 +256,25 @@ def _batch(recipe: Recipe, tokens: int, given: int | None) -> Choice:
         return Choice(name="batch", value=given, reason="given")
     if tokens == base.tokens:
         return Choice(name="batch", value=base.batch, reason="the base's, as the tokens are")
+    best = _best_batch(recipe, tokens) / context
+    unit = 2 ** max(0, math.floor(math.log2(2 * BATCH_ROUNDED * best)))
     return Choice(
         name="batch",
-        value=max(1, round(_best_batch(recipe, tokens) / context)) * context,
-        reason=f"grows as tokens^{BATCH_EXPONENT} (arXiv 2505.13738), whole sequences of {context}",
+        value=max(1, round(best / unit)) * unit * context,
+        reason=f"grows as tokens^{BATCH_EXPONENT} (arXiv 2505.13738), in sequences of {context}"
+        + (f", a multiple of {unit} of them for processes to share" if unit > 1 else ""),
     )
+
+
+def microbatch(recipe: Recipe, batch: int) -> int:
+    """Tokens that a device takes at once: the recipe's, or the most below it that divides the batch; 0 for
+    the whole batch, where the recipe has that."""
+    context = recipe.model.context
+    if not recipe.train.microbatch:
+        return 0
+    sequences = batch // context
+    most = max(1, min(recipe.train.microbatch // context, sequences))
+    return context * next(n for n in range(most, 0, -1) if sequences % n == 0)
 
 
 def _best_batch(recipe: Recipe, tokens: int) -> float:
@@ -298,13 +315,21 @@ def _ratio_warnings(ratios: Ratios) -> tuple[str, ...]:
 
 
 def _batch_warnings(recipe: Recipe, scale: Scale) -> tuple[str, ...]:
+    found = []
     times = scale.batch / _best_batch(recipe, scale.tokens)
-    if times <= LARGE_BATCH:
-        return ()
-    return (
-        f"batch is {times:.3g} x what the base's becomes by tokens^{BATCH_EXPONENT}: above the critical "
-        "one more costs tokens (arXiv 2505.13738); the same tokens at half the batch on the proxy would tell",
-    )
+    if times > LARGE_BATCH:
+        found.append(
+            f"batch is {times:.3g} x what the base's becomes by tokens^{BATCH_EXPONENT}: above the critical "
+            "one more costs tokens (arXiv 2505.13738); the same tokens at half the batch on the proxy would "
+            "tell"
+        )
+    at_once, wanted = microbatch(recipe, scale.batch), min(recipe.train.microbatch, scale.batch)
+    if 2 * at_once < wanted:
+        found.append(
+            f"batch {scale.batch} has no large divisor up to the recipe's microbatch of {wanted} tokens, so "
+            f"a device takes {at_once} at once, which is slow; a multiple of {wanted} is not"
+        )
+    return tuple(found)
 
 
 def _vocabulary_warnings(model: Model, tensor_parallel: int) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from completedp.config import Schedule
-from completedp.errors import UserError, nearest
+from completedp.errors import UserError, named, nearest
 from completedp.hparams import HParams
 from completedp.plan import Plan
 from completedp.recipe import Recipe
@@ -73,6 +73,8 @@ class Setting:
         if not names or len(set(names)) < len(names):
             said = ", ".join(names) or "none"
             raise UserError(f"parameterizations are {said}; expected one or more, each once")
+        for name in names:
+            named(PARAMETERIZATIONS, name, "parameterization")
         if len(self.seeds) < 2:
             raise UserError("one seed is given; expected two or more: one has no interval")
 

@@ -219,9 +219,9 @@ def _optimum(here: Sweep, seeds: int) -> dict[str, Any]:
 
 
 def _carried(cell: _Cell, here: Sweep, octave_R: Vector, seeds: Sequence[int]) -> dict[str, Any]:
-    """At the base's optimum. `lost_at_least` where the own optimum lies at or beyond an edge: against the
-    edge. `seed_spread`: the standard deviation over seeds at the nearest factor. All in nats a token but
-    `lost_percent`."""
+    """At the base's optimum. `lost_to_edge` where the own optimum lies at or beyond an edge: on the mean,
+    against the lowest mean of the grid, which is a lucky one. `seed_spread`: the standard deviation over
+    seeds at the nearest factor. All in nats a token but `lost_percent`."""
     loss_R = here.loss_R(octave_R)
     nearest = int(here.nearest(octave_R[:1])[0])
     least_R = here.loss_R(here.optimum_R)
@@ -232,7 +232,7 @@ def _carried(cell: _Cell, here: Sweep, octave_R: Vector, seeds: Sequence[int]) -
         "loss": float(loss_R[0]),
         "lost": _plain(_difference(loss_R, least_R, len(seeds))),
         "lost_percent": _plain(_difference(100 * loss_R / least_R, 100, len(seeds))),
-        "lost_at_least": max(0.0, float(loss_R[0]) - here.lowest) if at_edge else None,
+        "lost_to_edge": max(0.0, float(loss_R[0]) - here.lowest) if at_edge else None,
         "seed_spread": statistics.stdev(losses.values()),
     }
 
@@ -287,8 +287,8 @@ def _refused(row: Mapping[str, Any], what: str) -> str:
         return f"runs diverge beside the {what} that is carried"
     why = _no_optimum(row)
     if why:
-        bound = carried and carried["lost_at_least"]
-        return f"{why}; at least {bound:.4f} is lost by carrying" if bound else why
+        to_edge = carried and carried["lost_to_edge"]
+        return f"{why}; to that one carrying loses {to_edge:.4f} on the mean" if to_edge else why
     lost, moved = carried["lost"]["value"], row["moved"]["value"]
     allowed = max(MOST_LOST * row["optimum"]["loss"], carried["seed_spread"])
     if lost <= allowed or abs(moved) <= MOST_MOVED:

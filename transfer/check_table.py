@@ -56,8 +56,8 @@ def _lost(row: Mapping[str, Any]) -> str:
     carried = row["carried"]
     if carried is None:
         return "–" if row["runs_missing"] else "diverges"
-    if carried["lost_at_least"] is not None:
-        return f"at least {100 * carried['lost_at_least'] / carried['loss']:.2f}"
+    if carried["lost_to_edge"] is not None:
+        return f"{100 * carried['lost_to_edge'] / carried['loss']:.2f} to the edge"
     return interval(carried["lost_percent"])
 
 

@@ -34,11 +34,17 @@ Vector = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """Mean losses of both arms by scale, `2 x S` in the order of `ARMS`, with the error of each mean."""
+    """Mean losses of both arms by scale, `2 x S` in the order of `ARMS`, with the error of each mean.
+
+    `shared` is the part of its square that a seed adds to both arms alike, `freedom` the degrees of freedom
+    that the errors come from.
+    """
 
     flops_S: Vector
     mean_AS: Vector
     error_AS: Vector
+    shared: float
+    freedom: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +91,16 @@ def measured(document: Mapping[str, Any]) -> Measured:
     cells = [losses for _, arms in rows for losses in arms]
     freedom = sum(len(cell) - 1 for cell in cells)
     pooled = sum((len(cell) - 1) * statistics.variance(cell) for cell in cells) / freedom
+    common = 2 / freedom * sum((len(a[0]) - 1) * statistics.covariance(*a) for _, a in rows)
     return Measured(
         flops_S=np.array([float(flops) for flops, _ in rows]),
         mean_AS=np.array([[statistics.fmean(arms[i]) for _, arms in rows] for i in range(2)]),
         error_AS=np.array(
             [[math.sqrt(pooled / len(arms[i])) for _, arms in rows] for i in range(2)]
         ),
+        shared=min(1.0, max(0.0, common / pooled)) if pooled else 0.0,
+        # Arms that a seed moves alike are not two samples of its spread.
+        freedom=freedom // 2,
     )
 
 
@@ -114,10 +124,15 @@ def fit(data: Measured) -> Law:
 
 
 def redrawn(data: Measured, seed: int = 0) -> list[Law]:
-    """Laws fitted to means drawn around the measured ones, within their errors."""
+    """Laws fitted to means drawn around the measured ones, within their errors: what seeds add to both arms
+    is drawn once for both, and the errors' own scale is drawn too (Student's t)."""
     rng = np.random.default_rng(seed)
-    size = (RESAMPLES, *data.mean_AS.shape)
-    return _fits(data, rng.normal(data.mean_AS, data.error_AS, size=size))
+    arms, scales = data.mean_AS.shape
+    own_RAS = rng.normal(size=(RESAMPLES, arms, scales))
+    both_RAS = rng.normal(size=(RESAMPLES, 1, scales))
+    drawn_RAS = math.sqrt(1 - data.shared) * own_RAS + math.sqrt(data.shared) * both_RAS
+    spread_R = np.sqrt(data.freedom / rng.chisquare(data.freedom, size=RESAMPLES))
+    return _fits(data, data.mean_AS + spread_R[:, None, None] * data.error_AS * drawn_RAS)
 
 
 def _fits(data: Measured, mean_RAS: Vector) -> list[Law]:
@@ -168,7 +183,7 @@ def extrapolate(data: Measured, flops: float, seed: int = 0) -> dict[str, Any]:
     def interval(of: Any) -> dict[str, float | None]:
         values = [of(one) for one in laws]
         low, high = np.quantile(values, [0.025, 0.975], method="nearest")
-        return {"mean": _finite(of(law)), "low": _finite(low), "high": _finite(high)}
+        return {"fitted": _finite(of(law)), "low": _finite(low), "high": _finite(high)}
 
     return {
         "flops": flops,

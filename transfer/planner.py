@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from completedp.recipe import Recipe
 from completedp.resolved import TensorRow, resolve
 from completedp.rules import PARAMETERIZATIONS, carrying_options, rule_options
 from completedp.scale import Scale
-from transfer.budget import Choice
+from transfer.budget import Choice, microbatch
 
 # Beyond them an average over steps is hardly one any more, or never forgets within a run.
 COMFORTABLE_ONE_MINUS_BETA = (1e-5, 0.5)
@@ -44,7 +44,7 @@ def make_plan(
     the β rule defaults to `power` where the parameterisation has one. Raises `UserError` as
     `completedp.resolve` and `Plan.check` do.
     """
-    name = parameterization or recipe.parameterization
+    name = recipe.parameterization if parameterization is None else parameterization
     chosen = rule_options({**carrying_options(name), **options})
     ratios = scale.ratios_to(recipe.base)
     hparams = recipe.hparams if which == "tuned" else recipe.baseline
@@ -68,7 +68,7 @@ def make_plan(
         which=which,
         model=model,
         data=recipe.data,
-        train=_train(recipe, model, scale),
+        train=_train(recipe, scale),
         tensors=resolved.tensors,
         residual=resolved.residual,
         output_multiplier=resolved.output_multiplier,
@@ -164,17 +164,21 @@ def beta_warnings(plan: Plan) -> tuple[str, ...]:
 
 
 def _worst(rows: list[TensorRow], kind: str) -> str:
-    row = max(rows, key=lambda r: abs(math.log(max(1 - getattr(r, kind), 1e-300))))
+    lowest, highest = COMFORTABLE_ONE_MINUS_BETA
+
+    def beyond(row: TensorRow) -> float:
+        one_minus: float = max(1 - getattr(row, kind), sys.float_info.min)
+        return max(lowest / one_minus, one_minus / highest)
+
+    row = max(rows, key=beyond)
     return f"{row.name} has {1 - getattr(row, kind):.3g}"
 
 
-def _train(recipe: Recipe, model: Model, scale: Scale) -> TrainConfig:
-    """The recipe's training at the target's length; a microbatch stays as large as it divides the batch."""
-    microbatch = 0
-    if recipe.train.microbatch:
-        sequences = scale.batch // model.context
-        most = max(1, min(recipe.train.microbatch // model.context, sequences))
-        microbatch = model.context * next(n for n in range(most, 0, -1) if sequences % n == 0)
+def _train(recipe: Recipe, scale: Scale) -> TrainConfig:
+    """The recipe's training at the target's length."""
     return dataclasses.replace(
-        recipe.train, tokens=scale.tokens, batch=scale.batch, microbatch=microbatch
+        recipe.train,
+        tokens=scale.tokens,
+        batch=scale.batch,
+        microbatch=microbatch(recipe, scale.batch),
     )

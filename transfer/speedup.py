@@ -19,6 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+from completedp import files
 from completedp.config import ForeignModel
 from completedp.errors import UserError
 from completedp.flops import training_flops
@@ -132,7 +133,11 @@ def runs_folder(root: Path, recipe: Path) -> Path:
 
 
 def report(
-    recipe: Recipe, setting: Setting, wanted: Sequence[Run], outcomes: Mapping[int, Outcome]
+    recipe: Recipe,
+    baseline: HParams,
+    setting: Setting,
+    wanted: Sequence[Run],
+    outcomes: Mapping[int, Outcome],
 ) -> dict[str, Any]:
     """The measurement as plain JSON: a row a scale, with every loss; `outcomes` by the run's place."""
     parameterization = setting.parameterization or recipe.parameterization
@@ -140,6 +145,7 @@ def report(
         "schema": 1,
         "kind": "speedup",
         "recipe_digest": recipe.digest,
+        "baseline_digest": files.digest(baseline.to_dict()),
         "parameterization": parameterization,
         "options": dict(setting.options),
         "seeds": list(setting.seeds),
@@ -156,7 +162,7 @@ def _row(scale: float, wanted: Sequence[Run], outcomes: Mapping[int, Outcome]) -
     whole = next(run.plan for _, run in here if run.fraction == 1)
     for i, run in here:
         # Of whole steps: the share that was trained, not the one that was asked for.
-        share = run.plan.scale.tokens / whole.scale.tokens
+        share = run.plan.train.steps / whole.train.steps
         by_seed = losses[run.arm].setdefault(share, {})
         outcome = outcomes.get(i)
         if outcome is None:
@@ -188,8 +194,8 @@ class Speedup:
     """Tokens (and FLOPs) of the baseline over the recipe's at equal loss; `low`, `high`: 95 %.
 
     `bound`: `at least` where even the shortest horizon was as good as the baseline, `below` where not even
-    the whole run was as good on the mean (`factor` is 1 then, and the truth lower). There the interval is
-    None on the side that was not measured.
+    the whole run was as good on the mean (`factor` is 1 then, and the truth lower). An end of the interval
+    is None where it lies beyond what was measured: `low` below 1, `high` above the shortest horizon's factor.
     """
 
     seeds: int
@@ -203,7 +209,8 @@ def speedup(baseline: Losses, tuned: Mapping[float, Losses]) -> Speedup | None:
     """From losses by seed, the recipe's by fraction of the tokens; None with fewer than two whole seeds.
 
     A seed counts where all its runs completed. The interval is Student's over the jackknife of the seeds,
-    in log2 of the factor: the estimate is a crossing of means, no mean of crossings.
+    in log2 of the factor: the estimate is a crossing of means, no mean of crossings. Beyond the horizons the
+    outer segments are drawn on, for the spread alone: cut off there, all seeds would seem to agree.
     """
     seeds = [s for s in baseline if all(s in losses for losses in tuned.values())]
     if len(seeds) < 2:
@@ -212,34 +219,54 @@ def speedup(baseline: Losses, tuned: Mapping[float, Losses]) -> Speedup | None:
 
     whole = _octaves(seeds, baseline, tuned)
     left_out = [_octaves([s for s in seeds if s != out], baseline, tuned) for out in seeds]
-    n = len(seeds)
-    spread = sum((x - statistics.fmean(left_out)) ** 2 for x in left_out)
-    reach = float(student.ppf(0.975, n - 1)) * math.sqrt((n - 1) / n * spread)
+    n, most = len(seeds), -math.log2(min(tuned))
+    if all(map(math.isfinite, [whole, *left_out])):
+        spread = sum((x - statistics.fmean(left_out)) ** 2 for x in left_out)
+        reach = float(student.ppf(0.975, n - 1)) * math.sqrt((n - 1) / n * spread)
+        low, high = whole - reach, whole + reach
+    else:
+        low, high = -math.inf, math.inf
     bound: Literal["", "at least", "below"] = ""
     if _mean(seeds, tuned[min(tuned)]) <= _mean(seeds, baseline):
         bound = "at least"
-    elif whole <= 0:
+    elif whole < 0:
         bound = "below"
     return Speedup(
         seeds=n,
-        factor=2**whole,
-        low=None if bound == "below" else 2 ** (whole - reach),
-        high=None if bound else 2 ** (whole + reach),
+        factor=2 ** min(most, max(0.0, whole)),
+        low=None if low < 0 else 2 ** min(most, low),
+        high=None if high > most else 2 ** max(0.0, high),
         bound=bound,
     )
 
 
 def _octaves(seeds: Sequence[int], baseline: Losses, tuned: Mapping[float, Losses]) -> float:
     """log2 of the factor: where the piecewise line through the recipe's mean losses over log2 of the
-    fraction, drawn down to the best of the shorter horizons (one may stop there), meets the baseline's."""
+    fraction, drawn down to the best of the shorter horizons (one may stop there), meets the baseline's.
+
+    Beyond the horizons on the first or last segment; infinite where that does not fall.
+    """
     goal = _mean(seeds, baseline)
     points = [(math.log2(f), _mean(seeds, losses)) for f, losses in sorted(tuned.items())]
+    segments = list(pairwise(points))
     if points[0][1] <= goal:
-        return -points[0][0]
-    for (x0, y0), (x1, y1) in pairwise(points):
-        if y1 <= goal:
-            return -(x0 + (x1 - x0) * (y0 - goal) / (y0 - y1))
-    return 0.0
+        return -_crossing(*segments[0], goal) if segments and _falls(*segments[0]) else math.inf
+    for segment in segments:
+        if segment[1][1] <= goal:
+            return -_crossing(*segment, goal)
+    return -_crossing(*segments[-1], goal) if segments and _falls(*segments[-1]) else -math.inf
+
+
+Point = tuple[float, float]
+
+
+def _falls(first: Point, second: Point) -> bool:
+    return second[1] < first[1]
+
+
+def _crossing(first: Point, second: Point, goal: float) -> float:
+    (x0, y0), (x1, y1) = first, second
+    return x0 + (x1 - x0) * (y0 - goal) / (y0 - y1)
 
 
 def _mean(seeds: Sequence[int], losses: Losses) -> float:
@@ -260,11 +287,13 @@ def _shown(row: Mapping[str, Any]) -> list[str]:
     if difference:
         change = f"{difference['mean']:+.4f} [{difference['low']:+.4f}, {difference['high']:+.4f}]"
     if found:
+        low = "under 1" if found["low"] is None else f"{found['low']:.2f}"
+        high = "beyond" if found["high"] is None else f"{found['high']:.2f}"
         speed = {
-            "": "{factor:.2f} [{low:.2f}, {high:.2f}]",
-            "at least": "at least {factor:.2f}, from {low:.2f}",
+            "": f"{found['factor']:.2f} [{low}, {high}]",
+            "at least": f"at least {found['factor']:.2f} on the mean [{low}, {high}]",
             "below": "below 1" if difference and difference["low"] > 0 else "1 not reached",
-        }[found["bound"]].format(**found)
+        }[found["bound"]]
     lost = sum(row["diverged"].values())
     return [
         f"x {row['scale']:g} ({row['flops']:.3g})",

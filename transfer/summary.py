@@ -37,15 +37,17 @@ def _value(column: str, row: TensorRow) -> float | None:
 
 
 def multiples(plan: Plan, baseline: Plan) -> list[dict[str, Any]]:
-    """Each tensor's values as multiples of the baseline's (β: of its 1-β); None where there is none."""
-    return [
-        {
-            "name": row.name,
-            "module_type": row.module_type,
-            **{column: _multiple(column, row, other) for column in _COLUMNS},
-        }
-        for row, other in zip(plan.tensors, baseline.tensors, strict=True)
-    ]
+    """Each tensor's values as multiples of the baseline's (β: of its 1-β); None where there is none.
+
+    A part of a fused tensor is held against the whole where only that has values in the baseline.
+    """
+    others = {row.name: row for row in baseline.tensors}
+    found = []
+    for row in plan.tensors:
+        other = others.get(row.name) or others.get(row.name.partition("[")[0])
+        values = {c: other and _multiple(c, row, other) for c in _COLUMNS}
+        found.append({"name": row.name, "module_type": row.module_type, **values})
+    return found
 
 
 def multiples_by_module_type(plan: Plan, baseline: Plan) -> tuple[list[str], list[list[str]]]:

@@ -108,6 +108,7 @@ def transfer_check(
             files.check_place(place)
     outcomes = train_all(
         [Training(plan=run.plan, seed=run.seed, name=run.name) for run in wanted],
+        source,
         folder,
         device=device,
         workers=workers,

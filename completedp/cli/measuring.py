@@ -56,7 +56,10 @@ def speedup(
     device: Device = "auto",
     workers: Workers = None,
     out: Annotated[
-        Path | None, typer.Option(help="The result; default ROOT/speedups/<recipe>/speedup.json.")
+        Path | None,
+        typer.Option(
+            help="The result; default ROOT/speedups/<recipe>/speedup.json, with --against a name of its own."
+        ),
     ] = None,
     dry_run: DryRun = False,
     yes: Yes = False,
@@ -93,6 +96,7 @@ def speedup(
         files.check_place(out)
     outcomes = train_all(
         [Training(plan=run.plan, seed=run.seed, name=run.name) for run in wanted],
+        source,
         folder,
         device=device,
         workers=workers,
@@ -103,8 +107,9 @@ def speedup(
     )
     if outcomes is None:
         return
-    document = measuring.report(source, setting, wanted, outcomes)
-    place = out or folder / "speedup.json"
+    document = measuring.report(source, baseline, setting, wanted, outcomes)
+    held = "" if against is None else f"-against-{against.resolve().parent.name}"
+    place = out or folder / f"speedup{held}.json"
     files.write_json(place, document)
     if json:
         print_json(document)
@@ -153,7 +158,7 @@ def transfer_fit(
         ["difference", *_interval(result["difference"])],
         ["speed-up in FLOPs", *_interval(result["speedup"])],
     ]
-    print_table(f"at {flops:.4g} FLOPs, extrapolated", ["", "mean", "low", "high"], rows)
+    print_table(f"at {flops:.4g} FLOPs, extrapolated", ["", "fitted", "low", "high"], rows)
     times = result["times_the_largest_measured"]
     print(
         f"{times:.3g} x the largest budget measured; the intervals are of the seeds, not of the law"

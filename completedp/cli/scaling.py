@@ -63,9 +63,10 @@ def rules(
         return
     tensors = result["tensors"]
     columns = list(next(iter(tensors.values())))
+    independent = {"weight_decay": "lr x weight_decay"} if decay == "independent" else {}
     print_table(
         f"{parameterization}: factors relative to base",
-        ["role", *columns],
+        ["role", *(independent.get(c, c) for c in columns)],
         [[role, *(number(row[c]) for c in columns)] for role, row in tensors.items()],
     )
     for name in ("residual_multiplier", "output_multiplier", "steps"):

@@ -52,6 +52,7 @@ def train(
     """Train a plan once; the same command goes on with a run that was interrupted."""
     import dataclasses
 
+    from completedp.config import check_together
     from transfer.planner import read_plan
 
     if parallel is not None and not launch.launched():
@@ -63,6 +64,7 @@ def train(
     with _together(kind):
         plan = read_plan(source)
         corpus = plan.data if data is None else dataclasses.replace(plan.data, source=data)
+        check_together(plan.model, corpus, plan.train)
 
         from completedp.lm import plan_run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -9,13 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from completedp import files
 from completedp.cli.options import data_cache
+from completedp.cli.output import print_warnings
 from completedp.errors import UserError
 
 if TYPE_CHECKING:
     from completedp.lm.cost import Forecast
+    from completedp.lm.data import Corpus
     from completedp.plan import Plan
+    from completedp.recipe import Recipe
     from completedp.runs.job import Event, Job, Outcome
+
+_TEXTS = "texts.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +36,7 @@ class Training:
 
 def train_all(
     wanted: Sequence[Training],
+    recipe: Recipe,
     folder: Path,
     *,
     device: str,
@@ -38,10 +46,12 @@ def train_all(
     yes: bool,
     stream: TextIO,
 ) -> dict[int, Outcome] | None:
-    """The outcomes by place in `wanted`, those of earlier calls on `folder` included; None of a dry run.
+    """The outcomes by place in `wanted`, all of one recipe, those of earlier calls on `folder` included; None
+    of a dry run.
 
     An interruption leaves some out. Raises `UserError` for a device that is not there, a corpus that
-    cannot be read, and without `yes` for what will be long or reads its text often.
+    cannot be read or is not the one that earlier calls trained on, and without `yes` for what will be long
+    or reads its text often.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from completedp.lm.plan_run import plan_jobs
@@ -59,12 +69,20 @@ def train_all(
     )
     left = unfinished(jobs, folder)
     print(_counted(jobs, left), file=stream)
+    corpus = _corpus(wanted[0].plan, root) if left else None
+    texts = {}
+    if corpus is not None:
+        texts = _texts(folder, recipe.data.source, corpus.digest)
+        _warn_of_another_text(recipe, corpus.digest)
     if left:
-        doubts = _announce([wanted[job.trial].plan for job in left], count, chosen, root, stream)
+        plans = [wanted[job.trial].plan for job in left]
+        doubts = _announce(plans, corpus, count, chosen, stream)
         if doubts and not (yes or dry_run):
             raise UserError(f"{'; '.join(doubts)}: add --yes if that is meant")
     if dry_run:
         return None
+    if texts:
+        files.write_json(folder / _TEXTS, texts)
     with LocalExecutor(
         count,
         logs=folder / "logs",
@@ -91,10 +109,10 @@ def _counted(jobs: Sequence[Job], left: Sequence[Job]) -> str:
 
 
 def _announce(
-    plans: list[Plan], workers: int, device: str, root: Path, stream: TextIO
+    plans: list[Plan], corpus: Corpus | None, workers: int, device: str, stream: TextIO
 ) -> list[str]:
     """Say what the plans cost; the doubts about it."""
-    cost = _cost(plans, workers, device, root)
+    cost = _cost(plans, corpus, workers, device)
     read = "" if cost.epochs is None else f"up to {cost.epochs:.2g} epochs, "
     print(
         f"{sum(plan.flops for plan in plans):.3g} FLOPs, {read}{workers} at a time on {device}"
@@ -105,14 +123,46 @@ def _announce(
     return cost.doubts
 
 
-def _cost(plans: list[Plan], workers: int, device: str, root: Path) -> Forecast:
-    """Of runs on one corpus. Raises `UserError` where that cannot be read."""
-    from completedp.lm.cost import Forecast, training_seconds
+def _corpus(plan: Plan, root: Path) -> Corpus | None:
+    """What the built-in loop reads. Raises `UserError` where that cannot be read."""
     from completedp.lm.data import prepare
 
+    if plan.train.loop is not None:
+        return None
+    return prepare(plan.data, plan.model.vocab_size, plan.train.eval_tokens, data_cache(root))
+
+
+def _texts(folder: Path, source: str, digest: str) -> dict[str, str]:
+    """The digest of every source that the folder's runs read, this one's among them. Raises `UserError` where
+    its earlier runs read another text: losses on two texts must not meet in one mean."""
+    texts: dict[str, str] = {}
+    if (folder / _TEXTS).exists():
+        texts = json.loads((folder / _TEXTS).read_text(encoding="utf-8"))
+    if texts.get(source, digest) != digest:
+        raise UserError(
+            f"the text of {source!r} is not what the runs in {folder} were trained on (digest {digest}, they "
+            f"have {texts[source]}); restore it, or give another --root"
+        )
+    return texts | {source: digest}
+
+
+def _warn_of_another_text(recipe: Recipe, digest: str) -> None:
+    tuned_on = recipe.provenance.get("data", {}).get("digest")
+    if tuned_on not in (None, digest):
+        print_warnings(
+            [
+                f"the text of {recipe.data.source!r} is not the one the recipe was tuned on (digest "
+                f"{digest}, the recipe has {tuned_on})"
+            ]
+        )
+
+
+def _cost(plans: list[Plan], corpus: Corpus | None, workers: int, device: str) -> Forecast:
+    """Of runs on one corpus."""
+    from completedp.lm.cost import Forecast, training_seconds
+
     plan, epochs = plans[0], None
-    if plan.train.loop is None:
-        corpus = prepare(plan.data, plan.model.vocab_size, plan.train.eval_tokens, data_cache(root))
+    if corpus is not None:
         epochs = max(plan.scale.tokens for plan in plans) / corpus.tokens("train")
     mean_flops = sum(plan.flops for plan in plans) / len(plans)
     return Forecast(

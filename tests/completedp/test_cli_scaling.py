@@ -1,5 +1,6 @@
 """`rules`, `transfer` and `export` as a person calls them: output, exit statuses, refusals."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from completedp.cli import main
 from completedp.plan import Plan
 from completedp.recipe import Recipe
 from transfer.export import FORMATS
+from transfer.planner import base_plan
+from transfer.summary import multiples
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,22 @@ def test_the_difference_to_the_baseline(cli: Cli, recipe: Recipe, recipe_file: P
     table = cli("transfer", recipe_file, "--width", 64, "--diff").out
     assert "multiples of the global baseline" in table
     assert "multiples of" not in cli("transfer", recipe_file, "--width", 64).out
+
+
+def test_parts_that_the_baseline_has_no_values_of(recipe: Recipe) -> None:
+    """They are held against the fused tensor's."""
+    plan = base_plan(recipe)
+    (whole,) = (r for r in plan.tensors if r.name == "layers.0.attention.q.weight")
+    part = dataclasses.replace(whole, name=f"{whole.name}[q]", lr=3 * whole.lr)
+    parted = dataclasses.replace(plan, tensors=(part,))
+    (row,) = multiples(parted, plan)
+    assert (row["name"], row["lr"], row["eps"]) == (part.name, pytest.approx(3.0), 1.0)
+    assert multiples(plan, parted)[0]["lr"] is None
+
+
+def test_independent_decay_has_its_own_heading(cli: Cli) -> None:
+    assert "lr x weight_decay" in cli("rules", "--width", 4, "--decay", "independent").out
+    assert "lr x" not in cli("rules", "--width", 4).out
 
 
 def test_far_durations_are_warned_of(cli: Cli, recipe: Recipe, recipe_file: Path) -> None:

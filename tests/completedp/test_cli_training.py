@@ -87,6 +87,18 @@ def test_json_is_one_document(train: Train, recipe: Recipe, tmp_path: Path) -> N
     assert "step 24 of 24" in err
 
 
+def test_text_for_a_recipe_of_tokens_is_refused(
+    train: Train, recipe: Recipe, tmp_path: Path
+) -> None:
+    """Bytes are no tokens of another vocabulary."""
+    wide = dataclasses.replace(recipe.model, vocab_size=512)
+    of_tokens = dataclasses.replace(recipe, model=wide, data=DataConfig(source="tokens.bin"))
+    of_tokens.write(tmp_path / "recipe.yaml")
+    status, _, err = train("recipe.yaml")
+    assert status == 2
+    assert "vocab_size is 512" in err
+
+
 def test_a_diverged_run_says_when_and_why(train: Train, recipe: Recipe, tmp_path: Path) -> None:
     values = dataclasses.replace(recipe.hparams.global_, lr=1e30)
     hot = dataclasses.replace(recipe.hparams, global_=values)

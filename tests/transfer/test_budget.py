@@ -14,7 +14,7 @@ from completedp.errors import UserError
 from completedp.flops import parameter_count, training_flops
 from completedp.hparams import HParams
 from completedp.recipe import Recipe
-from transfer.budget import BATCH_EXPONENT, Target, Wish, target_for
+from transfer.budget import BATCH_EXPONENT, Target, Wish, microbatch, target_for
 from transfer.laws import CHINCHILLA, LossLaw, Ratio, token_rule
 
 
@@ -69,6 +69,21 @@ def test_tokens_follow_the_parameters_and_the_batch_the_tokens(recipe: Recipe) -
     ideal = recipe.train.batch * growth**BATCH_EXPONENT
     assert target.scale.batch == pytest.approx(ideal, abs=recipe.model.context)
     assert all(choice.reason for choice in target.choices)
+
+
+@pytest.mark.parametrize("growth", [2.0, 9.3, 41.0, 300.0, 1e4])
+def test_a_chosen_batch_can_be_shared(recipe: Recipe, growth: float) -> None:
+    """Near the rule's, by eight processes where that is within 3 %, in microbatches of the base's size."""
+    base = dataclasses.replace(recipe.train, batch=64 * 256, tokens=64 * 256 * 100, microbatch=2048)
+    source = dataclasses.replace(recipe, train=base)
+    target = at(source, depth=2, tokens=round(base.tokens * growth))
+    ideal = base.batch * (target.scale.tokens / base.tokens) ** BATCH_EXPONENT
+    assert target.scale.batch == pytest.approx(ideal, rel=0.031)
+    assert target.scale.batch % (8 * recipe.model.context) == 0
+    assert 2 * microbatch(source, target.scale.batch) >= base.microbatch
+    assert target.warnings == tuple(w for w in target.warnings if "divisor" not in w)
+    prime = at(source, depth=2, batch=64 * 757, tokens=64 * 757 * 100)
+    assert any("takes 64 at once" in w for w in prime.warnings)
 
 
 @given(

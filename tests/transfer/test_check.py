@@ -236,9 +236,9 @@ def test_an_optimum_at_the_edge_is_no_number(recipe: Recipe) -> None:
         "parabola": None,
     }
     assert row["moved"] is row["carried"]["lost"] is None
-    assert row["carried"]["lost_at_least"] == pytest.approx(CURVATURE * (2.4**2 - 0.6**2))
+    assert row["carried"]["lost_to_edge"] == pytest.approx(CURVATURE * (2.4**2 - 0.6**2))
     assert document["parameterizations"][0]["exponent"] is None
-    assert any("give higher --factors; at least" in r for r in document["verdict"]["reasons"])
+    assert any("give higher --factors; to that one" in r for r in document["verdict"]["reasons"])
 
 
 def test_without_an_optimum_at_the_base_nothing_is_carried(recipe: Recipe) -> None:
@@ -310,7 +310,7 @@ def test_the_figure_and_table_take_every_case(recipe: Recipe, tmp_path: Path) ->
     _, rows = table(document)
     assert [row[0] for row in rows] == ["completed-p"] * 3 + ["sp-fan-in"] * 3
     assert float(rows[1][3].split()[0]) == pytest.approx(0.8, abs=0.05)
-    assert [row[5].split()[0] for row in rows[3:]] == ["base", "at", "diverges"]
+    assert [row[5].split()[-1] for row in rows[3:]] == ["base", "edge", "diverges"]
     with pytest.raises(UserError, match="cannot be written"):
         draw(document, tmp_path)
 

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from completedp.errors import UserError
+from completedp.flops import shapes
 from completedp.lm.model import LanguageModel
 from completedp.lm.schedule import multiplier
 from completedp.plan import Plan
@@ -126,6 +127,19 @@ def test_another_model_is_refused_by_name(recipe: Recipe) -> None:
         exported["param_groups"](larger)
 
 
+def test_another_width_is_refused(recipe: Recipe) -> None:
+    """Its values would be another model's; more rows of the vocabulary are none."""
+    exported = load(base_plan(recipe))
+    wider = LanguageModel(dataclasses.replace(recipe.model, width=64, ffn=176))
+    with pytest.raises(ValueError, match=r"embedding\.weight has the shape \[256, 64\]"):
+        exported["initialize"](wider, 0)
+    padded = LanguageModel(dataclasses.replace(recipe.model, vocab_size=320))
+    exported["initialize"](padded, 0)
+    fewer = LanguageModel(dataclasses.replace(recipe.model, vocab_size=128))
+    with pytest.raises(ValueError, match=r"\[128, 32\]; expected \[256, 32\]"):
+        exported["param_groups"](fewer)
+
+
 def test_groups_hold_every_parameter_once(recipe: Recipe) -> None:
     model = LanguageModel(recipe.model)
     groups = load(base_plan(recipe))["param_groups"](model)
@@ -228,8 +242,9 @@ def test_the_file_folds_as_the_plan_does(recipe: Recipe) -> None:
     plan = carried(recipe)
     exported = load(plan)
     for row in plan.resolved.folded().tensors:
-        values = {name: getattr(row, name) for name in exported["TENSORS"][row.name]}
-        assert exported["_row"](row.name, True) == values
+        found = exported["_row"](row.name, True)
+        assert found.pop("shape") == list(shapes(plan.reference)[row.name])
+        assert found == {name: getattr(row, name) for name in found}
 
 
 def test_an_unknown_format_is_refused() -> None:

@@ -80,14 +80,31 @@ def test_an_ungated_model_is_refused(recipe: Recipe) -> None:
         FORMATS["hf"].render(plan)
 
 
-def test_other_numbers_of_devices(recipe: Recipe) -> None:
+def test_other_numbers_of_devices(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """The optimizer's batch stays, or the number is refused."""
     names: dict[str, Any] = {}
     plan = carried(of_train(recipe, microbatch=64))
     exec(compile(FORMATS["hf"].render(plan), "exported", "exec"), names)
+    monkeypatch.setattr(names["TrainingArguments"], "world_size", 5)
     arguments = names["training_arguments"]("out", devices=5, use_cpu=True)
     assert arguments.per_device_train_batch_size == 1
     assert arguments.gradient_accumulation_steps == 1
     assert arguments.max_steps == plan.train.steps
     with pytest.raises(ValueError, match="2 devices"):
         names["training_arguments"]("out", devices=2, use_cpu=True)
+
+
+def test_processes_that_do_not_share_the_batch_are_refused(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Trainer on as many would train on a batch as many times as large."""
+    names: dict[str, Any] = {}
+    plan = carried(of_train(recipe, microbatch=64))
+    exec(compile(FORMATS["hf"].render(plan), "exported", "exec"), names)
+    with pytest.raises(ValueError, match="will train on 1 devices"):
+        names["training_arguments"]("out", devices=5, use_cpu=True)
+    monkeypatch.setattr(names["TrainingArguments"], "world_size", 5)
+    arguments = names["training_arguments"]("out", devices=5, use_cpu=True)
+    assert arguments.gradient_accumulation_steps == 1
+    with pytest.raises(ValueError, match="will train on 5 devices"):
+        names["training_arguments"]("out", use_cpu=True)

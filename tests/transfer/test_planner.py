@@ -81,6 +81,20 @@ def test_uncomfortable_betas_are_warned_of(recipe: Recipe) -> None:
     assert all(0 < float(w.rpartition(" has ")[2]) < 1e-5 for w in warnings)
 
 
+def test_the_tensor_farthest_out_is_named(recipe: Recipe) -> None:
+    types = {**recipe.hparams.types, "beta1": {"unembedding": 9.0}}
+    source = dataclasses.replace(recipe, hparams=dataclasses.replace(recipe.hparams, types=types))
+    few = plan_at(source, width=32, batch=256 * 8, tokens=256 * 24)
+    (warning,) = [w for w in beta_warnings(few) if w.startswith("1 - beta1")]
+    assert "of 1 tensors" not in warning
+    assert "unembedding.weight has" in warning
+
+
+def test_no_parameterization_is_none_of_the_recipes(recipe: Recipe) -> None:
+    with pytest.raises(UserError, match="unknown parameterization ''"):
+        make_plan(recipe, recipe.base, recipe.model, parameterization="")
+
+
 @given(microbatch=st.integers(1, 8), sequences=st.integers(1, 200))
 def test_a_microbatch_divides_the_batch(recipe: Recipe, microbatch: int, sequences: int) -> None:
     base = dataclasses.replace(recipe.train, batch=64 * 840, tokens=64 * 8400, microbatch=0)

@@ -1,5 +1,6 @@
 """The speed-up: exact on laws that are known, honest at its bounds, and by the command line."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from completedp.cli import main
+from completedp.config import DataConfig
 from completedp.errors import UserError
 from completedp.flops import training_flops
 from completedp.recipe import Recipe
@@ -27,12 +29,14 @@ def law(fraction: float, factor: float = 1.0) -> float:
 
 
 def arms(
-    factor: float, noise: float = 0.0, seed: int = 0
+    factor: float, noise: float = 0.0, seed: int = 0, seeds: int = 4
 ) -> tuple[dict[int, float], dict[float, dict[int, float]]]:
     rng = np.random.default_rng(seed)
-    seeds = range(4)
-    baseline = {s: law(1.0) + float(rng.normal(0, noise)) for s in seeds}
-    tuned = {f: {s: law(f, factor) + float(rng.normal(0, noise)) for s in seeds} for f in FRACTIONS}
+    numbers = range(seeds)
+    baseline = {s: law(1.0) + float(rng.normal(0, noise)) for s in numbers}
+    tuned = {
+        f: {s: law(f, factor) + float(rng.normal(0, noise)) for s in numbers} for f in FRACTIONS
+    }
     return baseline, tuned
 
 
@@ -51,7 +55,7 @@ def test_beyond_the_horizons_it_is_a_bound() -> None:
     assert most is not None
     assert none is not None
     assert (most.factor, most.bound, most.high) == (4.0, "at least", None)
-    assert (none.factor, none.bound, none.low, none.high) == (1.0, "below", None, None)
+    assert (none.factor, none.bound, none.low, none.high) == (1.0, "below", None, 1.0)
 
 
 def test_one_horizon_that_is_better_is_a_bound_and_not_a_tie() -> None:
@@ -70,8 +74,10 @@ def test_what_the_table_says_of_a_bound() -> None:
         rows = table({"rows": [{**row, "difference": difference, "speedup": found}]})[1]
         return rows[0][-1]
 
-    at_least = {"factor": 4.0, "low": 0.55, "high": None, "bound": "at least"}
-    assert said(-0.1, **at_least) == "at least 4.00, from 0.55"
+    at_least = {"factor": 4.0, "low": 1.55, "high": None, "bound": "at least"}
+    assert said(-0.1, **at_least) == "at least 4.00 on the mean [1.55, beyond]"
+    wide = {"factor": 1.4, "low": None, "high": 2.5, "bound": ""}
+    assert said(-0.1, **wide) == "1.40 [under 1, 2.50]"
     below = {"factor": 1.0, "low": None, "high": None, "bound": "below"}
     assert said(0.01, **below) == "below 1"
     assert said(-0.01, **below) == "1 not reached"  # a tie, or too few seeds
@@ -86,9 +92,19 @@ def test_the_share_of_the_tokens_is_that_of_whole_steps(recipe: Recipe) -> None:
                    seconds=1.0, seed=run.seed)
         for i, run in enumerate(wanted)
     }  # fmt: skip
-    (row,) = report(recipe, setting, wanted, outcomes)["rows"]
+    (row,) = report(recipe, recipe.baseline, setting, wanted, outcomes)["rows"]
     assert row["speedup"]["factor"] == pytest.approx(3.0)
     assert set(row["losses"]["tuned"]) == {str(1 / 3), "1.0"}
+
+
+def test_tokens_that_are_no_whole_batch_are_not_trained_and_do_not_count(recipe: Recipe) -> None:
+    """Five steps and most of a sixth: of them half are two, by rounding."""
+    train = dataclasses.replace(recipe.train, tokens=256 * 5 + 200)
+    uneven = dataclasses.replace(recipe, train=train)
+    setting = Setting(scales=(1.0,), fractions=(0.5, 1.0), seeds=(0, 1))
+    wanted = runs(uneven, uneven.baseline, setting)
+    (row,) = report(uneven, uneven.baseline, setting, wanted, {})["rows"]
+    assert set(row["losses"]["tuned"]) == {str(2 / 5), "1.0"}
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
@@ -96,6 +112,16 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     held = [f.low < 2.0 < f.high for f in found if f and f.low and f.high]
     assert len(held) == 200
     assert 0.88 < np.mean(held) < 0.995
+
+
+@pytest.mark.parametrize(("factor", "seeds"), [(3.8, 3), (3.8, 8), (4.2, 3), (1.05, 4)])
+def test_near_the_ends_of_what_is_measured_it_does_too(factor: float, seeds: int) -> None:
+    """Cut off at the shortest horizon all seeds would agree there, and `low` would be its factor."""
+    found = [speedup(*arms(factor, noise=0.01, seed=i, seeds=seeds)) for i in range(300)]
+    assert all(found)
+    least = np.array([f.low or 0.0 for f in found if f])
+    most = np.array([f.high or math.inf for f in found if f])
+    assert np.mean((least <= factor) & (factor <= most)) > 0.9
 
 
 def test_for_one_horizon_the_jackknife_is_students_interval() -> None:
@@ -179,7 +205,8 @@ def test_settings_that_measure_nothing_are_refused(changes: dict[str, Any], said
 
 def test_nothing_run_yet_is_a_row_without_figures(recipe: Recipe) -> None:
     setting = Setting(scales=(1.0,), fractions=(1.0,), seeds=(0, 1, 2))
-    document = report(recipe, setting, runs(recipe, recipe.baseline, setting), {})
+    wanted = runs(recipe, recipe.baseline, setting)
+    document = report(recipe, recipe.baseline, setting, wanted, {})
     (row,) = document["rows"]
     assert (row["runs_missing"], row["difference"], row["speedup"]) == (6, None, None)
 
@@ -221,3 +248,32 @@ def test_by_the_command_line(
     status, out, err = call("--scales", "1,1e6", *few)
     assert status == 2
     assert "--yes" in err
+
+
+def test_runs_on_two_texts_do_not_meet_in_one_mean(
+    recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"line {i * i}\n" for i in range(12_000)))
+    provenance = {**recipe.provenance, "data": {"digest": "sha256:of-another-text"}}
+    own = dataclasses.replace(recipe, data=DataConfig(source=str(text)), provenance=provenance)
+    own.write(tmp_path / "mine" / "recipe.yaml")
+
+    def call(seeds: int) -> tuple[int, str]:
+        command = ["completedp", "speedup", str(tmp_path / "mine" / "recipe.yaml"), "--scales", "1"]
+        rest = ["--seeds", str(seeds), "--fractions", "1", "--root", str(tmp_path / "runs")]
+        monkeypatch.setattr("sys.argv", [*command, *rest, "--device", "cpu"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0), capsys.readouterr().err
+
+    status, err = call(2)
+    assert status == 0
+    assert "is not the one the recipe was tuned on" in err
+    text.write_text(text.read_text() + "one line more\n")
+    status, err = call(3)
+    assert status == 2
+    assert "is not what the runs in" in err

@@ -16,6 +16,7 @@ Needs torch and transformers. A whole training:
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -36,11 +37,16 @@ def model_config() -> PretrainedConfig:
     return config
 
 
-def training_arguments(output_dir: str, devices: int = 1, **own: Any) -> TrainingArguments:
+def training_arguments(
+    output_dir: str, devices: int | None = None, **own: Any
+) -> TrainingArguments:
     """The arguments that the plan decides; `own` are others, or replace them.
 
-    `devices` is the number of processes. The Trainer's clipping is off, because the optimizer clips.
+    `devices` is the number of processes, by default those of torchrun. Raises ValueError where the Trainer
+    will use others. Its clipping is off, because the optimizer clips.
     """
+    if devices is None:
+        devices = int(os.environ.get("WORLD_SIZE", "1"))
     # `compute_loss` divides by the number of predicted labels; earlier ones count one a row more.
     require_version("transformers>=5.10.1")
     at_once = TRAIN["microbatch"] or TRAIN["batch"] // devices
@@ -59,7 +65,14 @@ def training_arguments(output_dir: str, devices: int = 1, **own: Any) -> Trainin
         "torch_compile": TRAIN["compile"],
         **own,
     }
-    return TrainingArguments(output_dir, **arguments)
+    made = TrainingArguments(output_dir, **arguments)
+    used = made.world_size * max(1, made.n_gpu)
+    if used != devices:
+        raise ValueError(
+            f"the Trainer will train on {used} devices, each a share of its own, and the batch was shared "
+            f"among {devices}: start a process a device by torchrun, or hide devices by CUDA_VISIBLE_DEVICES"
+        )
+    return made
 
 
 def optimizers(

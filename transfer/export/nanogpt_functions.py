@@ -42,13 +42,16 @@ def adapted(base: Any) -> Any:
                 )
         if "wpe" in self.transformer:  # learned positions were not searched
             row = TENSORS["transformer.wte.weight"]
-            TENSORS["transformer.wpe.weight"] = {**row, "name": "position_embedding.weight"}
+            shape = list(self.transformer.wpe.weight.shape)
+            own = {"name": "position_embedding.weight", "shape": shape}
+            TENSORS["transformer.wpe.weight"] = {**row, **own}
         initialize(self, init_seed)
 
     def forward(self: Any, idx: torch.Tensor, targets: torch.Tensor | None = None) -> Any:
         logits, loss = base.forward(self, idx, targets)
         if targets is not None and self.training and TRAIN["z_loss"]:
-            log_z = logits[targets != -1].logsumexp(-1)
+            chosen = logits[targets != -1]
+            log_z = chosen.to(torch.promote_types(chosen.dtype, torch.float32)).logsumexp(-1)
             loss = loss + TRAIN["z_loss"] * log_z.square().mean()
         return logits, loss
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from completedp.errors import named
+from completedp.flops import shapes
 from completedp.modules import BRANCH_ENDS
 from completedp.plan import Plan
 from completedp.resolved import TensorRow
@@ -56,11 +57,13 @@ def render(
 
 def _tables(plan: Plan, names: Mapping[str, str] | None, fold: bool) -> dict[str, Any]:
     theirs = {row.name: _name(row, names) for row in plan.tensors}
+    shape_of = shapes(plan.reference)
     return {
         # The loop is the trainer's own, whatever found the recipe.
         "TRAIN: dict[str, Any]": {k: v for k, v in train_settings(plan).items() if k != "loop"},
         "TENSORS: dict[str, dict[str, Any]]": {
             theirs[row.name]: {value: getattr(row, value) for value in _VALUES}
+            | {"shape": list(shape_of.get(row.name, ()))}
             for row in plan.tensors
         },
         "RESIDUAL: dict[str, list[float]]": {b: list(c) for b, c in plan.residual.items()},

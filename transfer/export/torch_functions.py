@@ -132,6 +132,12 @@ def _row(name: str, folded: bool) -> dict[str, Any]:
     }
 
 
+def _padded(name: str, planned: list[int], found: list[int]) -> bool:
+    """Whether a trainer has only given the vocabulary more rows, which take the same values."""
+    is_vocabulary = name in ("embedding.weight", "unembedding.weight")
+    return is_vocabulary and found[1:] == planned[1:] and found[0] > planned[0]
+
+
 def _parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     unknown = sorted(parameters.keys() - TENSORS.keys())
@@ -141,4 +147,10 @@ def _parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
             f"the model's trainable parameters are not those of this file; "
             f"only in the model: {unknown}; only in the file: {absent}"
         )
+    for name, parameter in parameters.items():
+        planned, found = list(TENSORS[name]["shape"]), list(parameter.shape)
+        if found != planned and not _padded(TENSORS[name]["name"], planned, found):
+            raise ValueError(
+                f"{name} has the shape {found}; expected {planned}: its values are those of one model"
+            )
     return {name: parameters[name] for name in TENSORS}

@@ -43,11 +43,18 @@ def verdict(comparison: Comparison | None, diverged: dict[str, int]) -> str:
     """What may be said of the per-module configuration."""
     if diverged["module"] > diverged["global"]:
         return f"no gain: the per-module configuration diverged on {diverged['module']} fresh seeds"
+    beside = ""
     if diverged["global"] > diverged["module"]:
-        return (
-            f"gain: the global configuration diverged on {diverged['global']} fresh seeds, the per-module "
-            f"one on {diverged['module']}; their losses are compared on the other seeds only"
+        beside = (
+            f"; the global configuration diverged on {diverged['global']} fresh seeds, the per-module one on "
+            f"{diverged['module']}, and losses are compared on the others"
         )
+        if diverged["global"] - diverged["module"] >= FEWEST_PAIRS:
+            return f"gain: the per-module configuration trains{beside}"
+    return _of_losses(comparison) + beside
+
+
+def _of_losses(comparison: Comparison | None) -> str:
     if comparison is None or comparison.pairs < FEWEST_PAIRS:
         pairs = comparison.pairs if comparison else 0
         return f"too few seeds to conclude ({pairs} pairs; {FEWEST_PAIRS} are needed)"

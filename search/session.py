@@ -129,8 +129,9 @@ def language_model_job(
     hparams: HParams,
     seed: int,
     split: Literal["select", "report"],
+    digest: str | None = None,
 ) -> Job:
-    """A run of the study's model at its own scale."""
+    """A run of the study's model at its own scale; `digest` is of its corpus, where that is known."""
     return training_job(
         config.model,
         config.data,
@@ -141,6 +142,7 @@ def language_model_job(
         split=split,
         cache=cache,
         device=device,
+        digest=digest,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from completedp.adapters.foreign import build_model, logits_of
 from completedp.adapters.parametrized import values_at
 from completedp.config import DataConfig, ForeignModel, TrainConfig
 from completedp.errors import UserError
-from completedp.lm.parallel import Loss, Team
+from completedp.lm.parallel import Loss, Team, compiled_loss
 from completedp.lm.train import LanguageModelTask, open_checkpoints, pick_device
 from completedp.resolved import Resolved
 
@@ -36,6 +36,7 @@ def foreign_model(
     checkpoints: str | None = None,
     checkpoint_steps: int = 0,
     parallel: str | None = None,
+    digest: str | None = None,
 ) -> ForeignModelTask:
     """The factory a `Job` names: its arguments as plain JSON types, as `language_model`'s.
 
@@ -58,6 +59,7 @@ def foreign_model(
         split=split,
         cache=Path(cache),
         device=pick_device(device),
+        digest=digest,
     )
 
 
@@ -107,7 +109,7 @@ class ForeignModelTask(LanguageModelTask):
         ) -> tuple[Tensor, Tensor]:
             return mean_loss(logits_of(self.model, tokens_BT), target_BT, z_loss)
 
-        return cast(Loss, torch.compile(loss)) if self.train_config.compile else loss
+        return compiled_loss(loss) if self.train_config.compile else loss
 
 
 def mean_loss(logits_BTV: Tensor, target_BT: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:

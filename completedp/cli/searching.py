@@ -354,6 +354,7 @@ class _Run:
             self.study.config,
             data_cache(place.root),
             self.device.split(":")[0],
+            digest=self.study.data.get("digest"),
         )
         executor = self.cluster or LocalExecutor(
             self.workers,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -10,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from completedp import files
 from completedp.cli.options import data_cache
 from completedp.cli.output import print_warnings
 from completedp.errors import UserError
@@ -21,8 +19,6 @@ if TYPE_CHECKING:
     from completedp.plan import Plan
     from completedp.recipe import Recipe
     from completedp.runs.job import Event, Job, Outcome
-
-_TEXTS = "texts.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +45,9 @@ def train_all(
     """The outcomes by place in `wanted`, all of one recipe, those of earlier calls on `folder` included; None
     of a dry run.
 
-    An interruption leaves some out. Raises `UserError` for a device that is not there, a corpus that
-    cannot be read or is not the one that earlier calls trained on, and without `yes` for what will be long
-    or reads its text often.
+    An interruption leaves some out. A run is of one text: where that has changed, it is another. Raises
+    `UserError` for a device that is not there, a corpus that cannot be read, and without `yes` for what will
+    be long or reads its text often.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from completedp.lm.plan_run import plan_jobs
@@ -62,18 +58,17 @@ def train_all(
 
     chosen = str(pick_device(device))
     count = workers or default_workers(chosen)
+    corpus = _corpus(wanted[0].plan, root)
+    digest = None if corpus is None else corpus.digest
+    _warn_of_another_text(recipe, digest)
     jobs = plan_jobs(
         ((one.plan, one.seed) for one in wanted),
         cache=data_cache(root),
         device=chosen.split(":")[0],
+        digest=digest,
     )
     left = unfinished(jobs, folder)
     print(_counted(jobs, left), file=stream)
-    corpus = _corpus(wanted[0].plan, root) if left else None
-    texts = {}
-    if corpus is not None:
-        texts = _texts(folder, recipe.data.source, corpus.digest)
-        _warn_of_another_text(recipe, corpus.digest)
     if left:
         plans = [wanted[job.trial].plan for job in left]
         doubts = _announce(plans, corpus, count, chosen, stream)
@@ -81,8 +76,6 @@ def train_all(
             raise UserError(f"{'; '.join(doubts)}: add --yes if that is meant")
     if dry_run:
         return None
-    if texts:
-        files.write_json(folder / _TEXTS, texts)
     with LocalExecutor(
         count,
         logs=folder / "logs",
@@ -132,23 +125,9 @@ def _corpus(plan: Plan, root: Path) -> Corpus | None:
     return prepare(plan.data, plan.model.vocab_size, plan.train.eval_tokens, data_cache(root))
 
 
-def _texts(folder: Path, source: str, digest: str) -> dict[str, str]:
-    """The digest of every source that the folder's runs read, this one's among them. Raises `UserError` where
-    its earlier runs read another text: losses on two texts must not meet in one mean."""
-    texts: dict[str, str] = {}
-    if (folder / _TEXTS).exists():
-        texts = json.loads((folder / _TEXTS).read_text(encoding="utf-8"))
-    if texts.get(source, digest) != digest:
-        raise UserError(
-            f"the text of {source!r} is not what the runs in {folder} were trained on (digest {digest}, they "
-            f"have {texts[source]}); restore it, or give another --root"
-        )
-    return texts | {source: digest}
-
-
-def _warn_of_another_text(recipe: Recipe, digest: str) -> None:
+def _warn_of_another_text(recipe: Recipe, digest: str | None) -> None:
     tuned_on = recipe.provenance.get("data", {}).get("digest")
-    if tuned_on not in (None, digest):
+    if None not in (tuned_on, digest) and tuned_on != digest:
         print_warnings(
             [
                 f"the text of {recipe.data.source!r} is not the one the recipe was tuned on (digest "

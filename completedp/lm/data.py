@@ -1,8 +1,9 @@
 """Corpora: prepared once into token files of three splits, then read as windows.
 
 Documents are assigned to splits by a hash of their content, so equal documents fall in one split. A
-prepared corpus is a folder `<cache>/<key>/` of `train.bin`, `select.bin`, `report.bin`, `meta.json` and,
-for BPE, `tokenizer.json`; it appears whole or not at all, whoever else prepares it at the time.
+prepared corpus is a folder of `train.bin`, `select.bin`, `report.bin`, `meta.json` and, for BPE,
+`tokenizer.json`, named by its content; it appears whole or not at all, whoever else prepares it at the time.
+`<key>.digest` beside it says what a source held when it was last read.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 import numpy.typing as npt
 
+from completedp import files
 from completedp.config import DataConfig
 from completedp.errors import UserError
-from completedp.lm.sources import Source, open_source
+from completedp.lm.sources import Source, is_tokens, open_source
 from completedp.lm.tokenizer import BytePairs, Bytes, Tokenizer
 
 Split = Literal["train", "select", "report"]
@@ -67,18 +69,41 @@ class Corpus:
         return None if split["bytes"] is None else split["bytes"] / split["tokens"]
 
 
-def prepare(data: DataConfig, vocab_size: int, eval_tokens: int, cache: Path) -> Corpus:
+def prepare(
+    data: DataConfig, vocab_size: int, eval_tokens: int, cache: Path, digest: str | None = None
+) -> Corpus:
     """The corpus of `data` in `cache`, prepared on the first call.
 
-    `eval_tokens` is what each of select and report must hold. Raises `UserError` when the source is
-    missing, empty, not text, or too short for its evaluation.
+    `eval_tokens` is what each of select and report must hold. With a `digest` it is the corpus that has it,
+    whatever the source holds by now: a study's text is the one it began with. Raises `UserError` when the
+    source is missing, empty, not text, too short for its evaluation, or where a digest is asked for, neither
+    it nor the cache has that.
     """
-    source = open_source(data.source)
-    kind = "none" if source.is_tokens else data.tokenizer
-    key = [FORMAT, source.identity, kind, vocab_size, eval_tokens]
-    folder = cache / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
-    if folder.exists():
+    kind = "none" if is_tokens(data.source) else data.tokenizer
+    rest = (kind, vocab_size, eval_tokens)
+    if digest is not None and (folder := cache / _key(digest, *rest)).exists():
         return Corpus(folder)
+    source = open_source(data.source)
+    known = cache / f"{_key(source.identity, *rest)}.digest"
+    held = known.read_text() if known.exists() else None
+    if held is not None and (folder := cache / _key(held, *rest)).exists():
+        corpus = Corpus(folder)
+    else:
+        corpus = _prepared(source, kind, vocab_size, eval_tokens, cache)
+        files.write_text(known, corpus.digest)
+    if digest not in (None, corpus.digest):
+        raise UserError(
+            f"the text of {data.source!r} has changed: its digest is {corpus.digest}, expected {digest}; "
+            "restore it"
+        )
+    return corpus
+
+
+def _key(*content: object) -> str:
+    return hashlib.sha256(json.dumps([FORMAT, *content]).encode()).hexdigest()[:32]
+
+
+def _prepared(source: Source, kind: str, vocab_size: int, eval_tokens: int, cache: Path) -> Corpus:
     try:
         cache.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(dir=cache, prefix=".preparing-"))
@@ -88,6 +113,7 @@ def prepare(data: DataConfig, vocab_size: int, eval_tokens: int, cache: Path) ->
         ) from None
     try:
         _build(building, source, kind, vocab_size, eval_tokens)
+        folder = cache / _key(Corpus(building).digest, kind, vocab_size, eval_tokens)
         _move_in(building, folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)

@@ -35,6 +35,15 @@ Loss = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
 # A rank may wait as long as another writes a checkpoint; one that hangs for longer ends the run.
 _TIMEOUT = timedelta(minutes=30)
+# A loss is one piece of code for all models of a process, and each shape is a graph or three of it: beyond
+# torch's 8 it would go on uncompiled, without a word.
+_GRAPHS = 128
+
+
+def compiled_loss(loss: Callable[..., Any]) -> Loss:
+    """The same function, compiled when it is first called with a shape."""
+    torch._dynamo.config.recompile_limit = _GRAPHS
+    return cast(Loss, torch.compile(loss))
 
 
 def join(kind: str | None) -> Team:
@@ -94,7 +103,7 @@ class Team:
 
     def loss(self, model: LanguageModel, compiled: bool) -> Loss:
         """The model's loss as it is called in training."""
-        return torch.compile(model.loss) if compiled else model.loss
+        return compiled_loss(model.loss) if compiled else model.loss
 
     def settle(self, backward: Callable[[], object]) -> None:
         """Before the first step; `backward` is a pass whose gradients nobody wants. Together."""
@@ -286,7 +295,7 @@ class Replicated(_Several):
             gradient_as_bucket_view=True,
             **_BUFFERS_STAY,
         )
-        return cast(Loss, torch.compile(replica) if compiled else replica)
+        return compiled_loss(replica) if compiled else cast(Loss, replica)
 
     def settle(self, backward: Callable[[], object]) -> None:
         """DDP regroups the gradients after its first backward, and the order in which three or more ranks

@@ -55,8 +55,10 @@ def plan_job(
     cache: Path,
     device: str,
     parallel: str | None = None,
+    digest: str | None = None,
 ) -> Job:
-    """The plan as a job: evaluated on the report split, its checkpoints in `folder` where one is given.
+    """The plan as a job: evaluated on the report split, its checkpoints in `folder` where one is given; on
+    the corpus with the `digest`, where that is known.
 
     Raises `UserError` for a loop of the user's where a folder is given (it keeps no checkpoints here), or
     another's model (it does not know the base that the values were carried from).
@@ -84,17 +86,18 @@ def plan_job(
         split="report",
         cache=cache,
         device=device,
+        digest=digest,
         **arguments,
     )
 
 
-def plan_jobs(runs: Iterable[tuple[Plan, int]], *, cache: Path, device: str) -> list[Job]:
+def plan_jobs(
+    runs: Iterable[tuple[Plan, int]], *, cache: Path, device: str, digest: str | None = None
+) -> list[Job]:
     """Each plan with its seed as a job without checkpoints, numbered by its place."""
+    shared: dict[str, Any] = {"folder": None, "cache": cache, "device": device, "digest": digest}
     return [
-        dataclasses.replace(
-            plan_job(plan, data=plan.data, seed=seed, folder=None, cache=cache, device=device),
-            trial=i,
-        )
+        dataclasses.replace(plan_job(plan, data=plan.data, seed=seed, **shared), trial=i)
         for i, (plan, seed) in enumerate(runs)
     ]
 

@@ -28,14 +28,18 @@ _EMBEDDED_SKIP = frozenset(
 class Source:
     """`documents()` may be called again and gives the same non-empty documents in the same order.
 
-    A document is UTF-8 text, or (`is_tokens`) little-endian uint16 tokens. `identity` changes when the
+    A document is UTF-8 text, or little-endian uint16 tokens (`is_tokens`). `identity` changes when the
     source does, as far as that can be told without reading it.
     """
 
     name: str
     identity: str
     documents: Callable[[], Iterator[bytes]]
-    is_tokens: bool = False
+
+
+def is_tokens(source: str) -> bool:
+    """Whether the source holds tokens already, as nanoGPT's files do."""
+    return Path(source).suffix == ".bin" and not source.startswith("hf:")
 
 
 def open_source(source: str) -> Source:
@@ -57,12 +61,11 @@ def open_source(source: str) -> Source:
             "to text, .jsonl, .parquet or .bin"
         )
     paths = _files(path)
-    if path.suffix == ".bin":
+    if is_tokens(source):
         return Source(
             name=source,
             identity=_identity([], paths),
             documents=lambda: _token_blocks(paths),
-            is_tokens=True,
         )
     return Source(name=source, identity=_identity([], paths), documents=lambda: _texts(paths))
 

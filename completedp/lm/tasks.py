@@ -30,11 +30,14 @@ def training_job(
     split: Literal["select", "report"],
     cache: Path,
     device: str,
+    digest: str | None = None,
     **arguments: Any,
 ) -> Job:
     """By the built-in loop, or by the user's where `train` names one. Every factory takes the same keywords,
-    as plain JSON types: model, data, train, split, cache and device; `arguments` are the built-in loop's
-    own."""
+    as plain JSON types: model, data, train, split, cache and device; `digest`, of the corpus to train on
+    where it is known, and `arguments` are the built-in loop's own."""
+    if not train.loop:
+        arguments["digest"] = digest
     built_in = FOREIGN_TASK if isinstance(model, ForeignModel) else TASK
     return Job(
         trial=trial,

@@ -48,7 +48,7 @@ def peak_flops(device_name: str, precision: Precision, *, tf32: bool = False) ->
     card that the table lacks."""
     words = device_name.split()
     known = [name for name in _PEAKS if _begins(words, name.split())]
-    if not known:
+    if not known or "MIG" in words:  # a slice of a card
         return None
     peak = _PEAKS[max(known, key=len)]
     if precision == "bfloat16":

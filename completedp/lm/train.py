@@ -54,12 +54,14 @@ def language_model(
     checkpoints: str | None = None,
     checkpoint_steps: int = 0,
     parallel: str | None = None,
+    digest: str | None = None,
 ) -> LanguageModelTask:
     """The factory a `Job` names: its arguments as plain JSON types.
 
-    `cache` is the folder of prepared corpora. With a folder `checkpoints` (this needs safetensors) a run
-    is saved there every `checkpoint_steps` (0: at its end only) and goes on from what it finds there.
-    `parallel` is how the processes that torchrun started share the run: `ddp` or `fsdp`.
+    `cache` is the folder of prepared corpora, `digest` that of the one to take, where it is known. With a
+    folder `checkpoints` (this needs safetensors) a run is saved there every `checkpoint_steps` (0: at its end
+    only) and goes on from what it finds there. `parallel` is how the processes that torchrun started share
+    the run: `ddp` or `fsdp`.
     """
     team = join(parallel)
     return LanguageModelTask(
@@ -71,6 +73,7 @@ def language_model(
         device=pick_device(team.device_name(device)),
         checkpoints=open_checkpoints(checkpoints, checkpoint_steps, team),
         team=team,
+        digest=digest,
     )
 
 
@@ -116,6 +119,7 @@ class LanguageModelTask:
         device: torch.device,
         checkpoints: Checkpoints | None = None,
         team: Team | None = None,
+        digest: str | None = None,
     ) -> None:
         self.model_config, self.train_config = model, train
         self.split: Literal["select", "report"] = split
@@ -123,7 +127,7 @@ class LanguageModelTask:
         self.team.use(device)
         self.team.check(model, train)
         with self.team.in_turn(cache):
-            self.corpus: Corpus = prepare(data, model.vocab_size, train.eval_tokens, cache)
+            self.corpus: Corpus = prepare(data, model.vocab_size, train.eval_tokens, cache, digest)
         self._checkpoints = checkpoints
 
     @property
@@ -156,19 +160,26 @@ class LanguageModelTask:
                 if done == first + 1:
                     factor = schedule.multiplier(train, first)
                     audit(self.model, optimizer, in_force, schedule=factor).check()
+                    started = self._time()  # the first step compiles
                 due = self._save_is_due(done) or self.team.interrupted
                 if self._checkpoints is not None and due:
                     self._checkpoints.save(self.model, optimizer, report, done, int(clipped.item()))
                 if self.team.interrupted:
                     raise KeyboardInterrupt
-        seconds = time.perf_counter() - started
+        seconds = self._time() - started
         loss = self.evaluate()
         metrics = {"clipped_fraction": clipped.item() / train.steps}
-        if done > first:
-            metrics |= self.speedometer.speed((done - first) * train.batch, seconds).metrics()
+        if timed := max(0, done - first - 1):
+            metrics |= self.speedometer.speed(timed * train.batch, seconds).metrics()
         if (bytes_per_token := self.corpus.bytes_per_token(self.split)) is not None:
             metrics["bits_per_byte"] = loss / math.log(2) / bytes_per_token
         return Result(loss=loss, tokens=train.steps * train.batch, metrics=metrics)
+
+    def _time(self) -> float:
+        """In seconds, when all that was begun is done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
     def set_values(self, resolved: Resolved, seed: int) -> Resolved:
         """Initial values and multipliers into the model; the rows that its optimizer takes."""

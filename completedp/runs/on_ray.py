@@ -50,7 +50,10 @@ class RayExecutor(Executor):
                 f"the Ray cluster has no node with {self._need}; add one, or give another --device"
             )
         self._paths = [str(path) for path in paths]
-        self._task = self._ray.remote(_train).options(
+        # A process that has begun on one GPU stays on it, whatever it is told for the next task: one each.
+        # Ray does so itself only where the decorator, not the options, names the GPUs.
+        remote = self._ray.remote if device == "cpu" else self._ray.remote(max_calls=1)
+        self._task = remote(_train).options(
             num_cpus=self._need.get("CPU", 0),
             num_gpus=self._need.get("GPU", 0),
             max_retries=0,

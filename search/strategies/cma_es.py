@@ -28,6 +28,8 @@ class SeparableCMAES:
 
         if not arena.observations:
             return arena.start_D.copy()
+        if len(arena.start_D) == 1:  # which the package refuses
+            return rng.uniform(arena.lower_D, arena.upper_D)
         evolution = SepCMA(
             mean=arena.start_D.copy(),
             sigma=SIGMA,

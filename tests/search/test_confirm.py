@@ -34,7 +34,15 @@ def test_verdicts(differences: list[float], says: str) -> None:
     # Luckier seeds cannot outweigh a divergence that the baseline did not have.
     assert "diverged on 2" in verdict(got, {"global": 1, "module": 2})
     assert verdict(got, {"global": 2, "module": 2}).startswith(says)
-    assert "diverged on 2 fresh seeds" in verdict(got, {"global": 2, "module": 1})
+    # One divergence of the baseline is no gain, and no evidence is not made one by it.
+    unlucky = verdict(got, {"global": 2, "module": 1})
+    assert unlucky.startswith(says)
+    assert "the global configuration diverged on 2 fresh seeds" in unlucky
+
+
+def test_a_baseline_that_never_trains_is_a_gain() -> None:
+    assert verdict(None, {"global": 1, "module": 0}).startswith("too few seeds")
+    assert verdict(None, {"global": 8, "module": 0}).startswith("gain: the per-module")
 
 
 def test_the_arm_that_is_handed_over() -> None:

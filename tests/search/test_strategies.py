@@ -44,6 +44,21 @@ def test_contract(name: str, losses: list[float | None]) -> None:
         assert np.array_equal(first, np.zeros(D))
 
 
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_one_coordinate_is_enough(name: str) -> None:
+    """What a search of the learning rate alone has."""
+    tried = [Observation(point_D=np.array([x]), status="completed", loss=x**2) for x in (0.0, 1.0)]
+    alone = Arena(
+        seed=3,
+        lower_D=-WALL[:1],
+        upper_D=WALL[:1],
+        start_D=np.zeros(1),
+        observations=tried,
+    )
+    (x,) = STRATEGIES[name].propose(alone, np.random.default_rng(5))
+    assert abs(x) <= WALL[0]
+
+
 def test_trust_region_stays_near_its_centre() -> None:
     here = arena([float(i) for i in range(30)])
     for seed in range(50):

@@ -262,18 +262,21 @@ def test_runs_on_two_texts_do_not_meet_in_one_mean(
     own = dataclasses.replace(recipe, data=DataConfig(source=str(text)), provenance=provenance)
     own.write(tmp_path / "mine" / "recipe.yaml")
 
-    def call(seeds: int) -> tuple[int, str]:
+    def call() -> tuple[str, str]:
         command = ["completedp", "speedup", str(tmp_path / "mine" / "recipe.yaml"), "--scales", "1"]
-        rest = ["--seeds", str(seeds), "--fractions", "1", "--root", str(tmp_path / "runs")]
+        rest = ["--seeds", "2", "--fractions", "1", "--root", str(tmp_path / "runs")]
         monkeypatch.setattr("sys.argv", [*command, *rest, "--device", "cpu"])
         with pytest.raises(SystemExit) as ended:
             main()
-        return int(ended.value.code or 0), capsys.readouterr().err
+        assert not ended.value.code
+        said = capsys.readouterr()
+        return said.out, said.err
 
-    status, err = call(2)
-    assert status == 0
+    out, err = call()
+    assert "4 runs, 0 of them finished before" in out
     assert "is not the one the recipe was tuned on" in err
+    assert "4 runs, 4 of them finished before" in call()[0]
+    text.touch()
+    assert "4 runs, 4 of them finished before" in call()[0]
     text.write_text(text.read_text() + "one line more\n")
-    status, err = call(3)
-    assert status == 2
-    assert "is not what the runs in" in err
+    assert "4 runs, 0 of them finished before" in call()[0]

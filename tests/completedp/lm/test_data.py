@@ -87,10 +87,23 @@ def test_a_corpus_is_prepared_once_and_anew_when_its_file_changes(tmp_path: Path
     changed = from_text(path, words(1, 20_000))
     assert changed.folder != first.folder
     assert changed.digest != first.digest
-    assert {p.name for p in (tmp_path / "cache").iterdir()} == {
-        first.folder.name,
-        changed.folder.name,
-    }
+    folders = {p.name for p in (tmp_path / "cache").iterdir() if p.is_dir()}
+    assert folders == {first.folder.name, changed.folder.name}
+    path.touch()
+    assert prepare(DataConfig(source=str(path)), 256, 100, tmp_path / "cache") == changed
+
+
+def test_a_digest_names_a_corpus_whatever_its_source_holds_by_now(tmp_path: Path) -> None:
+    path = tmp_path / "t.txt"
+    first = from_text(path, words(0, 20_000))
+    from_text(path, words(1, 20_000))
+    data, cache = DataConfig(source=str(path)), tmp_path / "cache"
+    assert prepare(data, 256, 100, cache, first.digest) == first
+    path.unlink()
+    assert prepare(data, 256, 100, cache, first.digest) == first
+    from_text(path, words(2, 20_000))
+    with pytest.raises(UserError, match="has changed: its digest is"):
+        prepare(data, 256, 120, cache, first.digest)  # not prepared for as long an evaluation
 
 
 def test_the_digest_is_of_the_text(tmp_path: Path) -> None:
@@ -116,7 +129,7 @@ def test_another_process_may_be_first(
 
     monkeypatch.setattr(module, "_build", slow_build)
     assert [prepare(data, 256, 100, tmp_path)] == others
-    assert list(tmp_path.iterdir()) == [others[0].folder]
+    assert [p for p in tmp_path.iterdir() if p.is_dir()] == [others[0].folder]
 
 
 def test_the_embedded_corpus(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ MODEL = ModelConfig(width=64, depth=2, head_dim=16, ffn=128, vocab_size=256, con
         ("NVIDIA L40S", 362e12, 91.6e12),
         ("NVIDIA L40", None, None),
         ("NVIDIA H20", None, None),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", None, None),
         ("NVIDIA", None, None),
         ("", None, None),
     ],

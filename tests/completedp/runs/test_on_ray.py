@@ -123,3 +123,14 @@ def test_a_node_killed_in_mid_trial_costs_an_attempt(cluster: Any, tmp_path: Pat
 def test_more_than_the_cluster_has(cluster: Any) -> None:
     with pytest.raises(UserError, match=r"no node with \{'GPU': 1.0\}"):
         RayExecutor(device="cuda")
+
+
+def test_no_process_trains_twice_on_gpus(cluster: Any, tmp_path: Path) -> None:
+    """One that has begun on a GPU stays on it, whichever the next job is given. Pretended GPUs."""
+    cluster.add_node(num_cpus=0, num_gpus=1, object_store_memory=80_000_000)
+    cluster.wait_for_nodes()
+    with RayExecutor(device="cuda", paths=[HERE]) as executor:
+        for trial in range(2):
+            executor.submit(job(trial, "announce", path=str(tmp_path / f"{trial}"), seconds=0.01))
+            until_ends(executor)
+    assert (tmp_path / "0").read_text() != (tmp_path / "1").read_text()

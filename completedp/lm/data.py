@@ -22,7 +22,6 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 import numpy.typing as npt
 
-from completedp import files
 from completedp.config import DataConfig
 from completedp.errors import UserError
 from completedp.lm.sources import Source, is_tokens, open_source
@@ -90,7 +89,7 @@ def prepare(
         corpus = Corpus(folder)
     else:
         corpus = _prepared(source, kind, vocab_size, eval_tokens, cache)
-        files.write_text(known, corpus.digest)
+        known.write_text(corpus.digest)  # torn, it would name no folder
     if digest not in (None, corpus.digest):
         raise UserError(
             f"the text of {data.source!r} has changed: its digest is {corpus.digest}, expected {digest}; "

@@ -17,13 +17,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("root")
 
 
-def coordcheck(root: Path, *arguments: str) -> Result:
-    return CliRunner().invoke(app, ["coordcheck", *SMALL, *arguments, "--root", str(root)])
+def coordcheck(preset: Path, root: Path, *arguments: str) -> Result:
+    own = ["--preset", str(preset), "--root", str(root)]
+    return CliRunner().invoke(app, ["coordcheck", *SMALL, *arguments, *own])
 
 
-def test_a_pass_is_0_with_every_number_written(root: Path, tmp_path: Path) -> None:
+def test_a_pass_is_0_with_every_number_written(preset: Path, root: Path, tmp_path: Path) -> None:
     out, figure = tmp_path / "check.json", tmp_path / "check.png"
-    done = coordcheck(root, "--out", str(out), "--figure", str(figure))
+    done = coordcheck(preset, root, "--out", str(out), "--figure", str(figure))
     assert done.exit_code == 0, done.output
     assert done.stdout.splitlines()[-1].startswith("passes")
     assert "update over depth" in done.stdout
@@ -33,13 +34,13 @@ def test_a_pass_is_0_with_every_number_written(root: Path, tmp_path: Path) -> No
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_failure_is_1_and_named(root: Path) -> None:
-    done = coordcheck(root, "--parameterization", "sp", "--json")
+def test_a_failure_is_1_and_named(preset: Path, root: Path) -> None:
+    done = coordcheck(preset, root, "--parameterization", "sp", "--json")
     assert done.exit_code == 1
     first = json.loads(done.stdout)["failures"][0]
     assert first["axis"] == "depth"
     assert first["quantity"] in ("output", "update", "change")
-    done = coordcheck(root, "--parameterization", "sp")
+    done = coordcheck(preset, root, "--parameterization", "sp")
     assert f"fails: {first['quantity']} of {first['module']} {first['place']}" in done.stdout
 
 

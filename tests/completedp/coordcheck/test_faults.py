@@ -1,20 +1,17 @@
 """At a size that takes seconds: Complete(d)P passes, `sp` fails, a planted fault is named first."""
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 
+from completedp.config import StudyConfig
 from completedp.coordcheck import check
 from completedp.coordcheck.faults import FAULTS, FaultySubject
 from completedp.coordcheck.reference import ReferenceSubject
 from completedp.coordcheck.slopes import AXES, Axis, Slope, failures, worst
 from completedp.coordcheck.subject import Subject
-from completedp.lm.preset_files import load_preset
 
-PRESET = load_preset("coordinates")
-CONFIG = dataclasses.replace(PRESET, train=dataclasses.replace(PRESET.train, batch=256))  # tokens
 CPU = torch.device("cpu")
 Healthy = dict[Axis, list[Slope]]
 
@@ -38,8 +35,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def healthy(cache: Path) -> Healthy:
-    return {axis: slopes(ReferenceSubject(CONFIG, cache, CPU), axis) for axis in AXES}
+def healthy(small: StudyConfig, cache: Path) -> Healthy:
+    return {axis: slopes(ReferenceSubject(small, cache, CPU), axis) for axis in AXES}
 
 
 @pytest.mark.parametrize("axis", AXES)
@@ -49,15 +46,18 @@ def test_complete_d_p_passes(healthy: Healthy, axis: Axis) -> None:
 
 
 @pytest.mark.parametrize("axis", AXES)
-def test_sp_fails(cache: Path, axis: Axis) -> None:
-    assert failures(slopes(ReferenceSubject(CONFIG, cache, CPU), axis, "sp"))
+def test_sp_fails(small: StudyConfig, cache: Path, axis: Axis) -> None:
+    assert failures(slopes(ReferenceSubject(small, cache, CPU), axis, "sp"))
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_planted_fault_is_named_first(cache: Path, healthy: Healthy, name: str) -> None:
+def test_a_planted_fault_is_named_first(
+    small: StudyConfig, cache: Path, healthy: Healthy, name: str
+) -> None:
     fault = FAULTS[name]
-    found = slopes(FaultySubject(CONFIG, cache, CPU, fault), fault.axis)
+    found = slopes(FaultySubject(small, cache, CPU, fault), fault.axis)
     first = failures(found)[0]
     assert (first.key.module, first.key.quantity) == (fault.module_type, fault.quantity)
-    # Measured: 3.4 to 7.3 times; at full size benchmarks/coordcheck.py has the figures.
+    # Measured: 3.2 to 12.8 times, on another made-up text 2.2 to 8.0; at full size
+    # benchmarks/coordcheck.py has the figures.
     assert first.distance > 3 * worst(healthy[fault.axis]).distance

@@ -249,24 +249,14 @@ def _octaves(seeds: Sequence[int], baseline: Losses, tuned: Mapping[float, Losse
     goal = _mean(seeds, baseline)
     points = [(math.log2(f), _mean(seeds, losses)) for f, losses in sorted(tuned.items())]
     segments = list(pairwise(points))
-    if points[0][1] <= goal:
-        return -_crossing(*segments[0], goal) if segments and _falls(*segments[0]) else math.inf
-    for segment in segments:
-        if segment[1][1] <= goal:
-            return -_crossing(*segment, goal)
-    return -_crossing(*segments[-1], goal) if segments and _falls(*segments[-1]) else -math.inf
-
-
-Point = tuple[float, float]
-
-
-def _falls(first: Point, second: Point) -> bool:
-    return second[1] < first[1]
-
-
-def _crossing(first: Point, second: Point, goal: float) -> float:
-    (x0, y0), (x1, y1) = first, second
-    return x0 + (x1 - x0) * (y0 - goal) / (y0 - y1)
+    beyond = points[0][1] <= goal
+    if not segments:
+        return math.inf if beyond else -math.inf
+    met = (segment for segment in segments if segment[1][1] <= goal)
+    (x0, y0), (x1, y1) = segments[0] if beyond else next(met, segments[-1])
+    if y1 >= y0:
+        return math.inf if beyond else -math.inf
+    return -(x0 + (x1 - x0) * (y0 - goal) / (y0 - y1))
 
 
 def _mean(seeds: Sequence[int], losses: Losses) -> float:

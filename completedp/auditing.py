@@ -17,7 +17,9 @@ import torch
 from torch import nn
 
 from completedp.adapters.folding import idle_hooks
+from completedp.config import ForeignModel
 from completedp.errors import UserError
+from completedp.plan import Plan
 from completedp.resolved import TensorRow
 
 # An optimizer may hold its lr as a float32 tensor.
@@ -28,7 +30,7 @@ _SHOWN = 8
 
 
 class Planned(Protocol):
-    """A `Plan`, a `Resolved`, or what `parametrize` returns."""
+    """What `parametrize` returns, a `Plan`, or a `Resolved`."""
 
     @property
     def tensors(self) -> Sequence[TensorRow]: ...
@@ -80,12 +82,14 @@ def audit(
     schedule: float | None = None,
 ) -> Audit:
     """Every tensor's lr, weight decay, betas and ε in force against `plan`; any wrapper may be on the model.
-    Hooked multipliers must have run.
+    Hooked multipliers must have run. Of a plan of another's model the coefficients are expected folded, as
+    `completedp train` has them; where they are hooked give what `parametrize` returned.
 
     The planned lr is a peak, so the lr in force is held against it times `schedule`, the scheduler's
-    multiplier at this step. Where that is not given it is taken to be the same for all tensors, and each
-    group's `initial_lr`, where a scheduler left one, has to be the planned peak itself.
+    multiplier at this step. Where that is not given it is taken to be the same for all tensors, above 0 and
+    at most 1, and each group's `initial_lr`, where a scheduler left one, has to be the planned peak itself.
     """
+    plan = _as_trained(plan)
     rows = {plain_name(row.name): row for row in plan.tensors}
     parameters = {plain_name(n): p for n, p in model.named_parameters() if p.requires_grad}
     groups = _groups_of(optimizer)
@@ -94,6 +98,7 @@ def audit(
     multiplier = _multiplier(shared, rows) if schedule is None else schedule
     differences = [
         *_optimizer(optimizer),
+        *(_no_schedule(multiplier) if schedule is None else ()),
         *(
             Difference(
                 tensor=name,
@@ -119,6 +124,25 @@ def audit(
     for name, group in shared.items():
         differences += _values(rows[name], group, multiplier)
     return Audit(tensors=len(shared), schedule=multiplier, differences=tuple(differences))
+
+
+def _as_trained(plan: Planned) -> Planned:
+    if isinstance(plan, Plan) and isinstance(plan.model, ForeignModel):
+        from completedp.adapters.parametrized import planned
+
+        return planned(plan)
+    return plan
+
+
+def _no_schedule(multiplier: float) -> Iterator[Difference]:
+    """What no schedule makes of a peak; at 0 all learning rates look alike."""
+    if not 0 < multiplier <= 1 + TOLERANCE:
+        yield Difference(
+            tensor="every tensor",
+            what="lr",
+            planned="above 0 and at most the peak",
+            in_force=f"{multiplier:g} x the peak (audit after the scheduler's first step, or give schedule=)",
+        )
 
 
 def _groups_of(optimizer: torch.optim.Optimizer) -> dict[int, Mapping[str, Any]]:

@@ -12,6 +12,7 @@ import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -89,24 +90,31 @@ class _Cell:
             missing=sum(outcome is None for _, outcome in here),
         )
 
-    def whole(self, seeds: Sequence[int]) -> list[float]:
-        """Factors with a loss of every seed: the candidates for the optimum."""
-        return [factor for factor, by_seed in self.losses.items() if len(by_seed) == len(seeds)]
+    def candidates(self, seeds: Sequence[int]) -> list[float]:
+        """For the optimum: of the factors with a loss of every seed those around the lowest mean, up to where
+        one is missing. No curve is drawn over runs that diverged."""
+        whole = {
+            f: statistics.fmean(x.values()) for f, x in self.losses.items() if len(x) == len(seeds)
+        }
+        if not whole:
+            return []
+        lowest, runs = min(whole, key=whole.__getitem__), groupby(self.losses, whole.__contains__)
+        return next(run for run in (list(run) for _, run in runs) if lowest in run)
 
     def sweep(self, seeds: Sequence[int], shares_RS: Vector) -> Sweep | None:
         """None of fewer candidates than a parabola takes."""
-        whole = self.whole(seeds)
-        if len(whole) < FEWEST_FACTORS:
+        candidates = self.candidates(seeds)
+        if len(candidates) < FEWEST_FACTORS:
             return None
-        loss_SF = np.array([[self.losses[factor][seed] for factor in whole] for seed in seeds])
-        return Sweep(octave_F=np.log2(whole), mean_RF=shares_RS @ loss_SF)
+        loss_SF = np.array([[self.losses[f][seed] for f in candidates] for seed in seeds])
+        return Sweep(octave_F=np.log2(candidates), mean_RF=shares_RS @ loss_SF)
 
     def reaches(self, octave: float, seeds: Sequence[int]) -> bool:
         """Whether the factors on both sides of a place are candidates."""
         octave_F = np.log2(list(self.losses))
         after = min(max(int(np.searchsorted(octave_F, octave)), 1), len(octave_F) - 1)
         beside = set(list(self.losses)[after - 1 : after + 1])
-        return beside <= set(self.whole(seeds))
+        return beside <= set(self.candidates(seeds))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +205,7 @@ def _row(
             for factor, by_seed in cell.losses.items()
         },
         "optimum": None if here is None else _optimum(here, len(seeds)),
+        "candidates": cell.candidates(seeds),
         "moved": None,
         "carried": None,
     }
@@ -226,7 +235,7 @@ def _carried(cell: _Cell, here: Sweep, octave_R: Vector, seeds: Sequence[int]) -
     nearest = int(here.nearest(octave_R[:1])[0])
     least_R = here.loss_R(here.optimum_R)
     at_edge = here.place in ("low edge", "high edge")
-    losses = cell.losses[cell.whole(seeds)[nearest]]
+    losses = cell.losses[cell.candidates(seeds)[nearest]]
     return {
         "octaves": float(octave_R[0]),
         "loss": float(loss_R[0]),
@@ -270,14 +279,27 @@ def _no_optimum(row: Mapping[str, Any]) -> str:
     """Why a scale has no optimum; empty where it has."""
     if row["optimum"] is None:
         return (
-            f"fewer than {FEWEST_FACTORS} factors are without a diverged run: give other --factors"
+            f"fewer than {FEWEST_FACTORS} factors side by side are without a diverged run: give other "
+            "--factors"
+        )
+    place, first, last = row["optimum"]["place"], row["candidates"][0], row["candidates"][-1]
+    lost = [float(factor) for factor in row["diverged"]]
+    if place == "high edge" and (above := [factor for factor in lost if factor > last]):
+        return (
+            f"the optimum is at factor {last:g} or between it and {min(above):g}, where runs diverge: give "
+            "--factors between them"
+        )
+    if place == "low edge" and (below := [factor for factor in lost if factor < first]):
+        return (
+            f"the optimum is at factor {first:g} or between it and {max(below):g}, where runs diverge: give "
+            "--factors between them"
         )
     return {
         "inside": "",
         "low edge": "the optimum is at the lowest factor or below: give lower --factors",
-        "high edge": "the optimum is at the highest factor that holds, or above: give higher --factors",
+        "high edge": "the optimum is at the highest factor or above: give higher --factors",
         "unclear": "the losses show no single optimum: give more --seeds or a wider range of --factors",
-    }[row["optimum"]["place"]]
+    }[place]
 
 
 def _refused(row: Mapping[str, Any], what: str) -> str:

@@ -18,7 +18,7 @@ def build_model(model: ForeignModel, device: str | torch.device = "meta") -> nn.
     return source_of(model.source, model.vocab_size).build(model.width, model.depth, str(device))
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=16)
 def grown(model: ForeignModel, base: ForeignModel) -> ForeignInventory:
     """The inventory of the model as grown from `base`, the same family at another size. Raises `UserError`
     where it is not of the size asked for."""
@@ -48,9 +48,11 @@ def found_in(model: ForeignModel) -> ForeignInventory:
 
 
 def check_runs(model: ForeignModel) -> None:
-    """Run the model once on one sequence here. Raises `UserError` where it does not give its logits."""
+    """Run the model once on one sequence here. Raises `UserError` where it does not give its logits, or has
+    fewer of them than the data has tokens."""
     built = build_model(model, "cpu")
-    tokens_BT = (torch.arange(model.context) % model.vocab_size)[None]
+    # From the last token down: what the model has too few rows for is among them.
+    tokens_BT = (model.vocab_size - 1 - torch.arange(model.context) % model.vocab_size)[None]
     try:
         with torch.no_grad():
             logits_BTV = logits_of(built, tokens_BT)
@@ -64,6 +66,11 @@ def check_runs(model: ForeignModel) -> None:
         raise UserError(
             f"{model.source} gives {shape} for {model.context} tokens; expected logits, "
             f"1 x {model.context} x V"
+        )
+    if shape[2] < model.vocab_size:
+        raise UserError(
+            f"{model.source} gives logits of {shape[2]} tokens; the data's vocabulary has "
+            f"{model.vocab_size}: build it with at least as many"
         )
 
 

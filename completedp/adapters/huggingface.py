@@ -23,7 +23,14 @@ from completedp.auditing import Planned, audit
 from completedp.errors import UserError
 
 # Configurations answer to these names whatever their own are (GPT-2's n_embd).
-_GROW = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
+_GROW = (
+    "hidden_size",
+    "intermediate_size",
+    "n_inner",  # GPT-2's
+    "ffn_dim",  # OPT's
+    "num_attention_heads",
+    "num_key_value_heads",
+)
 
 
 def config_at(config: PretrainedConfig, *, width: int, depth: int) -> PretrainedConfig:
@@ -99,10 +106,11 @@ def build(
     try:
         with torch.device(device):
             return AutoModelForCausalLM.from_config(config, dtype=dtype)
-    except ValueError as error:
+    except Exception as error:  # whatever the model's own code raises
         raise UserError(
             f"transformers builds no causal language model from {type(config).__name__} "
-            f"({str(error).splitlines()[0]:.200}); expected a decoder's configuration"
+            f"({type(error).__name__}: {str(error).partition(chr(10))[0]:.200}); expected a decoder's "
+            "configuration"
         ) from None
 
 

@@ -8,7 +8,7 @@ or nothing says, the parameter is refused by its name.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +27,8 @@ _READ = ("q", "k", "v", "qkv", "ffn_up", "ffn_gate", "gate_up", "unembedding")
 _WRITE = ("attention_out", "ffn_down")
 # Attributes by which an embedding's code says the factor on its output (Hugging Face's Gemma: √d_model).
 EMBEDDING_FACTORS = ("scalar_embed_scale", "embed_scale")
+# Attributes by which an attention's code says how many features a head has.
+_HEAD_SIZES = ("head_dim", "head_size", "attention_head_size", "d_head", "dim_head")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +92,12 @@ def inventory_of(
     width, base_width = embedding.shape[-1], embedding.base_shape[-1]
     reader = _Reader(observed=observed, types=types, widths=(width, base_width))
     tied = reader.is_tied(embedding)
+    if not tied and "unembedding" not in types.values():
+        raise UserError(
+            "no parameter of the model makes its logits; name it by a pattern for 'unembedding', or where "
+            f"the code reads {embedding.name} for them, give it an lm_head with that weight"
+        )
+    _refuse_growing_heads(model, base, observed)
     if tied != _has_tied(base):
         raise UserError(
             f"the model's unembedding is {'' if tied else 'not '}its embedding, the base's is "
@@ -238,7 +246,8 @@ class _Reader:
             growth = p.growth[dimension]
             expected = self.growth if should else 1.0
             rounding = max(growth / expected, expected / growth)
-            if rounding > (LARGEST_ROUNDING if should else 1.0):
+            stays = should and growth == 1 < expected
+            if stays or rounding > (LARGEST_ROUNDING if should else 1.0):
                 raise UserError(
                     f"{p.name} is taken for {module_type!r}, but its dimension {dimension} goes from "
                     f"{p.base_shape[dimension]} to {p.shape[dimension]} where the width grows "
@@ -311,11 +320,11 @@ def _part_in_norm(p: Parameter) -> tuple[bool, float]:
     and at 1, all else at 0. A gain's step goes with the input, a bias's is the same everywhere. Raises
     `UserError` where it is neither."""
     size = p.shape[0]
-    x_1D = torch.linspace(-1.0, 2.0, size + 1, device="cpu")[None, :size]
+    x_BTD = torch.linspace(-1.0, 2.0, size + 1, device="cpu")[None, None, :size]
     try:
         with torch.no_grad():
-            at_0, at_1 = (_normed(p, x_1D, value) for value in (0.0, 1.0))
-    except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+            at_0, at_1 = (_normed(p, x_BTD, value) for value in (0.0, 1.0))
+    except Exception as error:  # whatever their code raises
         raise UserError(
             f"{p.name} is taken for a norm's, but its {type(p.owner).__name__} does not run on one row "
             f"of features ({error})"
@@ -333,21 +342,47 @@ def _part_in_norm(p: Parameter) -> tuple[bool, float]:
     return False, float(rounded)
 
 
-def _normed(p: Parameter, x_1D: Tensor, value: float) -> Tensor:
+def _normed(p: Parameter, x_BTD: Tensor, value: float) -> Tensor:
     values = {
-        name: torch.full_like(x_1D[0], value if name == p.leaf else 0.0)
+        name: torch.full_like(x_BTD[0, 0], value if name == p.leaf else 0.0)
         for name, _ in p.owner.named_parameters(recurse=False)
     }
-    normed_1D: Tensor = torch.func.functional_call(p.owner, values, (x_1D,))
-    return normed_1D
+    normed_BTD: Tensor = torch.func.functional_call(p.owner, values, (x_BTD,))
+    return normed_BTD
 
 
 def _factor(embedding: nn.Module) -> float:
+    """Raises `UserError` where it is a tensor alone, which on the meta device has no value."""
     for name in EMBEDDING_FACTORS:
         value = getattr(embedding, name, None)
         if isinstance(value, int | float):
             return float(value)
+        if isinstance(value, Tensor):
+            raise UserError(
+                f"the token embedding ({type(embedding).__name__}) has its factor {name} as a tensor; "
+                f"expected a number, to be read without values: set {EMBEDDING_FACTORS[0]} to it as well"
+            )
     return 1.0
+
+
+def _refuse_growing_heads(model: nn.Module, base: nn.Module, observed: Observed) -> None:
+    """By what the attention's own code says of its heads: q and k as wide as the stream say nothing."""
+    layers = (m.get_submodule(f"{observed.stack}.0") for m in (model, base))
+    heads, base_heads = (dict(_head_sizes(layer)) for layer in layers)
+    for name in heads.keys() & base_heads.keys():
+        if heads[name] != base_heads[name]:
+            raise UserError(
+                f"{observed.stack}.0.{name}: its heads go from {base_heads[name]:g} to {heads[name]:g} "
+                "features; the rules hold for heads of one size at every width: grow their number"
+            )
+
+
+def _head_sizes(layer: nn.Module) -> Iterator[tuple[str, float]]:
+    for name, module in layer.named_modules():
+        for attribute in _HEAD_SIZES:
+            if isinstance(size := getattr(module, attribute, None), int):
+                yield name, size
+                break
 
 
 def _has_tied(model: nn.Module) -> bool:

@@ -52,9 +52,15 @@ class Parametrized:
 
     def initialize(self, seed: int) -> None:
         """Set every trainable parameter to its initial value, in place; a function of seed and names. Before
-        the model is sharded: raises `UserError` after."""
+        the model is sharded: raises `UserError` after, and for a model on the meta device."""
         if any(hasattr(p, "placements") for p in self.model.parameters()):
             raise UserError("the model is sharded already; call initialize() before fully_shard()")
+        for name, p in self.model.named_parameters():
+            if p.is_meta:
+                raise UserError(
+                    f"{name} is on the meta device and holds no values; call the model's "
+                    "to_empty(device=...) before initialize()"
+                )
         apply.initialize(self.model, self.resolved, seed)
         stds = {row.name: row.init_std for row in self.tensors}
         with torch.no_grad():
@@ -76,8 +82,9 @@ class Parametrized:
 
     def clip_grad_norm_(self, max_norm: float) -> torch.Tensor:
         """`torch.nn.utils.clip_grad_norm_` by the norm that a hooked model has; returns that norm."""
+        folded = {plain_name(name): c for name, c in self.folded.items()}
         norms = [
-            self.folded.get(plain_name(name), 1.0) * torch.linalg.vector_norm(p.grad)
+            folded.get(plain_name(name), 1.0) * torch.linalg.vector_norm(p.grad)
             for name, p in self.model.named_parameters()
             if p.grad is not None
         ]

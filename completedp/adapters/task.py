@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from completedp.adapters.foreign import build_model, logits_of
-from completedp.adapters.parametrized import values_at
+from completedp.adapters.parametrized import Parametrized, values_at
 from completedp.config import DataConfig, ForeignModel, TrainConfig
 from completedp.errors import UserError
 from completedp.lm.parallel import Loss, Team, compiled_loss
@@ -71,6 +71,7 @@ class ForeignModelTask(LanguageModelTask):
     def __init__(self, *, base: ForeignModel, parameterization: str, **rest: Any) -> None:
         super().__init__(**rest)
         self._base, self._parameterization = base, parameterization
+        self._values: Parametrized | None = None
 
     @cached_property
     def model(self) -> nn.Module:  # type: ignore[override]
@@ -79,16 +80,19 @@ class ForeignModelTask(LanguageModelTask):
 
     def set_values(self, resolved: Resolved, seed: int) -> Resolved:
         """Initial values into the model; the folded rows, which its optimizer takes."""
-        self._values = values_at(
+        if self._values is not None:
+            self._values.remove_hooks()
+        values = self._values = values_at(
             self.model, self.model_config, self._base, resolved, self._parameterization
         )
-        self._values.initialize(seed)
+        values.initialize(seed)
         torch.manual_seed(seed)  # of its dropout
         self.model.train()
-        return self._values.resolved
+        return values.resolved
 
     def clip_gradients(self, threshold: float) -> Tensor:
         """By the norm of the unfolded gradients."""
+        assert self._values is not None, "values are set before a step"
         return self._values.clip_grad_norm_(threshold)
 
     def run_content(self, resolved: Resolved, seed: int) -> dict[str, Any]:

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from completedp.adapters.foreign import logits_of
-from completedp.adapters.infer import ForeignInventory, inventory_of
+from completedp.adapters.foreign import build_model, found_in, grown, logits_of
+from completedp.adapters.infer import ForeignInventory
 from completedp.adapters.parametrized import apply_values
-from completedp.adapters.source import source_of
 from completedp.adapters.task import mean_loss
 from completedp.config import ForeignModel, StudyConfig
 from completedp.coordcheck.study import StudySubject
@@ -23,7 +22,7 @@ from completedp.coordcheck.subject import Part, Ready, Watched
 from completedp.errors import UserError
 from completedp.hparams import HParams
 from completedp.modules import BRANCH_ENDS, BRANCH_POST_NORMS, TensorSpec
-from completedp.scale import Ratios
+from completedp.scale import Ratios, Scale
 
 _OUTSIDE: Mapping[str, Part] = {
     "embedding": "embedding",
@@ -42,15 +41,26 @@ class ForeignSubject(StudySubject):
             "the reference model has a subject of its own"
         )
         self._model = config.model
-        self._source = source_of(config.model.source, config.model.vocab_size)
+        found_in(self._model)
+        # A gain over all heads looks like one that they share until the width grows.
+        twice = grown(self._at(2 * config.model.width, config.model.depth), config.model)
+        self._shared_gains = frozenset(s.module_type for s in twice.whole if s.role == "qk_norm")
+
+    def _at(self, width: int, depth: int) -> ForeignModel:
+        return self._model.scaled(width=width, depth=depth)
+
+    def scale(self, ratios: Ratios) -> Scale:
+        """Raises `UserError` too where the model's own code builds none of that size."""
+        scale = super().scale(ratios)
+        grown(self._at(scale.width, scale.depth), self._model)
+        return scale
 
     def ready(
         self, ratios: Ratios, parameterization: str, options: Mapping[str, Any], seed: int
     ) -> Ready:
-        scale, own = self.scale(ratios), self._model
-        model = self._source.build(scale.width, scale.depth, str(self._device))
-        base = self._source.build(own.width, own.depth)
-        found = inventory_of(model, base, own.modules)
+        scale = self.scale(ratios)
+        sized = self._at(scale.width, scale.depth)
+        model, found = build_model(sized, self._device), grown(sized, self._model)
         hparams = HParams(global_=self.config.values)
         values = apply_values(
             model, found, hparams, ratios, parameterization=parameterization, **options
@@ -66,12 +76,14 @@ class ForeignSubject(StudySubject):
             model=model,
             optimizer=values.adamw(),
             loss=loss,
-            watched=tuple(_watched(model, found)),
+            watched=tuple(_watched(model, found, self._shared_gains)),
             eps={row.name: row.eps for row in values.tensors},
         )
 
 
-def _watched(model: nn.Module, found: ForeignInventory) -> Iterator[Watched]:
+def _watched(
+    model: nn.Module, found: ForeignInventory, shared_gains: frozenset[str]
+) -> Iterator[Watched]:
     """Every module that owns tensors, the logits of a tied model, and the stream after each block."""
     owned: dict[str, list[TensorSpec]] = {}
     for spec in found.whole:
@@ -86,7 +98,7 @@ def _watched(model: nn.Module, found: ForeignInventory) -> Iterator[Watched]:
         yield Watched(
             module_type=specs[0].module_type,
             layer=specs[0].layer,
-            part=_part(specs[0], found),
+            part=_part(specs[0], found, shared_gains),
             module=module,
             tensors=tuple(spec.name.rpartition(".")[2] for spec in specs),
         )
@@ -103,7 +115,7 @@ def _watched(model: nn.Module, found: ForeignInventory) -> Iterator[Watched]:
         yield Watched(module_type="stream", layer=i, part="stream", module=layer)
 
 
-def _part(spec: TensorSpec, found: ForeignInventory) -> Part:
+def _part(spec: TensorSpec, found: ForeignInventory, shared_gains: frozenset[str]) -> Part:
     if spec.layer is None:
         if spec.module_type not in _OUTSIDE:
             raise UserError(
@@ -118,4 +130,4 @@ def _part(spec: TensorSpec, found: ForeignInventory) -> Part:
     }
     if spec.module_type in ends:
         return "branch"
-    return "qk_norm" if spec.role == "qk_norm" else "hidden"
+    return "qk_norm" if spec.module_type in shared_gains else "hidden"

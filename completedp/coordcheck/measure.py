@@ -147,18 +147,20 @@ class _Call:
 @torch.no_grad()
 def _calls(ready: Ready, tokens_BT: Tensor) -> list[_Call]:
     """What every watched module is given and gives, in the order of `ready.watched`. Raises `UserError` for
-    one that the model does not call."""
+    one that the model does not call, or calls twice."""
     calls: dict[nn.Module, _Call] = {}
+    types = {watched.module: watched.module_type for watched in ready.watched}
 
     def note(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        assert module not in calls, "a watched module is called once"
+        if module in calls:
+            raise UserError(
+                f"the module of {types[module]} ({type(module).__name__}) is called twice in one pass; the "
+                "check follows one output a module, so it cannot check this model"
+            )
         # Some layers give what they keep for generation besides.
         calls[module] = _Call(args, kwargs, output[0] if isinstance(output, tuple) else output)
 
-    handles = [
-        module.register_forward_hook(note, with_kwargs=True)
-        for module in {watched.module for watched in ready.watched}
-    ]
+    handles = [module.register_forward_hook(note, with_kwargs=True) for module in types]
     try:
         ready.model(tokens_BT)
     finally:
@@ -203,10 +205,17 @@ def _train(ready: Ready, batches: Iterator[Tensor], steps: int) -> dict[str, Ten
 
 
 def _gradients(ready: Ready, windows_BT: Tensor) -> dict[str, Tensor]:
-    """Of one batch, by name; also left on the parameters."""
+    """Of one batch, by name; also left on the parameters. Raises `UserError` where one gets none."""
     ready.optimizer.zero_grad()
     torch.autograd.backward(ready.loss(windows_BT))
-    return {name: p.grad for name, p in ready.model.named_parameters() if p.grad is not None}
+    trained = {name: p for name, p in ready.model.named_parameters() if p.requires_grad}
+    gradients = {name: p.grad for name, p in trained.items() if p.grad is not None}
+    if idle := trained.keys() - gradients.keys():
+        raise UserError(
+            f"{', '.join(sorted(idle))}: no gradient comes here, because the model's code does not use it; "
+            "take it out, or set requires_grad to False"
+        )
+    return gradients
 
 
 def _rms(values_X: Tensor) -> float:

@@ -235,6 +235,7 @@ def test_an_optimum_at_the_edge_is_no_number(recipe: Recipe) -> None:
         "loss": None,
         "parabola": None,
     }
+    assert row["candidates"] == list(setting().factors)
     assert row["moved"] is row["carried"]["lost"] is None
     assert row["carried"]["lost_to_edge"] == pytest.approx(CURVATURE * (2.4**2 - 0.6**2))
     assert document["parameterizations"][0]["exponent"] is None
@@ -268,6 +269,30 @@ def test_a_factor_with_a_diverged_seed_is_no_candidate(recipe: Recipe) -> None:
     wide = document["parameterizations"][0]["rows"][2]
     assert wide["carried"] is None
     assert "runs diverge beside" in document["verdict"]["reasons"][-1]
+
+
+def test_no_curve_is_drawn_over_runs_that_diverged(recipe: Recipe) -> None:
+    """A higher factor that happens to complete is no neighbour of the lowest mean."""
+
+    def law(run: Run) -> float | None:
+        hole = run.ratio == 2 and run.factor in (1.414, 2)
+        return None if hole else moving(by=0.0)(run)
+
+    asked = setting(ratios=(1.0, 2.0), factors=(0.25, 0.5, 0.707, 1, 1.414, 2, 4))
+    document = reported(recipe, asked, law)
+    row = document["parameterizations"][0]["rows"][1]
+    assert row["candidates"] == [0.25, 0.5, 0.707, 1]
+    assert row["optimum"]["place"] == "high edge"
+    assert row["carried"] is None, "the base's optimum, .2 octaves up, is beside them"
+    assert not document["verdict"]["carries"]
+
+
+def test_an_edge_where_runs_diverge_asks_for_factors_between(recipe: Recipe) -> None:
+    def law(run: Run) -> float | None:
+        return None if run.factor > 2 else 2 - 0.1 * math.log2(run.factor)
+
+    (reason,) = reported(recipe, setting(), law)["verdict"]["reasons"]
+    assert "at factor 2 or between it and 2.82843, where runs diverge" in reason
 
 
 @pytest.mark.parametrize(("name", "rule"), [("completed-p", 0.25), ("sp", 0.0)])

@@ -109,6 +109,22 @@ def plain_bytes(width: int, depth: int) -> nn.Module:
     return model
 
 
+def few_logits(width: int, depth: int) -> nn.Module:
+    model = Plain(width, depth)
+    model.tok_emb = nn.Embedding(256, width)
+    return model
+
+
+def fixed_depth(width: int, depth: int) -> nn.Module:
+    return reference(width, 2)
+
+
+def even_widths(width: int, depth: int) -> nn.Module:
+    if width % 32:
+        raise ValueError(f"width {width}")
+    return reference(width, depth)
+
+
 def lazy(width: int, depth: int) -> nn.Module:
     return nn.Sequential(nn.Embedding(256, width), nn.LazyLinear(256))
 

@@ -11,9 +11,10 @@ import torch
 from foreign import config
 
 from completedp.config import ForeignModel
-from completedp.coordcheck import check
+from completedp.coordcheck import check, measure
 from completedp.coordcheck.foreign import ForeignSubject
 from completedp.coordcheck.slopes import Axis, Slope, failures
+from completedp.coordcheck.subject import Ready, Watched
 from completedp.errors import UserError
 from completedp.lm.preset_files import load_preset
 from completedp.scale import Ratios
@@ -42,11 +43,16 @@ def saved(tmp_path: Path) -> Any:
     return save
 
 
-def slopes(of: ForeignSubject, axis: Axis, parameterization: str = "completed-p") -> list[Slope]:
+def slopes(
+    of: ForeignSubject,
+    axis: Axis,
+    parameterization: str = "completed-p",
+    ratios: tuple[float, ...] = (1, 4),
+) -> list[Slope]:
     power = {"beta_rule": "power"} if parameterization == "completed-p" else {}
     setting = check.Setting(
         axes=(axis,),
-        ratios=(1, 4),
+        ratios=ratios,
         steps=8,
         seeds=(0, 1, 2),
         parameterization=parameterization,
@@ -75,6 +81,50 @@ def test_every_parameter_is_some_watched_modules_own(family: str, saved: Any, ca
     ends = {w.module_type for w in ready.watched if w.part == "branch"}
     posts = {"attention_post_norm", "ffn_post_norm"}
     assert ends == (posts if family == "olmo2" else {"attention_out", "ffn_down"})
+
+
+@pytest.mark.parametrize(("family", "part"), [("olmo2", "hidden"), ("qwen3", "qk_norm")])
+def test_a_modules_part_is_the_same_at_every_width(
+    family: str, part: str, saved: Any, cache: Path
+) -> None:
+    """A norm over all heads looks like one that they share until the width grows."""
+    of = subject(saved(family), cache)
+    for width in (1, 2):
+        watched = of.ready(Ratios(width=width), "completed-p", {}, 0).watched
+        assert {w.part for w in watched if w.module_type == "q_norm"} == {part}
+
+
+def test_models_that_are_not_of_the_size_asked_for_are_refused_before_training(cache: Path) -> None:
+    with pytest.raises(
+        UserError, match="has width 64 and 2 layers; expected what it was asked for"
+    ):
+        subject("foreign:fixed_depth", cache, width=32)
+    of = subject("foreign:even_widths", cache, width=64)
+    with pytest.raises(UserError, match=r"even_widths\(width=72, depth=2\) failed"):
+        slopes(of, "width", ratios=(1, 1.125, 4))
+
+
+class Twice(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = torch.nn.Linear(4, 4)
+        self.idle = torch.nn.Linear(4, 4, bias=False)
+
+    def forward(self, x_BD: torch.Tensor) -> torch.Tensor:
+        return self.map(self.map(x_BD))
+
+
+def test_what_is_called_twice_or_not_trained_is_named() -> None:
+    model = Twice()
+    ready = Ready(
+        model=model, optimizer=torch.optim.AdamW(model.parameters()), eps={},
+        loss=lambda x_BD: model(x_BD).sum(),
+        watched=(Watched(module_type="q", layer=None, part="hidden", module=model.map),),
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"module of q \(Linear\) is called twice"):
+        measure._calls(ready, torch.ones(1, 4))
+    with pytest.raises(UserError, match=r"idle\.weight: no gradient comes here"):
+        measure._gradients(ready, torch.ones(1, 4))
 
 
 def test_what_is_never_called_cannot_be_watched(cache: Path) -> None:

@@ -256,11 +256,18 @@ def test_a_map_that_does_not_read_or_write_the_stream_as_its_type_should_is_refu
 
 
 def test_heads_that_grow_and_models_tied_otherwise_are_refused() -> None:
-    wide = on_meta("qwen3", width=64, head_dim=16, num_attention_heads=2, num_key_value_heads=1)
+    sizes = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    with pytest.raises(UserError, match=r"0\.self_attn: its heads go from 8 to 16 features"):
+        inventory_of(on_meta("llama", width=64, **sizes), on_meta("llama"))
+    wide, base = on_meta("qwen3", width=64, head_dim=16, **sizes), on_meta("qwen3")
+    with pytest.raises(UserError, match=r"0\.self_attn: its heads go from 8 to 16 features"):
+        inventory_of(wide, base)
+    for layer in wide.model.layers:  # its code need not say so
+        del layer.self_attn.head_dim
     with pytest.raises(
         UserError, match=r"q_norm\.weight goes from 8 to 16 features and spans no whole q"
     ):
-        inventory_of(wide, on_meta("qwen3"))
+        inventory_of(wide, base)
     with pytest.raises(UserError, match="unembedding is its embedding, the base's is not"):
         inventory_of(on_meta("llama", width=64, tie_word_embeddings=True), on_meta("llama"))
 
@@ -287,3 +294,71 @@ def test_a_norm_whose_gain_is_none_is_refused() -> None:
         UserError, match=r"ln_f\.weight is taken for a norm's gain.* gain 0 is 0\.5"
     ):
         inventory_of(meta(Unnormed, 64), meta(Unnormed))
+
+
+class Rows(nn.Module):
+    """A norm that names its dimensions, as some do."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
+        return x_BTD * x_BTD.square().mean(2, keepdim=True).rsqrt() * self.weight
+
+
+class Broken(Rows):
+    def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
+        raise KeyError("mask")
+
+
+class Normed(Plain):
+    def __init__(self, norm: type[Rows], width: int = 32, depth: int = 2) -> None:
+        super().__init__(width, depth)
+        self.ln_f = norm(width)
+
+
+def test_a_norm_is_tried_on_a_sequence_and_refused_where_it_does_not_run() -> None:
+    with torch.device("meta"):
+        model, base = Normed(Rows, 64), Normed(Rows)
+    assert {s.role for s in inventory_of(model, base).whole if s.name == "ln_f.weight"} == {
+        "final_norm"
+    }
+    with torch.device("meta"), pytest.raises(UserError, match=r"Broken does not run on .*'mask'"):
+        inventory_of(Normed(Broken, 64), Normed(Broken))
+
+
+class Logits(Plain):
+    """The logits by the embedding's own weight, without a module of theirs."""
+
+    def __init__(self, width: int = 32, depth: int = 2) -> None:
+        super().__init__(width, depth)
+        del self.head
+
+
+class Scaled(nn.Embedding):
+    def __init__(self, width: int) -> None:
+        super().__init__(61, width)
+        self.register_buffer("embed_scale", torch.tensor(width**0.5))
+
+
+class ScaledPlain(Plain):
+    def __init__(self, width: int = 32, depth: int = 2) -> None:
+        super().__init__(width, depth)
+        self.tok_emb = Scaled(width)
+
+
+def test_what_cannot_be_read_off_the_embedding_is_refused() -> None:
+    with pytest.raises(UserError, match=r"reads tok_emb\.weight for them, give it an lm_head"):
+        inventory_of(meta(Logits, 64), meta(Logits))
+    with pytest.raises(UserError, match=r"embed_scale as a tensor.*set scalar_embed_scale"):
+        inventory_of(meta(ScaledPlain, 64), meta(ScaledPlain))
+
+
+def test_a_size_that_does_not_grow_is_refused_however_little_the_rest_does() -> None:
+    with pytest.raises(UserError, match=r"goes from 80 to 80 where the width grows 1\.25-fold"):
+        inventory_of(on_meta("llama", width=40, intermediate_size=64, num_key_value_heads=4),
+                     on_meta("llama", num_key_value_heads=4))  # fmt: skip
+    wide = on_meta("gpt2", width=64, n_inner=96)
+    found = {s.name: s.fan_in for s in inventory_of(wide, on_meta("gpt2", n_inner=96)).whole}
+    assert found["transformer.h.0.mlp.c_proj.weight"] == 192

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -304,3 +305,31 @@ def test_wrapped_layers_keep_the_clipping_norm() -> None:
     layers = values.model.model.layers
     layers[0] = torch.compile(layers[0])  # which renames its parameters
     torch.testing.assert_close(values.clip_grad_norm_(1e9), expected, rtol=0, atol=0)
+
+
+class Inside(nn.Module):
+    """A model that keeps another as `module`, as wrappers do."""
+
+    def __init__(self, width: int = 32, depth: int = 2) -> None:
+        super().__init__()
+        self.module = Plain(width, depth)
+
+
+def test_a_users_own_module_of_a_wrappers_name_keeps_the_clipping_norm() -> None:
+    def norm(make: Callable[..., nn.Module]) -> torch.Tensor:
+        model = make(64, 4)
+        with torch.device("meta"):
+            base = make()
+        values = apply_values(model, inventory_of(model, base), HPARAMS, RATIOS)
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        return values.clip_grad_norm_(1e9)
+
+    torch.testing.assert_close(norm(Inside), norm(Plain))
+
+
+def test_a_model_on_the_meta_device_has_no_values_to_set() -> None:
+    model = on_meta("llama", width=64)
+    values = apply_values(model, inventory_of(model, on_meta("llama")), HPARAMS, Ratios(width=2))
+    with pytest.raises(UserError, match=r"embed_tokens\.weight is on the meta device"):
+        values.initialize(seed=0)

@@ -15,6 +15,7 @@ import completedp
 from completedp.adapters.foreign import build_model
 from completedp.adapters.parametrized import planned
 from completedp.adapters.task import foreign_model
+from completedp.apply import adamw
 from completedp.cli import main
 from completedp.config import DataConfig, ForeignModel, TrainConfig
 from completedp.errors import UserError
@@ -77,6 +78,17 @@ def test_a_plan_has_the_values_that_parametrize_gives(
     path = tmp_path / "plan.yaml"
     plan.write(path)
     assert Plan.read(path) == plan
+
+
+@pytest.mark.parametrize("forgotten", [False, True], ids=["folded", "folding forgotten"])
+def test_a_plan_is_audited_as_it_is_trained(forgotten: bool, tmp_path: Path) -> None:
+    """Its table has the values without folding; an optimizer that has those trains another function."""
+    plan = larger(recipe_of(family("llama", tmp_path)))
+    values = planned(plan)
+    optimizer = adamw(values.model, plan.resolved) if forgotten else values.adamw()
+    found = completedp.audit(values.model, optimizer, plan)
+    assert found.ok is not forgotten
+    assert {d.what for d in found.differences} <= {"lr", "weight_decay", "eps"}
 
 
 def test_a_fused_tensor_apart_has_a_row_a_part(tmp_path: Path) -> None:

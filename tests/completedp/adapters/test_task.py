@@ -26,6 +26,8 @@ from completedp.lm.preset_files import load_preset
 from completedp.lm.train import language_model
 from completedp.recipe import Recipe
 from completedp.resolved import Resolved
+from completedp.scale import Scale
+from transfer.planner import make_plan
 
 HERE = Path(__file__).parent
 TRAIN = TrainConfig(tokens=256 * 12, batch=256, eval_tokens=1024, clip=0.3)
@@ -47,6 +49,13 @@ def a_model(source: str, **sizes: Any) -> ForeignModel:
     return ForeignModel(
         source=source, **{"width": 32, "depth": 2, "vocab_size": 256, "context": 32, **sizes}
     )
+
+
+def recipe_of(model: ForeignModel) -> Recipe:
+    return Recipe(
+        parameterization="completed-p", model=model, data=DataConfig(), train=TRAIN, hparams=HPARAMS,
+        baseline=HPARAMS, provenance={},
+    )  # fmt: skip
 
 
 def losses(task: Any, values: Resolved, seed: int = 5) -> list[float]:
@@ -82,6 +91,24 @@ def test_a_configuration_is_trained_with_the_datas_vocabulary(
     found = foreign_losses(model, cache)
     assert found[-1] < found[0]
     assert found == foreign_losses(model, cache)
+
+
+def test_a_carried_model_with_a_hooked_factor_trains_again_and_again(
+    cache: str, tmp_path: Path
+) -> None:
+    """Gemma's tied embedding and its √d_model: a worker keeps the model, and each run sets the hook anew."""
+    config("gemma").save_pretrained(tmp_path)
+    base = a_model(f"hf:{tmp_path}/config.json")
+    model = base.scaled(width=64, depth=2)
+    plan = make_plan(
+        recipe_of(base), Scale(width=64, depth=2, batch=256, tokens=TRAIN.tokens), model
+    )
+    task = foreign_model(
+        vars(model), vars(DataConfig()), vars(TRAIN), "select", cache, "cpu",
+        base={"width": 32, "depth": 2},
+    )  # fmt: skip
+    first = losses(task, plan.resolved)
+    assert losses(task, plan.resolved) == first
 
 
 def test_dropout_is_the_seeds_and_off_in_evaluation(cache: str, tmp_path: Path) -> None:
@@ -131,6 +158,10 @@ def test_a_model_that_does_not_run_is_refused_before_the_search() -> None:
     check_runs(a_model("foreign:plain_bytes"))
     with pytest.raises(UserError, match=r"does not run on 64 tokens \(IndexError"):
         check_runs(a_model("foreign:plain_bytes", context=64))
+    with pytest.raises(UserError, match=r"does not run on 32 tokens \(IndexError"):
+        check_runs(a_model("foreign:Plain"))
+    with pytest.raises(UserError, match="gives logits of 61 tokens; the data's vocabulary has 256"):
+        check_runs(a_model("foreign:few_logits"))
     with pytest.raises(UserError, match=r"gives \(1, 32\) for 32 tokens; expected logits"):
         check_runs(a_model("foreign:Headless"))
 

@@ -11,7 +11,7 @@ import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import nn
@@ -19,8 +19,10 @@ from torch import nn
 from completedp.adapters.folding import idle_hooks
 from completedp.config import ForeignModel
 from completedp.errors import UserError
-from completedp.plan import Plan
 from completedp.resolved import TensorRow
+
+if TYPE_CHECKING:
+    from completedp.plan import Plan
 
 # An optimizer may hold its lr as a float32 tensor.
 TOLERANCE = 1e-6
@@ -127,10 +129,11 @@ def audit(
 
 
 def _as_trained(plan: Planned) -> Planned:
-    if isinstance(plan, Plan) and isinstance(plan.model, ForeignModel):
+    # By its model: to import `Plan` would bring the file formats into every worker.
+    if isinstance(getattr(plan, "model", None), ForeignModel):
         from completedp.adapters.parametrized import planned
 
-        return planned(plan)
+        return planned(cast("Plan", plan))
     return plan
 
 

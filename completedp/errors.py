@@ -1,4 +1,4 @@
-"""The one error a user's mistake raises: printed without a traceback, exit status 2; and two ways to it."""
+"""The one error a user's mistake raises: printed without a traceback, exit status 2; and ways to it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ T = TypeVar("T")
 
 class UserError(ValueError):
     """What was given, what was expected, and how to fix it."""
+
+
+class FieldError(UserError):
+    """One that begins with a field's name; where the file border knows the path to it, that goes before."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -28,6 +32,15 @@ def named(known: Mapping[str, T], name: str, what: str) -> T:
     if name not in known:
         raise UserError(f"unknown {what} {name!r}{nearest(name, known)}")
     return known[name]
+
+
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """A `UserError` from within says first where what was given stands."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 @contextmanager

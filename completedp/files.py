@@ -17,13 +17,14 @@ from typing import Any, TypeVar
 
 import yaml
 
-from completedp.errors import UserError, nearest
+from completedp.errors import FieldError, UserError, nearest
 
 T = TypeVar("T")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 as people mean it: `3e-4` is a number, a date is text, a key given twice is an error."""
+    """YAML 1.1 as people mean it: `3e-4` is a number; a date, `010` (there eight) and `1:30` (there ninety)
+    are text; a key given twice is an error."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         # Depth first, in which PyYAML refuses what contains itself; by default it builds it.
@@ -43,19 +44,30 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes what `_Loader` reads: text that it would take for a number is quoted."""
+    """Writes what `_Loader` reads: text that it, or another YAML, would take for a number is quoted."""
 
 
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith(":timestamp")]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+_NUMBERS = {
+    "int": r"[-+]?(0|[1-9][\d_]*|0x[\da-fA-F_]+)",
+    "float": r"[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.\d[\d_]*([eE][-+]?\d+)?)"
+    r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
 }
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$|^[-+]?\.\d[\d_]*[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
-_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
+def _resolvers(without: tuple[str, ...]) -> dict[str, list[tuple[str, re.Pattern[str]]]]:
+    return {
+        first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith(without)]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Loader.yaml_implicit_resolvers = _resolvers((":timestamp", ":int", ":float"))
+_Dumper.yaml_implicit_resolvers = _resolvers((":timestamp",))
+for _name, _pattern in _NUMBERS.items():
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_name}", re.compile(f"(?:{_pattern})$"), list("-+0123456789.")
+        )
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -218,9 +230,14 @@ def _sentence(kind: Any, error: Mapping[str, Any], where: str) -> str:
     if error["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"{where}: {path} is missing; add it"
     cause = error.get("ctx", {}).get("error")
+    if isinstance(cause, FieldError):
+        return f"{where}: {path}.{cause}"
     if cause is not None:
         return f"{where}: {cause}"
-    return f"{where}: {path} is {error['input']!r}; {error['msg'].lower()}"
+    given = error["input"]
+    whole = isinstance(given, float) and given.is_integer() and error["type"] == "int_type"
+    mend = f", as {int(given)}" if whole else ""
+    return f"{where}: {path} is {given!r}; {error['msg'].lower()}{mend}"
 
 
 def _plain(kind: Any, location: tuple[int | str, ...]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from completedp.errors import UserError, nearest
+from completedp.errors import FieldError, UserError, nearest
 from completedp.modules import BRANCHES, MODULE_TYPES
 
 # The kinds that carry a multiplier per module type and per depth. `residual` has branches for types.
@@ -34,15 +34,15 @@ class GlobalValues:
         for f in fields(self):
             value = getattr(self, f.name)
             if not math.isfinite(value):
-                raise UserError(f"global.{f.name} is {value}; expected a finite number")
+                raise FieldError(f"{f.name} is {value}; expected a finite number")
             if f.name in ("beta1", "beta2"):
                 if not 0 <= value < 1:
-                    raise UserError(f"global.{f.name} is {value}; expected a number in [0, 1)")
+                    raise FieldError(f"{f.name} is {value}; expected a number in [0, 1)")
             elif f.name == "weight_decay":
                 if value < 0:
-                    raise UserError(f"global.weight_decay is {value}; expected 0 or more")
+                    raise FieldError(f"weight_decay is {value}; expected 0 or more")
             elif value <= 0:
-                raise UserError(f"global.{f.name} is {value}; expected a number above 0")
+                raise FieldError(f"{f.name} is {value}; expected a number above 0")
 
 
 def types_of(kind: str) -> tuple[str, ...]:
@@ -110,11 +110,11 @@ class HParams:
             kind: tuple(_sequence(f"hparams.depth.{kind}", by_layer))
             for kind, by_layer in _mapping("hparams.depth", data.get("depth", {})).items()
         }
-        return cls(
-            global_=GlobalValues(**{k: float(v) for k, v in given.items()}),
-            types=types,
-            depth=depth,
-        )
+        try:
+            global_ = GlobalValues(**{k: float(v) for k, v in given.items()})
+        except FieldError as error:
+            raise UserError(f"hparams.global.{error}") from None
+        return cls(global_=global_, types=types, depth=depth)
 
     def to_dict(self) -> dict[str, Any]:
         """The shape `from_dict` reads."""

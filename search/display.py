@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from typing import Protocol, Self
 
@@ -12,11 +11,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from completedp.paired import compare
 from completedp.runs.job import Died, Event, Finished, Progress
 from completedp.runs.journal import TrialRecord
-from search.confirm import losses_by_arm
-from search.ledger import Ledger, confirmation_runs
+from search.ledger import Ledger
+from search.standing import Standing, standing
 
 
 class Display(Protocol):
@@ -33,62 +31,55 @@ class Display(Protocol):
         """A line that must stay readable: a warning, a decision."""
 
 
+_STAGES = {
+    "global": "global values",
+    "module": "per-module multipliers",
+    "confirm": "confirmation on fresh seeds",
+}
+
+
 def headline(ledger: Ledger) -> dict[str, str]:
     """The state of a study in a few words each; also what `status` prints."""
-    trials = list(ledger.trials.values())
-    count = {s: sum(t.status == s for t in trials) for s in ("completed", "diverged", "stopped")}
-    aside = sum(t.status == "set_aside" for t in trials)
-    state = {
-        "runs": f"{sum(count.values()) + aside} of {ledger.budget} done, "
-        f"{len(ledger.pending)} begun, {count['diverged']} diverged"
-        + (f", {count['stopped']} stopped" if count["stopped"] else "")
-        + (f", {aside} set aside" if aside else ""),
-        "phase": phase_of(ledger),
+    state = standing(ledger)
+    few = {
+        "diverged": state.diverged,
+        "stopped": state.stopped,
+        "set aside": state.set_aside,
+        "begun and not ended": state.unfinished,
     }
-    for phase, label in (("global", "best global"), ("module", "best per module")):
-        best = ledger.best(phase)
-        if best is not None:
-            state[label] = f"{best.loss:.4f} nats (trial {best.trial}, select split)"
-    state["lead"] = lead(ledger)
-    return state
+    words = {
+        "runs": f"{state.done} of {state.budget} done"
+        + "".join(f", {count} {what}" for what, count in few.items() if count),
+        "phase": _phase(state),
+    }
+    for arm, label in (("global", "best global"), ("module", "best per module")):
+        if arm in state.best:
+            best = state.best[arm]
+            words[label] = f"{best['loss']:.4f} nats (trial {best['trial']}, select split)"
+    words["lead"] = _lead(state)
+    return words
 
 
-def phase_of(ledger: Ledger) -> str:
+def _phase(state: Standing) -> str:
     """Which part of the budget is being spent."""
-    if ledger.done:
+    if state.stage == "done":
         return "done"
-    done = {p: len(ledger.of_phase(p)) for p in ("global", "module")}
-    if not ledger.search_proposed:
-        limit = ledger.global_limit if ledger.next_phase == "global" else ledger.search_limit
-        share = limit if ledger.next_phase == "global" else limit - ledger.global_limit
-        name = {"global": "global values", "module": "per-module multipliers"}[ledger.next_phase]
-        return f"{name}, {done[ledger.next_phase]} of {share}"
-    total = confirmation_runs(ledger.budget)
-    return f"confirmation on fresh seeds, {len(ledger.confirmations)} of {total}"
+    if state.stage == "stuck":
+        return "stuck: no global trial completed; begin a new study with a lower lr"
+    return f"{_STAGES[state.stage]}, {state.stage_done} of {state.stage_runs}"
 
 
-def lead(ledger: Ledger) -> str:
-    """The incumbent's difference to global: confirmed where that has begun, else as the search sees it.
-
-    While searching there is one seed; the scatter of the better half of the global trials, which differ
-    in more than noise, stands in for the uncertainty and overstates it.
-    """
-    losses = losses_by_arm(ledger.confirmations)
-    confirmed = compare(losses["global"], losses["module"])
-    if confirmed is not None:
+def _lead(state: Standing) -> str:
+    """The incumbent's difference to global: confirmed where that has begun, else as the search sees it."""
+    if (found := state.confirmed) is not None:
         return (
-            f"{confirmed.mean:+.4f} [{confirmed.low:+.4f}, {confirmed.high:+.4f}] nats over "
-            f"{confirmed.pairs} fresh paired seeds"
+            f"{found['mean']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}] nats over "
+            f"{found['pairs']} fresh paired seeds"
         )
-    base, tuned = ledger.best("global"), ledger.best("module")
-    if base is None or tuned is None:
+    if state.lead is None:
         return "not yet known"
-    assert base.loss is not None
-    assert tuned.loss is not None
-    finished = sorted(t.loss for t in ledger.of_phase("global") if t.loss is not None)
-    better = finished[: max(2, len(finished) // 2)]
-    scatter = f" ± {statistics.stdev(better):.4f}" if len(better) > 1 else ""
-    return f"{tuned.loss - base.loss:+.4f}{scatter} nats (one seed; to be confirmed)"
+    scatter = "" if state.scatter is None else f" ± {state.scatter:.4f}"
+    return f"{state.lead:+.4f}{scatter} nats (one seed; to be confirmed)"
 
 
 def trial_line(record: TrialRecord, budget: int) -> str:

@@ -22,18 +22,18 @@ _LABELS = {"global": "global", "module": "per module"}
 
 
 def draw(ledger: Ledger, hparams: HParams, folder: Path) -> list[Path]:
-    """Write every figure as PNG into `folder`, in place of those there, and return their paths.
+    """Write every figure as PNG into `folder`, in place of earlier ones, and return their paths.
 
     `hparams` is the configuration whose multipliers are drawn.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.png"):
-        old.unlink()
     paths = [_save(_loss_by_trial(ledger), folder / "loss_by_trial.png")]
     for kind in KINDS:
+        path = folder / f"multipliers_{kind}.png"
         if kind in hparams.types or kind in hparams.depth:
-            figure = _multipliers(kind, hparams, ledger.study.config.model)
-            paths.append(_save(figure, folder / f"multipliers_{kind}.png"))
+            paths.append(_save(_multipliers(kind, hparams, ledger.study.config.model), path))
+        else:
+            path.unlink(missing_ok=True)  # an earlier configuration's
     return paths
 
 

@@ -184,6 +184,14 @@ class Ledger:
         """Proposed, neither finished nor set aside."""
         return [t for t in self.trials.values() if t.status is None]
 
+    def check_raise(self, budget: int) -> None:
+        """Raises `UserError` for another total than the present one that is of no use."""
+        if budget < (least := self.smallest_raise()):
+            raise UserError(
+                f"--budget is {budget}; study {self.study.name!r} has {self.budget}, and the next useful "
+                f"total is {least} (its confirmation runs again)"
+            )
+
     def smallest_raise(self) -> int:
         """The least budget beyond the present one that leaves a run to search with."""
         used = len(self.trials)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +29,7 @@ from completedp.tracking import Tracker
 from search.display import Display, display_for
 from search.figures import draw
 from search.ledger import Ledger, Study
-from search.place import Place
+from search.place import Place, free_name
 from search.space import Space
 from search.study import JobFactory, StudySource
 from search.summary import build_recipe, summarize
@@ -41,8 +44,13 @@ def check_free(place: Place) -> None:
         )
 
 
-def create(place: Place, study: Study) -> None:
-    """Begin a study: `study.yaml`, then the journal, whose first line makes it exist."""
+def create(place: Place, study: Study, *, rename: bool = False) -> Place:
+    """Begin a study: `study.yaml`, then the journal, whose first line makes it exist.
+
+    Returns where it is: with `rename` under the next free name, if another search took this one meanwhile.
+    """
+    while rename and exists(place.journal):
+        place = Place(root=place.root, name=free_name(place.root))
     check_free(place)
     try:
         place.folder.mkdir(parents=True, exist_ok=True)
@@ -53,7 +61,9 @@ def create(place: Place, study: Study) -> None:
     with Lock(place.lock):
         check_free(place)
         files.write_yaml(place.folder / "study.yaml", study.config.to_dict())
-        Journal.create(place.journal, study.to_record()).close()
+        record = dataclasses.replace(study, name=place.name).to_record()
+        Journal.create(place.journal, record).close()
+    return place
 
 
 def raise_budget(place: Place, budget: int) -> None:
@@ -62,11 +72,7 @@ def raise_budget(place: Place, budget: int) -> None:
         ledger = place.read()
         if budget == ledger.budget:
             return
-        if budget < ledger.smallest_raise():
-            raise UserError(
-                f"--budget is {budget}; study {place.name!r} has {ledger.budget}, and the next useful "
-                f"total is {ledger.smallest_raise()} (its confirmation runs again)"
-            )
+        ledger.check_raise(budget)
         with Journal.open(place.journal) as journal:
             journal.append({"event": "budget", "budget": budget})
 
@@ -154,13 +160,17 @@ def _finish(place: Place, ledger: Ledger, journal: Journal) -> dict[str, Any]:
     return summary
 
 
-def report(place: Place) -> dict[str, Any]:
-    """Write a finished study's results again from its journal, and return the summary."""
+def report(place: Place, *, warn: Callable[[str], object]) -> dict[str, Any]:
+    """Write a finished study's results again from its journal, and return the summary; where nothing can be
+    written there it is the summary alone, and a warning."""
     ledger = place.read()
     if not ledger.done:
         raise UserError(
             f"study {place.name!r} is not done; go on with it by: completedp search --resume {place.name}"
         )
+    if not os.access(place.folder, os.W_OK):
+        warn(f"{place.folder}: cannot be written; recipe and figures are left as they are")
+        return summarize(ledger, build_recipe(ledger))
     with Lock(place.lock):
         return _write_results(place, ledger)
 

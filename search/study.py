@@ -216,6 +216,7 @@ class StudySource:
             first = diverged[0].reason if diverged else "see the set-aside trials"
             raise UserError(
                 f"none of the {len(self.ledger.of_phase('global'))} global trials completed (the first: "
-                f"{first}); lower values.lr in the preset, or narrow search.global_octaves"
+                f"{first}); begin a new study from a preset with a lower values.lr or narrower "
+                "search.global_octaves: this one keeps its own"
             )
         return arms

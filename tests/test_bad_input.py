@@ -122,6 +122,30 @@ def test_workers(run: Run, tmp_path: Path, workers: str) -> None:
     refused(run, tmp_path, *arguments, says=f"--workers is {workers!r}")
 
 
+def test_values_and_names_with_their_path_in_the_file(run: Run, tmp_path: Path) -> None:
+    arguments = ("search", "--budget", "20", "--dry-run", "--preset")
+    path = preset_with(tmp_path, values={"lr": -1.0})
+    refused(
+        run,
+        tmp_path,
+        *arguments,
+        path,
+        says="mine.yaml: values.lr is -1.0; expected a number above 0",
+    )
+    path = preset_with(tmp_path, train={"tokens": 1e6})
+    refused(
+        run,
+        tmp_path,
+        *arguments,
+        path,
+        says="train.tokens is 1000000.0; input should be a valid integer, as",
+    )
+    path = preset_with(tmp_path, search={"strategy": "foo"})
+    refused(
+        run, tmp_path, *arguments, path, says="mine.yaml: search.strategy: unknown strategy 'foo'"
+    )
+
+
 def test_presets_that_are_none(run: Run, tmp_path: Path) -> None:
     refused(run, tmp_path, "preset", "nowhere.yaml", says="nowhere.yaml")
     refused(run, tmp_path, "preset", ".", says="cannot be read")
@@ -137,6 +161,11 @@ def test_a_refused_resume_leaves_the_study_as_it_was(
     arguments = ("search", "--resume", "s", "--budget", "300")
     refused(run, tmp_path, *arguments, "--workers", "two", says="--workers")
     refused(run, tmp_path, *arguments, "--device", "cuda:99", says="cuda:99")
+    wanted = "study 's' has 12, and the next useful total is 13"
+    for dry in ((), ("--dry-run",)):
+        arguments = ("search", "--resume", "s", "--budget", "11", *dry)
+        told = refused(run, tmp_path, *arguments, says=wanted)
+        assert "per module" not in told, "no plan of what is refused"
     done = run("search", "--resume", "s", "--dry-run", "--json")
     assert json.loads(done.stdout)["runs"] == 12
     assert small_study.journal.read_bytes() == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +14,7 @@ from completedp.cli.models import Modules, with_model
 from completedp.cli.options import DEFAULT_ROOT, Device, Json, Root, Seed, data_cache
 from completedp.cli.output import print_json
 from completedp.cli.studies import show_summary
-from completedp.errors import UserError
+from completedp.errors import UserError, located
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -118,7 +119,7 @@ def search(
             **{"from": start},
         )
         study, place = _existing(resume, root)
-        if budget is None and (summary := _done(place)) is not None:
+        if budget is None and (summary := _done(place, console.print)) is not None:
             show_summary(summary, place.recipe, json)
             return
         chosen = _device(executor, device)
@@ -148,6 +149,7 @@ def search(
     run = _Run(
         place=place,
         study=study,
+        named=name is not None,
         device=chosen,
         cluster=cluster,
         workers=cluster.capacity if cluster else count or default_workers(chosen),
@@ -208,13 +210,13 @@ def _existing(name: str, root: Path) -> tuple[Study, Place]:
     return place.read().study, place
 
 
-def _done(place: Place) -> dict[str, Any] | None:
+def _done(place: Place, warn: Callable[[str], object]) -> dict[str, Any] | None:
     """The summary of a study that is done."""
     if not place.read().done:
         return None
     from search import session
 
-    return session.report(place)
+    return session.report(place, warn=warn)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,8 +297,10 @@ class _Wanted:
         if self.start is not None:
             values = _start_values(Recipe.read(self.start), config, self.start)
             config = dataclasses.replace(config, values=values)
-        strategy_named(config.search.strategy)
-        stopping_named(config.search.stopping)
+        with located("--strategy" if self.strategy else f"{preset}: search.strategy"):
+            strategy_named(config.search.strategy)
+        with located(preset):
+            stopping_named(config.search.stopping)
         return config, why
 
 
@@ -306,6 +310,7 @@ class _Run:
 
     place: Place
     study: Study
+    named: bool
     device: str
     cluster: RayExecutor | None
     workers: int
@@ -319,7 +324,8 @@ class _Run:
         from search.ledger import Ledger
 
         ledger = self.place.read() if self.study.data else Ledger(study=self.study, records=[])
-        if budget is not None and budget > ledger.budget:
+        if budget is not None and budget != ledger.budget:
+            ledger.check_raise(budget)
             ledger = ledger.raised_to(budget)
         done = len(ledger.trials) - len(ledger.pending)
         config = self.study.config
@@ -337,6 +343,7 @@ class _Run:
 
     def start(self, budget: int | None, corpus: Corpus | None, *, resumed: bool) -> None:
         """Run it, and show how it ended."""
+        import contextlib
         import dataclasses
         import functools
 
@@ -346,7 +353,10 @@ class _Run:
 
         place = self.place
         if not resumed:
-            session.create(place, dataclasses.replace(self.study, data=_provenance(corpus)))
+            study = dataclasses.replace(self.study, data=_provenance(corpus))
+            place = session.create(place, study, rename=not self.named)
+            if place != self.place:
+                self.console.print(f"study {place.name}: another search took {self.place.name}")
         elif budget is not None:
             session.raise_budget(place, budget)
         make_job = functools.partial(
@@ -362,17 +372,20 @@ class _Run:
             paths=user_paths(self.study.config.model, self.study.config.train),
             devices=devices_of(self.device),
         )
-        with executor:
+        summary = None
+        # Stopped at once: what ran is begun, and its runs are made again.
+        with executor, contextlib.suppress(KeyboardInterrupt):
             summary = session.run(place, executor, make_job, console=self.console, hours=self.hours)
         if summary is not None:
             show_summary(summary, place.recipe, self.json)
             return
-        from search.display import headline
+        from search.standing import standing
 
         again = f"completedp search --resume {place.name} --root {place.root}"
         self.console.print(f"stopped; go on with: {again}")
         if self.json:
-            print_json({"study": place.name, "stopped": True, **headline(place.read())})
+            state = standing(place.read()).to_dict()
+            print_json({"study": place.name, "interrupted": True, **state})
         raise typer.Exit(130)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,7 +70,7 @@ def status(
     from search.place import Place, study_names
 
     names = [name] if name else study_names(root)
-    states = {n: _state(Place(root=root, name=n), alone=name is not None) for n in names}
+    states = {n: _state(Place(root=root, name=n), json, alone=name is not None) for n in names}
     if json:
         print_json(states)
         return
@@ -79,12 +80,14 @@ def status(
         print_table(study, ["", ""], [[key, text] for key, text in state.items()])
 
 
-def _state(place: Place, alone: bool) -> dict[str, str]:
+def _state(place: Place, json: bool, alone: bool) -> dict[str, Any]:
     """Where a study stands. One among others that cannot be read must not hide them."""
     from search.display import headline
+    from search.standing import standing
 
     try:
-        return headline(place.read())
+        ledger = place.read()
+        return standing(ledger).to_dict() if json else headline(ledger)
     except UserError as error:
         if alone:
             raise
@@ -101,7 +104,11 @@ def report(
     from search.place import Place
 
     place = Place(root=root, name=name)
-    show_summary(session.report(place), place.recipe, json)
+    show_summary(session.report(place, warn=_warn), place.recipe, json)
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def preset(

@@ -30,7 +30,9 @@ class Lock:
         try:
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            raise UserError(f"{self._path}: cannot be written ({error.strerror})") from None
+            raise UserError(
+                f"{self._path}: cannot be written ({error.strerror}); make it so, or give another --root"
+            ) from None
         try:
             self._take()
         except BaseException:

@@ -32,7 +32,7 @@ def serve(root: Path, *, host: str, port: int, ready: Callable[[str], None]) -> 
 
     # Without its query the pages open on MLflow's view of prompts and agents.
     page = f"#/experiments/{store.experiment_id}/runs?workflowType=machine_learning"
-    ready(f"http://{host}:{port}/{page}")
+    ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/{page}")
     # Deprecations between MLflow and its own libraries: nothing that a reader can act on.
     warnings.simplefilter("ignore")
     try:

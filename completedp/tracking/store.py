@@ -55,6 +55,10 @@ class Store:
                 elif experiment.lifecycle_stage != "active":
                     self.client.restore_experiment(experiment.experiment_id)
                 experiment = self.client.get_experiment_by_name(EXPERIMENT)
+        except OSError as error:
+            raise UserError(
+                f"{root}: cannot be written ({error.strerror}); make it so, or give another --root"
+            ) from error
         except Exception as error:
             raise UserError(
                 f"{self.database}: MLflow cannot open it ({first_line(error)}); move it away and "

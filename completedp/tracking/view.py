@@ -109,7 +109,7 @@ class StudyView:
     def _describe_parent(self, first: Mapping[str, Any]) -> None:
         """The study's configuration as parameters; logging them again changes nothing."""
         flat = dict(flatten(first.get("config", {})))
-        params = {"budget": first.get("budget"), "seed": first.get("seed"), **flat}
+        params = {"seed": first.get("seed"), **flat}
         tags = {
             "completedp.preset": str(first.get("digest")),
             "completedp.status": "running",
@@ -167,7 +167,9 @@ class StudyView:
             best = min(best, math.inf if trial.loss is None else trial.loss)
             if math.isfinite(best) and step not in self._steps_logged:
                 metrics.append(("best_loss", best, now, step))
-        self._store.log(self._parent, metrics=metrics)
+        budgets = [record["budget"] for record in records if "budget" in record]
+        # A tag, because it can be raised and a parameter cannot.
+        self._store.log(self._parent, metrics=metrics, tags={"completedp.budget": str(budgets[-1])})
         self._steps_logged |= {step for *_, step in metrics}
 
     def _end_parent(self, records: Sequence[Mapping[str, Any]]) -> None:

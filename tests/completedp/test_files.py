@@ -1,6 +1,7 @@
 """The YAML border: what is no value is a user's mistake, and what is written is read back."""
 
 import errno
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,12 @@ def test_what_is_no_value_is_refused_by_path(tmp_path: Path, value: str, says: s
 
 def test_numbers_and_dates_as_people_mean_them(tmp_path: Path) -> None:
     path = tmp_path / "file.yaml"
-    path.write_text("a: 3e-4\nb: 1e5\nc: 2026-13-45\nd: 2026-11-20\ne: &x [1]\nf: *x")
+    path.write_text(
+        "a: 3e-4\nb: 1e5\nc: 2026-13-45\nd: 2026-11-20\ne: &x [1]\nf: *x\n"
+        "g: 010\nh: 1:30\ni: [0, -7, 1_000, 0x1f]\nj: [1.5, -.5e3, 2., .inf]"
+    )
     expected = {"a": 3e-4, "b": 1e5, "c": "2026-13-45", "d": "2026-11-20", "e": [1], "f": [1]}
+    expected |= {"g": "010", "h": "1:30", "i": [0, -7, 1000, 31], "j": [1.5, -500.0, 2.0, math.inf]}
     assert files.read_yaml(path) == expected
 
 
@@ -75,7 +80,9 @@ values = st.recursive(
     | st.floats(allow_nan=False)
     | st.text(st.characters(codec="utf-8", exclude_categories=["C"]))
     | st.from_regex(r"[-+.0-9e_:T ]{1,12}", fullmatch=True)
-    | st.sampled_from(["3e-4", "1e5", ".5e3", "-1E+2", "1.5", "2026-11-20", "yes", "0x1f", "1:30"]),
+    | st.sampled_from(
+        ["3e-4", "1e5", ".5e3", "-1E+2", "1.5", "2026-11-20", "yes", "0x1f", "1:30", "010"]
+    ),
     lambda inner: (
         st.lists(inner, max_size=3) | st.dictionaries(st.text("abc3e-"), inner, max_size=3)
     ),

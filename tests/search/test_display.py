@@ -11,6 +11,7 @@ from completedp.config import StudyConfig
 from completedp.runs.job import Died, Progress
 from search.display import LiveDisplay, PlainDisplay, display_for, headline
 from search.ledger import Ledger
+from search.standing import standing
 
 
 def proposed(trial: int, phase: str, **extra: Any) -> dict[str, Any]:
@@ -58,6 +59,15 @@ def test_the_lead_is_of_one_seed_until_it_is_confirmed(ledger: Ledger) -> None:
     assert "over 2 fresh paired seeds" in headline(ledger)["lead"]
 
 
+def test_a_study_whose_global_trials_all_diverged_is_stuck(ledger: Ledger) -> None:
+    for trial in range(5):
+        add(ledger, proposed(trial, "global"), finished(trial, None))
+    assert headline(ledger)["phase"].startswith("stuck: no global trial completed")
+    state = standing(ledger).to_dict()
+    assert (state["done"], state["diverged"], state["stage"]) == (5, 5, "stuck")
+    assert (state["best"], state["lead"], state["confirmed"]) == ({}, None, None)
+
+
 def test_plain_lines_name_every_finished_trial_once(ledger: Ledger) -> None:
     out = io.StringIO()
     display = display_for(ledger, Console(file=out, force_terminal=False))
@@ -89,5 +99,10 @@ def test_the_live_panel_shows_what_runs(ledger: Ledger) -> None:
         display.event(Progress(trial=1, step=3, steps=4, loss=3.0))
         display.say("a decision")
     shown = out.getvalue()
-    for text in ("1 of 24 done, 1 begun", "step 3/4", "train loss 3.000", "a decision"):
+    for text in (
+        "1 of 24 done, 1 begun and not ended",
+        "step 3/4",
+        "train loss 3.000",
+        "a decision",
+    ):
         assert text in shown

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,13 @@ def test_a_whole_study(tmp_path: Path, config: StudyConfig) -> None:
         *(f"multipliers_{kind}" for kind in KINDS),
     }
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in figures)
+    (tmp_path / "figures" / "mine.png").write_bytes(b"")
+    flat = draw(place.read(), recipe.baseline, tmp_path / "figures")
+    assert {path.stem for path in flat} == {"loss_by_trial"}
+    left = {path.stem for path in (tmp_path / "figures").iterdir()}
+    assert left == {"loss_by_trial", "mine"}, (
+        "figures of the user's own stay, an earlier recipe's do not"
+    )
 
 
 def test_identical_searches_give_identical_bytes(tmp_path: Path, config: StudyConfig) -> None:
@@ -141,7 +149,7 @@ def test_a_done_study_prints_its_summary_again(
     journal = place.journal.read_bytes()
     recipe = place.recipe.read_bytes()
     monkeypatch.setattr(completedp, "__version__", "9.9")  # later than the study
-    assert go_on(place, config, KilledAfter(0)) == first == session.report(place)
+    assert go_on(place, config, KilledAfter(0)) == first == session.report(place, warn=print)
     assert place.journal.read_bytes() == journal
     assert place.recipe.read_bytes() == recipe
 
@@ -246,7 +254,7 @@ def test_an_arm_that_diverges_on_fresh_seeds_is_not_chosen(
         if record["event"] == "finished" and arm_of.get(record["trial"]) == "module":
             record |= {"status": "diverged", "loss": None, "reason": "the training loss is nan"}
     place.journal.write_text("".join(json.dumps(r) + "\n" for r in lines))
-    summary = session.report(place)
+    summary = session.report(place, warn=print)
     assert summary["chosen"] == "global"
     assert "diverged on 2 fresh seeds" in summary["confirmed"]["verdict"]
 
@@ -319,3 +327,26 @@ def test_a_raised_budget_hides_no_earlier_confirmation(tmp_path: Path, config: S
     (earlier,) = summary["confirmed"]["earlier_rounds"]
     assert earlier["difference"]["pairs"] == 2
     assert earlier["verdict"].startswith("too few seeds")
+
+
+def test_a_study_that_cannot_be_written_is_still_shown(
+    tmp_path: Path, config: StudyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = begin(tmp_path, config, budget=24)
+    summary = go_on(place, config)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(Recipe, "write", lambda *_: pytest.fail("written"))
+    warned: list[str] = []
+    assert session.report(place, warn=warned.append) == summary
+    assert "cannot be written; recipe and figures are left" in warned[0]
+
+
+def test_two_searches_that_begin_at_once_have_a_name_each(
+    tmp_path: Path, config: StudyConfig
+) -> None:
+    places = [
+        session.create(Place(root=tmp_path, name="study-1"), study_of(config), rename=True)
+        for _ in range(2)
+    ]
+    assert [place.name for place in places] == ["study-1", "study-2"]
+    assert places[1].read().study.name == "study-2"

@@ -41,7 +41,7 @@ def test_layout(root: Path, make_study: MakeStudy) -> None:
     assert parent.info.status == "FINISHED"
     assert parent.info.run_name == "layout"
     assert parent.data.params["model.width"] == "32"
-    assert parent.data.params["budget"] == "12"
+    assert parent.data.tags["completedp.budget"] == "12"
     assert parent.data.tags["completedp.status"] == "done"
     assert sorted(trials) == list(range(12))
     assert {t.data.tags["mlflow.parentRunId"] for t in trials.values()} == {parent.info.run_id}

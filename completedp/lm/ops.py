@@ -1,7 +1,9 @@
 """RMSNorm and rotary embedding, with gradients written out where that is faster.
 
 On a CPU the elementwise passes of a small model cost as much as its matrix products; these two save a
-tenth of a training step against autograd's composites.
+tenth of a training step against autograd's composites. Code that is compiled takes the composites: the compiler
+fuses them itself, and torch 2.11 loses the gradient of a function of one's own whose forward changes what it
+returns in place (pytorch issue 180642; no error, the run trains without its attention).
 
 Shapes: B sequences, T positions, H heads, E features of a head, D any last dimension.
 
@@ -23,7 +25,7 @@ NORM_EPS = 1e-6
 def rms_norm(x_D: Tensor, gain_D: Tensor) -> Tensor:
     """x / √(mean x² + ε) · gain over the last dimension, computed and returned in float32 or wider."""
     x_D = x_D.to(torch.promote_types(x_D.dtype, torch.float32))
-    if x_D.device.type != "cpu":
+    if x_D.device.type != "cpu" or torch.compiler.is_compiling():
         return F.rms_norm(x_D, gain_D.shape, gain_D, NORM_EPS)
     normed_D: Tensor = _RMSNorm.apply(x_D, gain_D)  # type: ignore[no-untyped-call]
     return normed_D
@@ -67,6 +69,8 @@ def rotary_tables(positions: int, heads: int, head_dim: int, base: float) -> tup
 
 def rotate(x_BTHE: Tensor, cos_THE: Tensor, sin_THE: Tensor) -> Tensor:
     """Rotary position embedding of every head, by `rotary_tables` of the same T and H."""
+    if torch.compiler.is_compiling():
+        return x_BTHE * cos_THE + _halves_swapped(x_BTHE) * sin_THE
     rotated_BTHE: Tensor = _Rotate.apply(x_BTHE, cos_THE, sin_THE)  # type: ignore[no-untyped-call]
     return rotated_BTHE
 

@@ -73,7 +73,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             grad_weight_VD += grad_CV.T @ h_CD
         if grad_hidden_ND is not None and grad_weight_VD is not None:
             ctx.save_for_backward(grad_hidden_ND, grad_weight_VD.to(weight_VD.dtype))
-        mean_ce = ce / tokens  # new: what a function returns is not changed in place (`completedp.lm.ops`)
+        # A new tensor: what a function returns must not be changed in place (`completedp.lm.ops`).
+        mean_ce = ce / tokens
         ctx.mark_non_differentiable(mean_ce)
         return mean_ce + z_loss / tokens * penalty, mean_ce
 

@@ -1,9 +1,9 @@
 """RMSNorm and rotary embedding, with gradients written out where that is faster.
 
 On a CPU the elementwise passes of a small model cost as much as its matrix products; these two save a
-tenth of a training step against autograd's composites. Code that is compiled takes the composites: the compiler
-fuses them itself, and torch 2.11 loses the gradient of a function of one's own whose forward changes what it
-returns in place (pytorch issue 180642; no error, the run trains without its attention).
+tenth of a training step against autograd's composites. Code that is compiled takes the composites: the
+compiler fuses them itself, and torch 2.11 loses the gradient of a function of one's own whose forward changes
+what it returns in place (pytorch issue 180642; no error, the run trains without its attention).
 
 Shapes: B sequences, T positions, H heads, E features of a head, D any last dimension.
 

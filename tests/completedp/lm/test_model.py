@@ -1,6 +1,7 @@
 """The reference model against its inventory and a plain float64 decoder written out."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -193,3 +194,23 @@ def test_bfloat16_autocast_is_near_float32(name: str) -> None:
     assert loss.item() == pytest.approx(wanted.item(), rel=2e-2)
     assert loss.item() != wanted.item()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.filterwarnings("default")  # torch.compile's own deprecations
+def test_compiled_code_has_the_gradients_of_eager_code(shape: ModelConfig) -> None:
+    """By the tracing alone, where torch 2.11 lost those of the attention."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = LanguageModel(shape).double()
+    tokens = torch.randint(shape.vocab_size, (3, shape.context + 1))
+
+    def gradients(loss: Callable[..., tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        model.zero_grad()
+        loss(tokens[:, :-1], tokens[:, 1:], 1e-2)[0].backward()
+        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    eager = gradients(model.loss)
+    traced = gradients(torch.compile(model.loss, backend="aot_eager"))
+    assert traced.keys() == eager.keys() == dict(model.named_parameters()).keys()
+    for name, gradient in eager.items():
+        torch.testing.assert_close(traced[name], gradient, rtol=1e-9, atol=1e-12, msg=name)

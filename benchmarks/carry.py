@@ -26,6 +26,7 @@ def add_options(parser: argparse.ArgumentParser, out: str) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--workers", type=int, help="runs at a time; default one a core or GPU")
     parser.add_argument("--out", type=Path, default=RESULTS / out)
 
 
@@ -67,7 +68,9 @@ def trained(wanted: Sequence[Run], arguments: argparse.Namespace) -> dict[int, O
     device: str = arguments.device
     folder = runs_folder(root, arguments.recipe)
     with LocalExecutor(
-        default_workers(device), logs=folder / "logs", devices=devices_of(device)
+        arguments.workers or default_workers(device),
+        logs=folder / "logs",
+        devices=devices_of(device),
     ) as executor:
         plans = [(run.plan, run.seed) for run in wanted]
         found = plan_jobs(plans, cache=root / "data", device=device.split(":")[0])

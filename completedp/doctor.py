@@ -21,6 +21,9 @@ State = Literal["ok", "note", "fault"]
 # What a study of 200 runs leaves: journal, curves, and mostly MLflow's database.
 _ROOM = 200 * 2**20
 _STEPS = 8
+# Relative. Orders of float32 sums move the loss by 1e-5 in so many steps, an attention without gradients
+# by 7e-3.
+_COMPILED = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,7 @@ def examine(root: Path) -> Iterator[Finding]:
         _root,
         _devices,
         _training,
+        _compiled,
         _studies,
         _mlflow,
     )
@@ -50,7 +54,14 @@ def _packages(_: Path) -> Iterator[Finding]:
     from packaging.requirements import Requirement
 
     yield Finding(what="python", state="ok", said=platform.python_version())
-    for text in importlib.metadata.requires("completedp") or ():
+    try:
+        wanted_packages = importlib.metadata.requires("completedp") or ()
+    except importlib.metadata.PackageNotFoundError:
+        said = "runs from a checkout that is not installed, so versions were not checked; "
+        said += "python -m pip install -e ."
+        yield Finding(what="completedp", state="note", said=said)
+        return
+    for text in wanted_packages:
         requirement = Requirement(text)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
@@ -118,6 +129,46 @@ def _devices(_: Path) -> Iterator[Finding]:
 
 def _training(_: Path) -> Iterator[Finding]:
     """A worker process trains the smallest preset twice from one seed."""
+    try:
+        losses = [_losses("cpu", [False])[0] for _ in range(2)]
+    except (UserError, KeyError) as error:
+        said = f"a worker could not train: {error}; see what precedes this"
+        yield Finding(what="training", state="fault", said=said)
+        return
+    if losses[0] == losses[1]:
+        said = f"two workers trained {_STEPS} steps to the same bit"
+        yield Finding(what="training", state="ok", said=said)
+    else:
+        said = f"two workers trained the same {_STEPS} steps to {losses[0]} and {losses[1]}: a resumed "
+        said += "study will differ from an uninterrupted one"
+        yield Finding(what="training", state="note", said=said)
+
+
+def _compiled(_: Path) -> Iterator[Finding]:
+    """Whether a GPU's compiled code trains as the eager code does: releases of torch have got gradients wrong
+    without a word (docs/log.md, 2026-11-26)."""
+    import torch
+
+    for i in range(torch.cuda.device_count()):
+        what = f"compiled on cuda:{i}"
+        try:
+            eager, compiled = _losses(f"cuda:{i}", [False, True])
+        except (UserError, KeyError) as error:
+            said = f"a worker could not train: {error}; see what precedes this"
+            yield Finding(what=what, state="fault", said=said)
+            continue
+        if abs(compiled - eager) <= _COMPILED * eager:
+            said = f"{_STEPS} steps end at the loss of eager ones"
+            yield Finding(what=what, state="ok", said=said)
+        else:
+            said = f"{_STEPS} steps end at {compiled:.4f}, eager ones at {eager:.4f}: set train.compile to "
+            said += "false in a copy of the preset, or take another release of torch"
+            yield Finding(what=what, state="fault", said=said)
+
+
+def _losses(device: str, compiled: Sequence[bool]) -> list[float]:
+    """What a new worker's runs of the smallest preset end at, from one seed, compiled or not. Raises
+    `KeyError` for a run that did not end."""
     import dataclasses
 
     from completedp.hparams import HParams
@@ -130,32 +181,28 @@ def _training(_: Path) -> Iterator[Finding]:
     from completedp.scale import Ratios
 
     config = load_preset("tiny")
-    train = dataclasses.replace(
-        config.train, tokens=_STEPS * config.train.batch, eval_tokens=config.train.batch
-    )
+    batch = config.train.batch
+    train = dataclasses.replace(config.train, tokens=_STEPS * batch, eval_tokens=batch)
     resolved = resolve(HParams(global_=config.values), own_inventory(config.model), Ratios())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        try:
-            losses = []
-            for i in range(2):
-                job = training_job(
-                    config.model, config.data, train, resolved,
-                    trial=0, seed=0, split="select", cache=folder / "data", device="cpu",
-                )  # fmt: skip
-                with LocalExecutor(1, logs=folder / "logs") as executor:
-                    losses.append(run_all([job], executor, folder / str(i))[0].loss)
-        except (UserError, KeyError) as error:
-            said = f"a worker could not train: {error}; see what precedes this"
-            yield Finding(what="training", state="fault", said=said)
-            return
-    if losses[0] == losses[1]:
-        said = f"two workers trained {_STEPS} steps to the same bit"
-        yield Finding(what="training", state="ok", said=said)
-    else:
-        said = f"two workers trained the same {_STEPS} steps to {losses[0]} and {losses[1]}: a resumed "
-        said += "study will differ from an uninterrupted one"
-        yield Finding(what="training", state="note", said=said)
+        jobs = [
+            training_job(
+                config.model,
+                config.data,
+                dataclasses.replace(train, compile=chosen),
+                resolved,
+                trial=i,
+                seed=0,
+                split="select",
+                cache=folder / "data",
+                device=device.split(":")[0],
+            )
+            for i, chosen in enumerate(compiled)
+        ]
+        with LocalExecutor(1, logs=folder / "logs", devices=[device]) as executor:
+            outcomes = run_all(jobs, executor, folder)
+        return [outcomes[i].loss or float("nan") for i in range(len(jobs))]
 
 
 def _studies(root: Path) -> Iterator[Finding]:

@@ -51,6 +51,27 @@ def test_a_version_that_does_not_fit_and_one_that_is_absent(
     assert "ray" not in findings  # an extra
 
 
+def test_a_checkout_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def requires(name: str) -> list[str]:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", requires)
+    findings = found(doctor._packages, tmp_path)
+    assert findings["completedp"].state == "note"
+    assert "pip install -e ." in findings["completedp"].said
+
+
+@pytest.mark.parametrize(("compiled", "state"), [(2.7501, "ok"), (2.772, "fault")])
+def test_compiled_code_that_trains_otherwise(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, compiled: float, state: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr(doctor, "_losses", lambda device, kinds: [2.75, compiled])
+    finding = found(doctor._compiled, tmp_path)["compiled on cuda:0"]
+    assert finding.state == state
+    assert state == "ok" or "train.compile to false" in finding.said
+
+
 def test_roots_that_are_not_fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()

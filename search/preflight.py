@@ -6,8 +6,7 @@ from pathlib import Path
 
 from completedp.config import DataConfig, StudyConfig
 from completedp.errors import UserError
-from completedp.flops import training_flops
-from completedp.lm.cost import MOST_EPOCHS, Forecast, training_seconds
+from completedp.lm.cost import MOST_EPOCHS, Forecast, mean_seconds
 from search.ledger import SMALLEST_BUDGET, Ledger, confirmation_runs
 from search.space import Space
 
@@ -51,14 +50,12 @@ def _text_bytes(source: str) -> int:
 def forecast(
     config: StudyConfig, *, runs: int, workers: int, train_tokens: int | None, device: str
 ) -> Forecast:
-    """Estimated from the run's exact FLOPs and a matmul rate measured now. `train_tokens` the data has, where
-    that is known."""
-    flops = training_flops(config.model, config.train.tokens)
+    """`train_tokens` the data has, where that is known."""
     return Forecast(
         runs=runs,
         workers=workers,
         epochs=config.train.tokens / train_tokens if train_tokens else None,
-        seconds_per_run=training_seconds(flops, device, config.train.precision),
+        seconds_per_run=mean_seconds([(config.model, config.train)], device),
     )
 
 

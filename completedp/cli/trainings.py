@@ -138,17 +138,16 @@ def _warn_of_another_text(recipe: Recipe, digest: str | None) -> None:
 
 def _cost(plans: list[Plan], corpus: Corpus | None, workers: int, device: str) -> Forecast:
     """Of runs on one corpus."""
-    from completedp.lm.cost import Forecast, training_seconds
+    from completedp.lm.cost import Forecast, mean_seconds
 
-    plan, epochs = plans[0], None
+    epochs = None
     if corpus is not None:
         epochs = max(plan.scale.tokens for plan in plans) / corpus.tokens("train")
-    mean_flops = sum(plan.flops for plan in plans) / len(plans)
     return Forecast(
         runs=len(plans),
         workers=workers,
         epochs=epochs,
-        seconds_per_run=training_seconds(mean_flops, device, plan.train.precision),
+        seconds_per_run=mean_seconds([(plan.model, plan.train) for plan in plans], device),
     )
 
 

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from completedp.config import Model, TrainConfig
+from completedp.flops import training_flops
 
 MOST_EPOCHS = 4  # repeated data is nearly as good as new up to about four times (arXiv 2305.16264)
 LONG_HOURS = 1.0
 # Share of the measured matmul rate that training reaches: tiny models on a CPU thread 0.4 to 0.5 of it,
 # larger ones on a GPU about 0.4. Only for the estimate printed before the start.
 UTILISATION = 0.4
+# Of a layer's kernels, forward and backward, by whether they are compiled; what is not in layers counts as
+# one more. Measured on an H100 at 2 and 5 layers: 5.9 and 12.1 ms a step, compiled 4.0 and 7.6
+# (benchmarks/results/card.json).
+LAUNCH_SECONDS = {False: 2.0e-3, True: 1.3e-3}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +55,30 @@ class Forecast:
         return {**dataclasses.asdict(self), "seconds": self.seconds, "doubts": self.doubts}
 
 
-def training_seconds(flops: float, device: str, precision: str) -> float | None:
-    """Seconds for so many FLOPs of training by one worker, from a matmul rate measured now; None for a device
-    that is not here, as of a cluster's other machines."""
+def mean_seconds(runs: Sequence[tuple[Model, TrainConfig]], device: str) -> float | None:
+    """Seconds of a training of these by one worker, from their FLOPs and a matmul rate measured now, and on a
+    GPU at least what its kernels take to be launched; None for a device that is not here, as of a cluster's
+    other machines."""
     import torch
 
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    on_gpu = device.startswith("cuda")
+    if on_gpu and not torch.cuda.is_available():
         return None
-    return flops / (UTILISATION * _matmul_rate(device, precision))
+    rate = UTILISATION * _matmul_rate(device, runs[0][1].precision)
+    seconds = [
+        max(
+            training_flops(model, train.tokens) / rate,
+            _launches(model, train) if on_gpu else 0.0,
+        )
+        for model, train in runs
+    ]
+    return sum(seconds) / len(seconds)
+
+
+def _launches(model: Model, train: TrainConfig) -> float:
+    """Seconds in which the kernels of all of a training's passes can be launched."""
+    passes = math.ceil(train.batch / train.microbatch) if train.microbatch else 1
+    return train.steps * passes * (model.depth + 1) * LAUNCH_SECONDS[train.compile]
 
 
 def _matmul_rate(device: str, precision: str) -> float:

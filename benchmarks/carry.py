@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from completedp import files
+from completedp.lm.data import prepare
 from completedp.lm.plan_run import plan_jobs
 from completedp.recipe import Recipe
 from completedp.runs.job import Outcome
@@ -73,5 +74,9 @@ def trained(wanted: Sequence[Run], arguments: argparse.Namespace) -> dict[int, O
         devices=devices_of(device),
     ) as executor:
         plans = [(run.plan, run.seed) for run in wanted]
-        found = plan_jobs(plans, cache=root / "data", device=device.split(":")[0])
+        first = wanted[0].plan
+        corpus = prepare(first.data, first.model.vocab_size, first.train.eval_tokens, root / "data")
+        found = plan_jobs(
+            plans, cache=root / "data", device=device.split(":")[0], digest=corpus.digest
+        )
         return run_all(found, executor, folder)

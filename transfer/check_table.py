@@ -57,7 +57,8 @@ def _lost(row: Mapping[str, Any]) -> str:
     if carried is None:
         return "–" if row["runs_missing"] else "diverges"
     if carried["lost_to_edge"] is not None:
-        return f"{100 * carried['lost_to_edge'] / carried['loss']:.2f} to the edge"
+        lost = carried["lost_to_edge"]
+        return f"{100 * lost / (carried['loss'] - lost):.2f} to the edge"
     return interval(carried["lost_percent"])
 
 

@@ -238,6 +238,9 @@ def test_an_optimum_at_the_edge_is_no_number(recipe: Recipe) -> None:
     assert row["candidates"] == list(setting().factors)
     assert row["moved"] is row["carried"]["lost"] is None
     assert row["carried"]["lost_to_edge"] == pytest.approx(CURVATURE * (2.4**2 - 0.6**2))
+    lost = row["carried"]["lost_to_edge"]
+    of_its_best = 100 * lost / (row["carried"]["loss"] - lost)
+    assert any(f"{of_its_best:.2f} to the edge" in cells for cells in table(document)[1])
     assert document["parameterizations"][0]["exponent"] is None
     assert any("give higher --factors; to that one" in r for r in document["verdict"]["reasons"])
 

@@ -93,8 +93,8 @@ def read_config(path: Path) -> PretrainedConfig:
         config: PretrainedConfig = AutoConfig.from_pretrained(str(path), local_files_only=True)
     except Exception as error:  # whatever the model's own validation raises
         raise UserError(
-            f"{path}: not a configuration of transformers ({str(error).splitlines()[0]}); give a config.json "
-            "with its model_type"
+            f"{path}: not a configuration of transformers ({str(error).partition(chr(10))[0]}); give a "
+            "config.json with its model_type"
         ) from None
     return config
 
@@ -106,6 +106,8 @@ def build(
     try:
         with torch.device(device):
             return AutoModelForCausalLM.from_config(config, dtype=dtype)
+    except torch.OutOfMemoryError:
+        raise  # of the moment, and no mistake in the configuration
     except Exception as error:  # whatever the model's own code raises
         raise UserError(
             f"transformers builds no causal language model from {type(config).__name__} "

@@ -58,8 +58,8 @@ class Parametrized:
         for name, p in self.model.named_parameters():
             if p.is_meta:
                 raise UserError(
-                    f"{name} is on the meta device and holds no values; call the model's "
-                    "to_empty(device=...) before initialize()"
+                    f"{name} is on the meta device and holds no values; build the model on a device that "
+                    "does (its buffers have values too): only `base` may stay on meta"
                 )
         apply.initialize(self.model, self.resolved, seed)
         stds = {row.name: row.init_std for row in self.tensors}

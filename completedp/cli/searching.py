@@ -351,9 +351,9 @@ class _Run:
         from completedp.runs.local import LocalExecutor, devices_of
         from search import session
 
-        place = self.place
+        place, study = self.place, self.study
         if not resumed:
-            study = dataclasses.replace(self.study, data=_provenance(corpus))
+            study = dataclasses.replace(study, data=_provenance(corpus))
             place = session.create(place, study, rename=not self.named)
             if place != self.place:
                 self.console.print(f"study {place.name}: another search took {self.place.name}")
@@ -364,7 +364,7 @@ class _Run:
             self.study.config,
             data_cache(place.root),
             self.device.split(":")[0],
-            digest=self.study.data.get("digest"),
+            digest=study.data.get("digest"),
         )
         executor = self.cluster or LocalExecutor(
             self.workers,

@@ -18,8 +18,8 @@ LONG_HOURS = 1.0
 # larger ones on a GPU about 0.4. Only for the estimate printed before the start.
 UTILISATION = 0.4
 # Of a layer's kernels, forward and backward, by whether they are compiled; what is not in layers counts as
-# one more. Measured on an H100 at 2 and 5 layers: 5.9 and 12.1 ms a step, compiled 4.0 and 7.6
-# (benchmarks/results/h100/card.json).
+# one more. Measured on an H100 at 2 and 5 layers: 5.9 and 12.1 ms a step, compiled 4.0 and 7.6, the latter
+# without the gradients of q and k (benchmarks/results/h100/card.json).
 LAUNCH_SECONDS = {False: 2.0e-3, True: 1.3e-3}
 
 

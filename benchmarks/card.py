@@ -4,8 +4,8 @@
 
 Each preset's steps in its own precision and what else is of use, eagerly and compiled: tokens a second, model
 FLOPs a second and their share of the card's peak (MFU), memory, seconds to the first losses (compilation).
-Then `--shared` runs of one preset in 1, 4 and 8 worker processes on the one card. Real text; of a run alone as
-bytes whatever the preset's own tokenizer: a tokenizer's training says nothing of the card.
+Then `--shared` runs of one preset in 1, 4 and 8 worker processes on the one card. Real text; of a run alone
+as bytes whatever the preset's own tokenizer: a tokenizer's training says nothing of the card.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def main() -> None:
     )
     parser.add_argument("--presets", nargs="*", default=list(STEPS), choices=list(STEPS))
     parser.add_argument("--shared", default="small", choices=list(STEPS))
-    parser.add_argument("--workers", type=int, nargs="+", default=(1, 4, 8))
+    parser.add_argument("--workers", type=int, nargs="*", default=(1, 4, 8))
     parser.add_argument("--out", type=Path, default=RESULTS / "card.json")
     arguments = parser.parse_args()
     result: dict[str, Any] = {
@@ -91,11 +91,9 @@ def speed(name: str, precision: str, compiled: bool, cache: str) -> dict[str, An
     task = language_model(vars(model), data, vars(train), "select", cache, "cuda")
     first: list[float] = []
     began = time.perf_counter()
-    losses: list[float] = []
 
     def report(step: int, loss: float) -> None:
         first.append(time.perf_counter() - began)
-        losses.append(loss)
 
     found = task(values, 0, report)
     return {

@@ -154,7 +154,7 @@ def _compiled(_: Path) -> Iterator[Finding]:
         try:
             eager, compiled = _losses(f"cuda:{i}", [False, True])
         except (UserError, KeyError) as error:
-            said = f"a worker could not train: {error}; see what precedes this"
+            said = f"a worker could not train: {error}; mend that, or set train.compile to false"
             yield Finding(what=what, state="fault", said=said)
             continue
         if abs(compiled - eager) <= _COMPILED * eager:
@@ -201,8 +201,9 @@ def _losses(device: str, compiled: Sequence[bool]) -> list[float]:
             for i, chosen in enumerate(compiled)
         ]
         with LocalExecutor(1, logs=folder / "logs", devices=[device]) as executor:
-            outcomes = run_all(jobs, executor, folder)
-        return [outcomes[i].loss or float("nan") for i in range(len(jobs))]
+            # Alone each: a run that dies is then given up with its reason.
+            ended = [run_all([job], executor, folder / str(job.trial)) for job in jobs]
+        return [outcomes[i].loss or float("nan") for i, outcomes in enumerate(ended)]
 
 
 def _studies(root: Path) -> Iterator[Finding]:

@@ -34,6 +34,11 @@ def named(known: Mapping[str, T], name: str, what: str) -> T:
     return known[name]
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says; of one that says nothing its type."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 @contextmanager
 def located(where: str) -> Iterator[None]:
     """A `UserError` from within says first where what was given stands."""

@@ -150,9 +150,13 @@ def _write(path: Path, content: bytes) -> None:
         Path(temporary).unlink(missing_ok=True)
 
 
+def is_full(error: OSError) -> bool:
+    """Whether a disk, or the user's share of it, has no room left."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def _unwritable(path: Path, error: OSError) -> UserError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    mend = "make room, then go on" if full else "give another place"
+    mend = "make room, then go on" if is_full(error) else "give another place"
     return UserError(f"{path}: cannot be written ({error.strerror}); {mend}")
 
 

@@ -21,8 +21,8 @@ class Standing:
     `unfinished`: begun and not ended, at work or interrupted.
     `stage`: `stuck` where no global trial completed, so that there is nothing to go on from. `stage_done` of
     `stage_runs`: its trials so far. `confirmed`: the difference per module less global on fresh paired seeds.
-    `lead`: before that, of one seed; `scatter` the standard deviation of the better half of the global
-    trials, which differ in more than noise, so it overstates the uncertainty.
+    `lead`: the same of the search's own one seed; `scatter` the standard deviation of the better half of the
+    global trials, which differ in more than noise, so it overstates the uncertainty.
     """
 
     budget: int
@@ -83,12 +83,11 @@ def standing(ledger: Ledger) -> Standing:
 def _stage(ledger: Ledger) -> tuple[Stage, int, int]:
     if ledger.done:
         return "done", ledger.budget, ledger.budget
+    tried, per_module = ledger.of_phase("global"), ledger.of_phase("module")
+    if not ledger.search_proposed and ledger.next_phase == "global":
+        return "global", len(tried), ledger.global_limit
+    if ledger.best("global") is None and all(trial.status is not None for trial in tried):
+        return "stuck", len(tried), ledger.global_limit
     if ledger.search_proposed:
         return "confirm", len(ledger.confirmations), confirmation_runs(ledger.budget)
-    tried = ledger.of_phase("global")
-    if ledger.next_phase == "global":
-        return "global", len(tried), ledger.global_limit
-    per_module = ledger.search_limit - ledger.global_limit
-    ended = all(trial.status is not None for trial in tried)
-    stage: Stage = "stuck" if ended and ledger.best("global") is None else "module"
-    return stage, len(ledger.of_phase("module")), per_module
+    return "module", len(per_module), ledger.search_limit - ledger.global_limit

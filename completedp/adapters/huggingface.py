@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from completedp.auditing import Planned, audit
-from completedp.errors import UserError
+from completedp.errors import UserError, first_line
 
 # Configurations answer to these names whatever their own are (GPT-2's n_embd).
 _GROW = (
@@ -93,7 +93,7 @@ def read_config(path: Path) -> PretrainedConfig:
         config: PretrainedConfig = AutoConfig.from_pretrained(str(path), local_files_only=True)
     except Exception as error:  # whatever the model's own validation raises
         raise UserError(
-            f"{path}: not a configuration of transformers ({str(error).partition(chr(10))[0]}); give a "
+            f"{path}: not a configuration of transformers ({first_line(error)}); give a "
             "config.json with its model_type"
         ) from None
     return config
@@ -111,7 +111,7 @@ def build(
     except Exception as error:  # whatever the model's own code raises
         raise UserError(
             f"transformers builds no causal language model from {type(config).__name__} "
-            f"({type(error).__name__}: {str(error).partition(chr(10))[0]:.200}); expected a decoder's "
+            f"({type(error).__name__}: {first_line(error):.200}); expected a decoder's "
             "configuration"
         ) from None
 
@@ -148,5 +148,8 @@ class AuditCallback(TrainerCallback):  # type: ignore[misc]
             return
         assert model is not None, "the Trainer gives its model"
         assert optimizer is not None, "the Trainer gives its optimizer"
+        # A schedule still at 0 shows no learning rate, as after a first step that fp16 skipped.
+        if not any(group["lr"] for group in optimizer.param_groups):
+            return
         audit(model, optimizer, self.plan).check()
         self.done = True

@@ -63,6 +63,8 @@ class FactorySource:
         try:
             with torch.device(device):
                 model = self.factory(width=width, depth=depth)
+        except torch.OutOfMemoryError:
+            raise  # of the moment, and no mistake in the code
         except Exception as error:  # whatever their code raises
             raise UserError(
                 f"{self.name}(width={width}, depth={depth}) failed ({error!r}); expected a function of these "

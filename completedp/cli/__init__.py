@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 from typing import Annotated
 
@@ -78,7 +77,9 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        from completedp.files import is_full
+
+        if not is_full(error):
             raise
         print(
             f"error: nothing more can be written ({error}); make room, then go on", file=sys.stderr

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from completedp.cli.options import DEFAULT_ROOT, Json, Root
-from completedp.cli.output import print_json, print_table
+from completedp.cli.output import print_json, print_table, print_warnings
 from completedp.errors import UserError
 
 if TYPE_CHECKING:
     from completedp.config import StudyConfig
-    from search.place import Place
 
 
 def show_summary(summary: dict[str, Any], recipe: Path, json: bool) -> None:
@@ -67,10 +65,10 @@ def status(
     json: Json = False,
 ) -> None:
     """Say where studies stand, from their journals alone."""
-    from search.place import Place, study_names
+    from search.place import study_names
 
     names = [name] if name else study_names(root)
-    states = {n: _state(Place(root=root, name=n), json, alone=name is not None) for n in names}
+    states = {n: _state(root, n, json, alone=name is not None) for n in names}
     if json:
         print_json(states)
         return
@@ -80,13 +78,14 @@ def status(
         print_table(study, ["", ""], [[key, text] for key, text in state.items()])
 
 
-def _state(place: Place, json: bool, alone: bool) -> dict[str, Any]:
+def _state(root: Path, name: str, json: bool, alone: bool) -> dict[str, Any]:
     """Where a study stands. One among others that cannot be read must not hide them."""
     from search.display import headline
+    from search.place import Place
     from search.standing import standing
 
     try:
-        ledger = place.read()
+        ledger = Place(root=root, name=name).read()
         return standing(ledger).to_dict() if json else headline(ledger)
     except UserError as error:
         if alone:
@@ -104,11 +103,8 @@ def report(
     from search.place import Place
 
     place = Place(root=root, name=name)
-    show_summary(session.report(place, warn=_warn), place.recipe, json)
-
-
-def _warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr)
+    summary = session.report(place, warn=lambda text: print_warnings([text]))
+    show_summary(summary, place.recipe, json)
 
 
 def preset(

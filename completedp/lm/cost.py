@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def mean_seconds(runs: Sequence[tuple[Model, TrainConfig]], device: str) -> floa
         )
         for model, train in runs
     ]
-    return sum(seconds) / len(seconds)
+    return statistics.fmean(seconds)
 
 
 def _launches(model: Model, train: TrainConfig) -> float:

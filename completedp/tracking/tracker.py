@@ -9,11 +9,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal, Protocol
 
-from completedp.errors import UserError, nearest
+from completedp.errors import UserError, first_line, nearest
 from completedp.lm.plan_run import RUN, trained
 from completedp.runs.journal import studies
 from completedp.tracking.run_view import RunView, SyncedRun
-from completedp.tracking.store import Store, first_line, import_mlflow, locked
+from completedp.tracking.store import Store, import_mlflow, locked
 from completedp.tracking.view import StudyView, Synced
 
 # A database locked by another study's writer is free again within a second; a broken one is not.

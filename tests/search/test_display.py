@@ -68,6 +68,13 @@ def test_a_study_whose_global_trials_all_diverged_is_stuck(ledger: Ledger) -> No
     assert (state["best"], state["lead"], state["confirmed"]) == ({}, None, None)
 
 
+def test_a_search_of_global_values_alone_is_stuck_too(ledger: Ledger) -> None:
+    for trial in range(ledger.search_limit):
+        add(ledger, proposed(trial, "global"), finished(trial, None))
+    assert ledger.search_proposed
+    assert standing(ledger).stage == "stuck"
+
+
 def test_plain_lines_name_every_finished_trial_once(ledger: Ledger) -> None:
     out = io.StringIO()
     display = display_for(ledger, Console(file=out, force_terminal=False))

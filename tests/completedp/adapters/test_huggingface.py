@@ -13,6 +13,7 @@ from transformers import AutoConfig, Trainer, TrainingArguments
 import completedp
 from completedp.adapters.huggingface import AuditCallback, base_of, build, config_at, read_config
 from completedp.adapters.parametrized import Parametrized
+from completedp.adapters.source import FactorySource
 from completedp.errors import UserError
 from completedp.recipe import Recipe
 
@@ -97,3 +98,23 @@ def test_the_trainer_is_audited(recipe: Recipe, tmp_path: Path) -> None:
     assert [c.done for c in audits] == [True]
     with pytest.raises(UserError, match="the optimizer does not train as planned"):
         trained(values, tmp_path, torch.optim.AdamW(model.parameters(), lr=1e-3))
+
+
+def test_out_of_memory_is_no_mistake_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_config", exhausted)
+    with pytest.raises(torch.OutOfMemoryError):
+        build(config("llama"))
+    with pytest.raises(torch.OutOfMemoryError):
+        FactorySource(name="mine:make", factory=exhausted).build(32, 2)
+
+
+def test_the_audit_waits_for_a_learning_rate() -> None:
+    """A first step that fp16 skips leaves a warm-up's schedule at 0."""
+    model = torch.nn.Linear(2, 2, bias=False)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
+    callback = AuditCallback(())
+    callback.on_step_end(None, None, None, model=model, optimizer=optimizer)
+    assert not callback.done

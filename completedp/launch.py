@@ -1,10 +1,13 @@
-"""How this process was started: alone or by torchrun, and from which packages."""
+"""How this process was started, alone or by torchrun, and from which packages; how one of several ends."""
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import os
+import sys
 from pathlib import Path
+from typing import NoReturn
 
 from completedp.errors import UserError
 
@@ -22,6 +25,19 @@ def processes() -> int:
 def rank() -> int:
     """This process's number among them; 0 without torchrun."""
     return int(os.environ["RANK"]) if launched() else 0
+
+
+def end(status: int) -> NoReturn:
+    """End this process: exit handlers run and output is written, but the interpreter is not taken down.
+
+    A thread of a gloo group may still hold the tensor of its last all-reduce when the group is destroyed
+    (torch 2.13). If it lets go while the interpreter is taken down, Python ends the thread inside a C++
+    destructor, and a process that has succeeded aborts (SIGABRT).
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def check_packages() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -19,7 +19,7 @@ from completedp.cli.searching import search
 from completedp.cli.studies import preset, report, status
 from completedp.cli.training import train
 from completedp.errors import UserError
-from completedp.launch import check_packages
+from completedp.launch import check_packages, end, launched
 
 app = typer.Typer(
     name="completedp",
@@ -67,7 +67,17 @@ def _common(
 
 
 def main() -> None:
-    """The console script. A user's mistake is one line on stderr and exit status 2."""
+    """The console script."""
+    try:
+        _run()
+    except SystemExit as ended:
+        if not launched():
+            raise
+        end(cast(int, ended.code))  # which is what typer and we exit with
+
+
+def _run() -> None:
+    """What the command line asks for. A user's mistake is one line on stderr and exit status 2."""
     try:
         check_packages()
         app(prog_name="completedp")

@@ -41,3 +41,36 @@ def test_a_search_folder_of_the_users_own(tmp_path: Path, safe: bool) -> None:
     if not safe:
         assert f"the package 'search' is {tmp_path / 'search'}" in done.stderr
         assert "PYTHONSAFEPATH=1" in done.stderr
+
+
+LAST_WORDS = """
+import atexit, sys
+from completedp.cli import main
+
+class Late:
+    def __del__(self):
+        sys.stderr.write("taken down")
+
+late = Late()
+atexit.register(print, "handled")
+sys.argv = ["completedp", *sys.argv[1:]]
+main()
+"""
+
+
+@pytest.mark.parametrize(("argument", "status"), [("--version", 0), ("--nonsense", 2)])
+@pytest.mark.parametrize("several", [False, True])
+def test_one_of_several_ends_before_its_interpreter_does(
+    argument: str, status: int, several: bool
+) -> None:
+    """Threads of a group that still hold tensors abort an interpreter that is taken down."""
+    environment = {name: value for name, value in os.environ.items() if name not in RANK_2_OF_4}
+    done = subprocess.run(
+        [sys.executable, "-c", LAST_WORDS, argument],
+        capture_output=True,
+        text=True,
+        env=environment | (RANK_2_OF_4 if several else {}),
+    )
+    assert done.returncode == status, done.stderr
+    assert "handled" in done.stdout
+    assert ("taken down" in done.stderr) != several

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from completedp.apply import adamw
+from completedp.launch import end
 from completedp.lm import train
 from completedp.lm.parallel import leave
 from completedp.resolved import Resolved
@@ -74,6 +75,7 @@ def main(cases: str, results: str) -> None:
     with open(f"{results}.{os.environ['RANK']}", "w", encoding="utf-8") as file:
         json.dump(outcome, file)
     leave()
+    end(0)
 
 
 if __name__ == "__main__":

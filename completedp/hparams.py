@@ -87,33 +87,33 @@ class HParams:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> HParams:
-        """From `{"global": …, "types": …, "depth": …}`. Raises `UserError` naming the path."""
+        """From `{"global": …, "types": …, "depth": …}`. Raises `UserError` beginning with the path."""
         known = {"global", "types", "depth"}
         for key in data:
             if key not in known:
-                raise UserError(f"hparams.{key}: unknown key{nearest(key, known)}")
+                raise UserError(f"{key}: unknown key{nearest(key, known)}")
         given = data.get("global")
         if not isinstance(given, Mapping):
-            raise UserError(f"hparams.global is {given!r}; expected a mapping with at least 'lr'")
+            raise UserError(f"global is {given!r}; expected a mapping with at least 'lr'")
         names = {f.name for f in fields(GlobalValues)}
         for key, value in given.items():
             if key not in names:
-                raise UserError(f"hparams.global.{key}: unknown key{nearest(key, names)}")
-            _check_number(f"hparams.global.{key}", value)
+                raise UserError(f"global.{key}: unknown key{nearest(key, names)}")
+            _check_number(f"global.{key}", value)
         if "lr" not in given:
-            raise UserError("hparams.global.lr is missing; expected a learning rate above 0")
+            raise UserError("global.lr is missing; expected a learning rate above 0")
         types = {
-            kind: dict(_mapping(f"hparams.types.{kind}", by_type))
-            for kind, by_type in _mapping("hparams.types", data.get("types", {})).items()
+            kind: dict(_mapping(f"types.{kind}", by_type))
+            for kind, by_type in _mapping("types", data.get("types", {})).items()
         }
         depth = {
-            kind: tuple(_sequence(f"hparams.depth.{kind}", by_layer))
-            for kind, by_layer in _mapping("hparams.depth", data.get("depth", {})).items()
+            kind: tuple(_sequence(f"depth.{kind}", by_layer))
+            for kind, by_layer in _mapping("depth", data.get("depth", {})).items()
         }
         try:
             global_ = GlobalValues(**{k: float(v) for k, v in given.items()})
         except FieldError as error:
-            raise UserError(f"hparams.global.{error}") from None
+            raise UserError(f"global.{error}") from None
         return cls(global_=global_, types=types, depth=depth)
 
     def to_dict(self) -> dict[str, Any]:

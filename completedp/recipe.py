@@ -104,8 +104,8 @@ class Recipe:
                 model=content.model,
                 data=content.data,
                 train=content.train,
-                hparams=HParams.from_dict(content.hparams),
-                baseline=HParams.from_dict(content.baseline),
+                hparams=_hparams("hparams", content.hparams),
+                baseline=_hparams("baseline", content.baseline),
                 provenance=content.provenance,
             )
             check_together(recipe.model, recipe.data, recipe.train)
@@ -124,6 +124,13 @@ class Recipe:
         for name in ("hparams", "baseline"):
             _check_depth(getattr(recipe, name), recipe.model.depth, f"{where}: {name}")
         return recipe
+
+
+def _hparams(name: str, content: Mapping[str, Any]) -> HParams:
+    try:
+        return HParams.from_dict(content)
+    except UserError as error:
+        raise UserError(f"{name}.{error}") from None
 
 
 def _check_depth(hparams: HParams, layers: int, where: str) -> None:

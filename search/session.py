@@ -23,7 +23,7 @@ from completedp.runs import engine
 from completedp.runs.curves import read_curve
 from completedp.runs.job import Event, Executor, Job, Progress
 from completedp.runs.journal import Journal, exists
-from completedp.runs.lock import Lock
+from completedp.runs.lock import Held, Lock
 from completedp.scale import Ratios
 from completedp.tracking import Tracker
 from search.display import Display, display_for
@@ -33,6 +33,8 @@ from search.place import Place, free_name
 from search.space import Space
 from search.study import JobFactory, StudySource
 from search.summary import build_recipe, summarize
+
+_MOMENT = 0.05  # s
 
 
 def check_free(place: Place) -> None:
@@ -49,21 +51,27 @@ def create(place: Place, study: Study, *, rename: bool = False) -> Place:
 
     Returns where it is: with `rename` under the next free name, if another search took this one meanwhile.
     """
-    while rename and exists(place.journal):
-        place = Place(root=place.root, name=free_name(place.root))
-    check_free(place)
-    try:
-        place.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{place.folder}: cannot be made ({error.strerror}); give another --root"
-        ) from None
-    with Lock(place.lock):
+    while True:
+        if rename and exists(place.journal):
+            place = Place(root=place.root, name=free_name(place.root))
         check_free(place)
-        files.write_yaml(place.folder / "study.yaml", study.config.to_dict())
-        record = dataclasses.replace(study, name=place.name).to_record()
-        Journal.create(place.journal, record).close()
-    return place
+        try:
+            place.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"{place.folder}: cannot be made ({error.strerror}); give another --root"
+            ) from None
+        try:
+            with Lock(place.lock):
+                if not exists(place.journal):
+                    files.write_yaml(place.folder / "study.yaml", study.config.to_dict())
+                    record = dataclasses.replace(study, name=place.name).to_record()
+                    Journal.create(place.journal, record).close()
+                    return place
+        except Held:
+            if not rename:
+                raise
+            time.sleep(_MOMENT)  # until the other one's journal says that the name is taken
 
 
 def raise_budget(place: Place, budget: int) -> None:

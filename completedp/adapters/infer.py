@@ -93,9 +93,11 @@ def inventory_of(
     reader = _Reader(observed=observed, types=types, widths=(width, base_width))
     tied = reader.is_tied(embedding)
     if not tied and "unembedding" not in types.values():
+        unknown = [p.name for p in observed.parameters if p.layer is None and types[p.name] is None]
         raise UserError(
-            "no parameter of the model makes its logits; name it by a pattern for 'unembedding', or where "
-            f"the code reads {embedding.name} for them, give it an lm_head with that weight"
+            "no parameter of the model makes its logits; name it by a pattern for 'unembedding'"
+            + (f" (of {', '.join(unknown)} no name says the type)" if unknown else "")
+            + f", or where the code reads {embedding.name} for them, give it an lm_head with that weight"
         )
     _refuse_growing_heads(model, base, observed)
     if tied != _has_tied(base):

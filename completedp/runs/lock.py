@@ -11,14 +11,18 @@ from pathlib import Path
 from completedp.errors import UserError
 
 
+class Held(UserError):
+    """Another process is writing there."""
+
+
 class Lock:
     """`with Lock(folder / "lock"):` what is in that folder, which exists, has one writer.
 
     `kind` is what messages call it: a study, a sweep, a run.
 
     The file stays: removing it would let two processes hold two files of one name. Workers do not
-    inherit the lock (descriptors close on exec). Entering raises `UserError` naming the holder where it
-    is taken.
+    inherit the lock (descriptors close on exec). Entering raises `Held` naming the holder where it is
+    taken, `UserError` where there can be no lock.
     """
 
     def __init__(self, path: Path, kind: str = "study") -> None:
@@ -47,7 +51,7 @@ class Lock:
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
+            raise Held(
                 f"{self._kind} {self._path.parent.name} is being written by {self._holder()}; "
                 "wait for it, or end it"
             ) from None

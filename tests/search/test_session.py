@@ -21,8 +21,9 @@ from completedp.hparams import KINDS
 from completedp.lm.cost import Forecast
 from completedp.recipe import Recipe
 from completedp.runs.job import Event
-from completedp.runs.journal import read_records, trials
+from completedp.runs.journal import Journal, read_records, trials
 from completedp.runs.local import InProcessExecutor
+from completedp.runs.lock import Held, Lock
 from search import preflight, session
 from search.figures import draw
 from search.ledger import SMALLEST_BUDGET, confirmation_runs
@@ -350,3 +351,19 @@ def test_two_searches_that_begin_at_once_have_a_name_each(
     ]
     assert [place.name for place in places] == ["study-1", "study-2"]
     assert places[1].read().study.name == "study-2"
+
+
+def test_a_search_that_begins_while_another_takes_its_name(
+    tmp_path: Path, config: StudyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place(root=tmp_path, name="study-1")
+    place.folder.mkdir(parents=True)
+    with Lock(place.lock):
+        with pytest.raises(Held, match="study study-1 is being written by process"):
+            session.create(place, study_of(config))
+
+        def taken(_: float) -> None:
+            Journal.create(place.journal, study_of(config).to_record()).close()
+
+        monkeypatch.setattr("time.sleep", taken)
+        assert session.create(place, study_of(config), rename=True).name == "study-2"

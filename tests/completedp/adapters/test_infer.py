@@ -272,6 +272,15 @@ def test_heads_that_grow_and_models_tied_otherwise_are_refused() -> None:
         inventory_of(on_meta("llama", width=64, tie_word_embeddings=True), on_meta("llama"))
 
 
+def test_a_head_that_no_name_explains_is_named() -> None:
+    wide, base = on_meta("llama", width=64), on_meta("llama")
+    for model in (wide, base):
+        model.logit_maker = model.lm_head
+        del model.lm_head
+    with pytest.raises(UserError, match=r"\(of logit_maker\.weight no name says the type\)"):
+        inventory_of(wide, base)
+
+
 class Unnormed(Plain):
     def __init__(self, width: int = 32, depth: int = 2) -> None:
         super().__init__(width, depth)

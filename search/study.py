@@ -212,11 +212,13 @@ class StudySource:
         best = {arm: self.ledger.best(arm) for arm in ARMS}
         arms = {arm: record for arm, record in best.items() if record is not None}
         if "global" not in arms:
-            diverged = [t for t in self.ledger.of_phase("global") if t.status == "diverged"]
-            first = diverged[0].reason if diverged else "see the set-aside trials"
-            raise UserError(
-                f"none of the {len(self.ledger.of_phase('global'))} global trials completed (the first: "
-                f"{first}); begin a new study from a preset with a lower values.lr or narrower "
-                "search.global_octaves: this one keeps its own"
+            tried = self.ledger.of_phase("global")
+            diverged = [t.reason for t in tried if t.status == "diverged"]
+            advice = (
+                f"(the first: {diverged[0]}); begin a new study from a preset with a lower values.lr or "
+                "narrower search.global_octaves: this one keeps its own"
+                if diverged
+                else f"(the first: {tried[0].reason}); their workers died: mend that, then begin a new study"
             )
+            raise UserError(f"none of the {len(tried)} global trials completed {advice}")
         return arms

@@ -178,6 +178,19 @@ def test_nothing_completed_is_said(tmp_path: Path, config: StudyConfig) -> None:
     assert {t.phase for t in trials(read_records(place.journal)).values()} == {"global"}
 
 
+def test_workers_that_all_died_are_no_cliff(tmp_path: Path, config: StudyConfig) -> None:
+    place = begin(tmp_path, config, budget=12)
+    with Journal.open(place.journal) as journal:
+        for trial in range(place.read().global_limit):
+            proposed = {"event": "proposed", "trial": trial, "values": {}, "seed": 0}
+            journal.append(proposed | {"phase": "global"})
+            journal.append({"event": "set_aside", "trial": trial, "reason": "killed by signal 9"})
+    with pytest.raises(
+        UserError, match=r"completed \(the first: killed by signal 9\); their workers"
+    ):
+        go_on(place, config)
+
+
 def test_a_global_only_study_confirms_one_arm(tmp_path: Path, config: StudyConfig) -> None:
     search = SearchConfig(global_share=1.0)
     only = dataclasses.replace(config, search=search)

@@ -248,7 +248,7 @@ class _Reader:
             growth = p.growth[dimension]
             expected = self.growth if should else 1.0
             rounding = max(growth / expected, expected / growth)
-            stays = should and growth == 1 < expected
+            stays = should and growth == 1 != expected
             if stays or rounding > (LARGEST_ROUNDING if should else 1.0):
                 raise UserError(
                     f"{p.name} is taken for {module_type!r}, but its dimension {dimension} goes from "

@@ -186,6 +186,13 @@ def test_what_the_shapes_contradict_is_refused() -> None:
         inventory_of(on_meta("llama", width=64, intermediate_size=320), on_meta("llama"))
 
 
+@pytest.mark.parametrize("widths", [(64, 48), (48, 64)])
+def test_a_size_that_does_not_go_with_the_width(widths: tuple[int, int]) -> None:
+    models = [on_meta("llama", width=width, intermediate_size=80) for width in widths]
+    with pytest.raises(UserError, match=r"gate_proj\.weight .* goes from 80 to 80 where the width"):
+        inventory_of(*models)
+
+
 def test_models_that_are_no_family_or_no_decoder_are_refused() -> None:
     with pytest.raises(UserError, match="normalises the residual stream itself"):
         inventory_of(meta(Plain, 64, norm_first=False), meta(Plain))

@@ -15,7 +15,15 @@ from completedp.plan import Plan
 from completedp.recipe import Recipe
 from completedp.rules import PARAMETERIZATIONS
 from transfer.budget import Wish, target_for
-from transfer.planner import base_plan, beta_warnings, make_plan, read_plan, rule_choices
+from transfer.planner import (
+    FEWEST_STEPS,
+    base_plan,
+    beta_warnings,
+    make_plan,
+    plan_warnings,
+    read_plan,
+    rule_choices,
+)
 
 
 def plan_at(recipe: Recipe, **sizes: int) -> Plan:
@@ -88,6 +96,20 @@ def test_the_tensor_farthest_out_is_named(recipe: Recipe) -> None:
     (warning,) = [w for w in beta_warnings(few) if w.startswith("1 - beta1")]
     assert "of 1 tensors" not in warning
     assert "unembedding.weight has" in warning
+
+
+def test_values_of_a_short_proxy_are_warned_of(recipe: Recipe) -> None:
+    def warned(source: Recipe, tokens: int = 4, **options: Any) -> bool:
+        target = target_for(source, Wish(width=64, tokens=tokens * source.train.tokens))
+        plan = make_plan(source, target.scale, target.model, **options)
+        return any("were found in runs of" in w for w in plan_warnings(plan))
+
+    assert warned(recipe)
+    assert not warned(recipe, which="baseline")
+    longer = dataclasses.replace(recipe.train, tokens=256 * FEWEST_STEPS)
+    assert not warned(dataclasses.replace(recipe, train=longer))
+    assert not warned(recipe, tokens=1)
+    assert plan_warnings(base_plan(recipe)) == ()
 
 
 def test_no_parameterization_is_none_of_the_recipes(recipe: Recipe) -> None:

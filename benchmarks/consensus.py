@@ -1,0 +1,133 @@
+"""Do searches that differ in their seed alone find the same values? Does their mean carry better?
+
+    python benchmarks/consensus.py --recipe <recipe.yaml> --scales 1 16 --seeds 3 --root <folder>
+
+First, of the committed records of one strategy, the correlation over pairs of searches of their best
+per-module points in octaves. Then training: each search's point (`each`), the mean of all points in octaves,
+global values and multipliers alike (`mean`), and each point with a half of its multipliers' octaves (`half`),
+all against one global baseline on the same seeds, whole runs. `--recipe` is that of one of the searches and
+gives the baseline. `--arms` chooses. Finished runs are kept, those of `completedp speedup` under the same
+root too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import carry
+import numpy as np
+import records
+from what_carries import table
+
+from completedp.hparams import KINDS, HParams
+from completedp.recipe import Recipe
+from search.ledger import Ledger
+from search.space import Space
+from transfer.speedup import runs
+
+Point = Mapping[str, float]
+ARMS = ("each", "mean", "half")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    carry.add_options(parser, "consensus.json")
+    parser.add_argument("--scales", type=float, nargs="*", default=(1, 16))
+    parser.add_argument("--strategy", default="trust-region-bo", help="whose records are read")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
+    arguments = parser.parse_args()
+    recipe = Recipe.read(arguments.recipe)
+    paths = sorted((Path(__file__).parent / "records").glob(f"{arguments.strategy}-?.jsonl.xz"))
+    ledgers = [Ledger.from_records(records.read(path), str(path)) for path in paths]
+    points = [best_point(ledger) for ledger in ledgers]
+    space = Space.from_config(ledgers[0].study.config)
+    found = configurations(points, space, arguments.arms)
+    own_values = [space.to_hparams(point).to_dict() for point in points]
+    assert recipe.hparams.to_dict() in own_values, "a recipe of one of the searches"
+    rows: list[dict[str, Any]] = [{"agreement": agreement(points)}]
+    print(json.dumps(rows[0], indent=1))
+    own = f"--scales {carry.listed(arguments.scales)} --arms {' '.join(arguments.arms)}"
+    for scale in arguments.scales:
+        setting = carry.whole_runs(arguments, scale)
+        wanted = [
+            (name, run)
+            for name, hparams in found.items()
+            for run in runs(dataclasses.replace(recipe, hparams=hparams), recipe.baseline, setting)
+        ]
+        outcomes = carry.trained([run for _, run in wanted], arguments)
+        rows += table(scale, wanted, {i: o.loss for i, o in outcomes.items()})
+        carry.write(arguments, recipe, rows, own)
+        for kind in ("each", "half"):
+            print(scale, kind, over_searches(rows, scale, kind))
+    carry.write(arguments, recipe, rows, own)
+
+
+def best_point(ledger: Ledger) -> Point:
+    """The per-module incumbent, in octaves."""
+    best = ledger.best("module")
+    assert best is not None, "a finished search"
+    return best.values
+
+
+def configurations(
+    points: Sequence[Point], space: Space, arms: Sequence[str]
+) -> dict[str, HParams]:
+    """By name; every search has global values of its own."""
+    found: dict[str, Point] = {}
+    if "each" in arms:
+        found |= {f"each {i}": point for i, point in enumerate(points)}
+    if "mean" in arms:
+        found["mean"] = {key: statistics.fmean(p[key] for p in points) for key in points[0]}
+    if "half" in arms:
+        found |= {
+            f"half {i}": {k: v if is_global(k) else v / 2 for k, v in point.items()}
+            for i, point in enumerate(points)
+        }
+    return {name: space.to_hparams(point) for name, point in found.items()}
+
+
+def is_global(key: str) -> bool:
+    return key.startswith("global.")
+
+
+def agreement(points: Sequence[Point]) -> dict[str, dict[str, float]]:
+    """Of each kind's multipliers, in octaves: the mean over pairs of searches of their correlation, the
+    least and the greatest, and the multipliers' root mean square."""
+    found = {}
+    for kind in (*KINDS, "all"):
+        keys = [k for k in points[0] if not is_global(k) and kind in (k.split(".")[1], "all")]
+        octaves_PK = np.array([[point[key] for key in keys] for point in points])
+        pairs = [np.corrcoef(a, b)[0, 1] for a, b in itertools.combinations(octaves_PK, 2)]
+        found[kind] = {
+            "multipliers": len(keys),
+            "correlation": round(float(np.mean(pairs)), 3),
+            "least": round(float(min(pairs)), 3),
+            "greatest": round(float(max(pairs)), 3),
+            "octaves": round(float(np.sqrt((octaves_PK**2).mean())), 3),
+        }
+    return found
+
+
+def over_searches(rows: Sequence[Mapping[str, Any]], scale: float, kind: str) -> str:
+    """The mean over the searches of what each gains, and their spread."""
+    gains = [
+        row["difference"]["mean"]
+        for row in rows
+        if row.get("scale") == scale and row["kinds"].startswith(kind) and row["difference"]
+    ]
+    if len(gains) < 2:
+        return "-"
+    return f"{statistics.fmean(gains):+.4f}, sd {statistics.stdev(gains):.4f} over {len(gains)}"
+
+
+if __name__ == "__main__":
+    main()

@@ -4,10 +4,10 @@
 
 First, of the committed records of one strategy, the correlation over pairs of searches of their best
 per-module points in octaves. Then training: each search's point (`each`), the mean of all points in octaves,
-global values and multipliers alike (`mean`), and each point with a half of its multipliers' octaves (`half`),
-all against one global baseline on the same seeds, whole runs. `--recipe` is that of one of the searches and
-gives the baseline. `--arms` chooses. Finished runs are kept, those of `completedp speedup` under the same
-root too.
+global values and multipliers alike (`mean`), each point with a half of its multipliers' octaves (`half`), and
+of each search the mean of its ten best per-module trials (`best 10`), all against one global baseline on the
+same seeds, whole runs. `--recipe` is that of one of the searches and gives the baseline. `--arms` chooses.
+Finished runs are kept, those of `completedp speedup` under the same root too.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ import numpy as np
 import records
 from what_carries import table
 
-from completedp.hparams import KINDS, HParams
+from completedp.hparams import KINDS
 from completedp.recipe import Recipe
 from search.ledger import Ledger
 from search.space import Space
 from transfer.speedup import runs
 
 Point = Mapping[str, float]
-ARMS = ("each", "mean", "half")
+ARMS = ("each", "mean", "half", "best 10")
+BEST = 10
 
 
 def main() -> None:
@@ -48,14 +49,19 @@ def main() -> None:
     recipe = Recipe.read(arguments.recipe)
     paths = sorted((Path(__file__).parent / "records").glob(f"{arguments.strategy}-?.jsonl.xz"))
     ledgers = [Ledger.from_records(records.read(path), str(path)) for path in paths]
-    points = [best_point(ledger) for ledger in ledgers]
+    points = [best_points(ledger, 1)[0] for ledger in ledgers]
     space = Space.from_config(ledgers[0].study.config)
-    found = configurations(points, space, arguments.arms)
+    found = {
+        name: space.to_hparams(point)
+        for name, point in configurations(ledgers, points).items()
+        if name.startswith(tuple(arguments.arms))
+    }
     own_values = [space.to_hparams(point).to_dict() for point in points]
     assert recipe.hparams.to_dict() in own_values, "a recipe of one of the searches"
     rows: list[dict[str, Any]] = [{"agreement": agreement(points)}]
     print(json.dumps(rows[0], indent=1))
-    own = f"--scales {carry.listed(arguments.scales)} --arms {' '.join(arguments.arms)}"
+    names = " ".join(json.dumps(arm) for arm in arguments.arms)
+    own = f"--scales {carry.listed(arguments.scales)} --arms {names}"
     for scale in arguments.scales:
         setting = carry.whole_runs(arguments, scale)
         wanted = [
@@ -66,33 +72,32 @@ def main() -> None:
         outcomes = carry.trained([run for _, run in wanted], arguments)
         rows += table(scale, wanted, {i: o.loss for i, o in outcomes.items()})
         carry.write(arguments, recipe, rows, own)
-        for kind in ("each", "half"):
+        for kind in ("each", "half", "best"):
             print(scale, kind, over_searches(rows, scale, kind))
     carry.write(arguments, recipe, rows, own)
 
 
-def best_point(ledger: Ledger) -> Point:
-    """The per-module incumbent, in octaves."""
-    best = ledger.best("module")
-    assert best is not None, "a finished search"
-    return best.values
+def best_points(ledger: Ledger, number: int) -> list[Point]:
+    """The per-module trials of lowest loss, in octaves; they share their global values."""
+    trials = [t for t in ledger.of_phase("module") if t.loss is not None]
+    return [t.values for t in sorted(trials, key=lambda t: (t.loss, t.trial))[:number]]
 
 
-def configurations(
-    points: Sequence[Point], space: Space, arms: Sequence[str]
-) -> dict[str, HParams]:
+def configurations(ledgers: Sequence[Ledger], points: Sequence[Point]) -> dict[str, Point]:
     """By name; every search has global values of its own."""
-    found: dict[str, Point] = {}
-    if "each" in arms:
-        found |= {f"each {i}": point for i, point in enumerate(points)}
-    if "mean" in arms:
-        found["mean"] = {key: statistics.fmean(p[key] for p in points) for key in points[0]}
-    if "half" in arms:
-        found |= {
+    return {
+        **{f"each {i}": point for i, point in enumerate(points)},
+        "mean": mean(points),
+        **{
             f"half {i}": {k: v if is_global(k) else v / 2 for k, v in point.items()}
             for i, point in enumerate(points)
-        }
-    return {name: space.to_hparams(point) for name, point in found.items()}
+        },
+        **{f"best {BEST}, {i}": mean(best_points(one, BEST)) for i, one in enumerate(ledgers)},
+    }
+
+
+def mean(points: Sequence[Point]) -> Point:
+    return {key: statistics.fmean(point[key] for point in points) for key in points[0]}
 
 
 def is_global(key: str) -> bool:

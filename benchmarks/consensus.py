@@ -26,7 +26,7 @@ import numpy as np
 import records
 from what_carries import table
 
-from completedp.hparams import KINDS
+from completedp.hparams import KINDS, HParams
 from completedp.recipe import Recipe
 from search.ledger import Ledger
 from search.space import Space
@@ -44,6 +44,7 @@ def main() -> None:
     carry.add_options(parser, "consensus.json")
     parser.add_argument("--scales", type=float, nargs="*", default=(1, 16))
     parser.add_argument("--strategy", default="trust-region-bo", help="whose records are read")
+    parser.add_argument("--write", type=Path, help="a recipe file for the mean")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
     arguments = parser.parse_args()
     recipe = Recipe.read(arguments.recipe)
@@ -58,6 +59,8 @@ def main() -> None:
     }
     own_values = [space.to_hparams(point).to_dict() for point in points]
     assert recipe.hparams.to_dict() in own_values, "a recipe of one of the searches"
+    if arguments.write:
+        mean_of(recipe, space.to_hparams(mean(points)), ledgers).write(arguments.write)
     rows: list[dict[str, Any]] = [{"agreement": agreement(points)}]
     print(json.dumps(rows[0], indent=1))
     names = " ".join(json.dumps(arm) for arm in arguments.arms)
@@ -98,6 +101,13 @@ def configurations(ledgers: Sequence[Ledger], points: Sequence[Point]) -> dict[s
 
 def mean(points: Sequence[Point]) -> Point:
     return {key: statistics.fmean(point[key] for point in points) for key in points[0]}
+
+
+def mean_of(recipe: Recipe, hparams: HParams, ledgers: Sequence[Ledger]) -> Recipe:
+    """The recipe with the mean's values, which no search has confirmed."""
+    names = [ledger.study.name for ledger in ledgers]
+    provenance = {"data": recipe.provenance["data"], "mean_of": names}
+    return dataclasses.replace(recipe, hparams=hparams, provenance=provenance)
 
 
 def is_global(key: str) -> bool:

@@ -54,7 +54,8 @@ def create(place: Place, study: Study, *, rename: bool = False) -> Place:
     while True:
         if rename and exists(place.journal):
             place = Place(root=place.root, name=free_name(place.root))
-        check_free(place)
+        elif not rename:
+            check_free(place)
         try:
             place.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -177,9 +177,9 @@ def _short_proxy_warnings(plan: Plan) -> tuple[str, ...]:
     if plan.which == "baseline" or plan.ratios.tokens <= 1 or steps >= FEWEST_STEPS:
         return ()
     return (
-        f"the values were found in runs of {steps:.0f} steps: in our tests a recipe found in 384 ended above its "
-        "baseline at 64 x the FLOPs, one found in 1536 below it (docs/log.md); `completedp speedup` at a scale "
-        "between would tell, and a proxy of this size that trains longer may find what lasts",
+        f"the values were found in runs of {steps:.0f} steps: in our tests a recipe found in 384 ended above "
+        "its baseline at 64 x the FLOPs, one found in 1536 below it (docs/log.md); `completedp speedup` at a "
+        "scale between would tell, and a proxy of this size that trains longer may find what lasts",
     )
 
 

@@ -2,12 +2,14 @@
 
     python benchmarks/consensus.py --recipe <recipe.yaml> --scales 1 16 --seeds 3 --root <folder>
 
-First, of the committed records of one strategy, the correlation over pairs of searches of their best
+First, of the committed records of the default strategy, the correlation over pairs of searches of their best
 per-module points in octaves. Then training: each search's point (`each`), the mean of all points in octaves,
 global values and multipliers alike (`mean`), each point with a half of its multipliers' octaves (`half`), and
 of each search the mean of its ten best per-module trials (`best 10`), all against one global baseline on the
-same seeds, whole runs. `--recipe` is that of one of the searches and gives the baseline. `--arms` chooses.
-Finished runs are kept, those of `completedp speedup` under the same root too.
+same seeds, whole runs. `--recipe` is that of one of the searches and gives the baseline. `--arms` chooses,
+`--write` makes a recipe of the mean. Last, with 95 % intervals: what each kind of point gains over searches,
+and what the others gain on `each`. Finished runs are kept, those of `completedp speedup` under the same root
+too.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import records
 from what_carries import table
 
 from completedp.hparams import KINDS, HParams
+from completedp.paired import compare
 from completedp.recipe import Recipe
 from search.ledger import Ledger
 from search.space import Space
@@ -43,12 +46,11 @@ def main() -> None:
     )
     carry.add_options(parser, "consensus.json")
     parser.add_argument("--scales", type=float, nargs="*", default=(1, 16))
-    parser.add_argument("--strategy", default="trust-region-bo", help="whose records are read")
     parser.add_argument("--write", type=Path, help="a recipe file for the mean")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
     arguments = parser.parse_args()
     recipe = Recipe.read(arguments.recipe)
-    paths = sorted((Path(__file__).parent / "records").glob(f"{arguments.strategy}-?.jsonl.xz"))
+    paths = sorted((Path(__file__).parent / "records").glob("trust-region-bo-?.jsonl.xz"))
     ledgers = [Ledger.from_records(records.read(path), str(path)) for path in paths]
     points = [best_points(ledger, 1)[0] for ledger in ledgers]
     space = Space.from_config(ledgers[0].study.config)
@@ -65,6 +67,7 @@ def main() -> None:
     print(json.dumps(rows[0], indent=1))
     names = " ".join(json.dumps(arm) for arm in arguments.arms)
     own = f"--scales {carry.listed(arguments.scales)} --arms {names}"
+    carry.write(arguments, recipe, rows, own)
     for scale in arguments.scales:
         setting = carry.whole_runs(arguments, scale)
         wanted = [
@@ -73,11 +76,10 @@ def main() -> None:
             for run in runs(dataclasses.replace(recipe, hparams=hparams), recipe.baseline, setting)
         ]
         outcomes = carry.trained([run for _, run in wanted], arguments)
-        rows += table(scale, wanted, {i: o.loss for i, o in outcomes.items()})
+        found_here = table(scale, wanted, {i: o.loss for i, o in outcomes.items()})
+        rows += [*found_here, {"scale": scale, "summary": summary(found_here)}]
+        print(json.dumps(rows[-1]), flush=True)
         carry.write(arguments, recipe, rows, own)
-        for kind in ("each", "half", "best"):
-            print(scale, kind, over_searches(rows, scale, kind))
-    carry.write(arguments, recipe, rows, own)
 
 
 def best_points(ledger: Ledger, number: int) -> list[Point]:
@@ -132,16 +134,25 @@ def agreement(points: Sequence[Point]) -> dict[str, dict[str, float]]:
     return found
 
 
-def over_searches(rows: Sequence[Mapping[str, Any]], scale: float, kind: str) -> str:
-    """The mean over the searches of what each gains, and their spread."""
-    gains = [
-        row["difference"]["mean"]
-        for row in rows
-        if row.get("scale") == scale and row["kinds"].startswith(kind) and row["difference"]
-    ]
-    if len(gains) < 2:
-        return "-"
-    return f"{statistics.fmean(gains):+.4f}, sd {statistics.stdev(gains):.4f} over {len(gains)}"
+def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Over searches: what each kind of point gains on the baseline, and `best 10` on `each`. Over training
+    seeds: what the mean of all points gains on the average of `each`."""
+    gains: dict[str, dict[int, float]] = {}
+    losses: dict[str, dict[str, float]] = {}
+    for row in rows:
+        kind, _, search = row["kinds"].rpartition(" ")
+        losses[row["kinds"]] = row["losses"]
+        if kind and row["difference"]:
+            gains.setdefault(kind.rstrip(","), {})[int(search)] = row["difference"]["mean"]
+    each = [losses[name] for name in losses if name.startswith("each")]
+    average = {int(s): statistics.fmean(one[s] for one in each) for s in (each[0] if each else ())}
+    mean_point = {int(seed): loss for seed, loss in losses.get("mean", {}).items()}
+    found = {
+        kind: compare(dict.fromkeys(by_search, 0.0), by_search) for kind, by_search in gains.items()
+    }
+    found["best 10 less each"] = compare(gains.get("each", {}), gains.get("best 10", {}))
+    found["mean less each"] = compare(average, mean_point)
+    return {name: comparison.to_dict() for name, comparison in found.items() if comparison}
 
 
 if __name__ == "__main__":

@@ -52,27 +52,34 @@ def create(place: Place, study: Study, *, rename: bool = False) -> Place:
     Returns where it is: with `rename` under the next free name, if another search took this one meanwhile.
     """
     while True:
-        if rename and exists(place.journal):
-            place = Place(root=place.root, name=free_name(place.root))
-        elif not rename:
+        if not rename:
             check_free(place)
+        elif exists(place.journal):
+            place = Place(root=place.root, name=free_name(place.root))
         try:
-            place.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"{place.folder}: cannot be made ({error.strerror}); give another --root"
-            ) from None
-        try:
-            with Lock(place.lock):
-                if not exists(place.journal):
-                    files.write_yaml(place.folder / "study.yaml", study.config.to_dict())
-                    record = dataclasses.replace(study, name=place.name).to_record()
-                    Journal.create(place.journal, record).close()
-                    return place
+            if _begun(place, study):
+                return place
         except Held:
             if not rename:
                 raise
             time.sleep(_MOMENT)  # until the other one's journal says that the name is taken
+
+
+def _begun(place: Place, study: Study) -> bool:
+    """Whether the study is now there; not where another has come first."""
+    try:
+        place.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{place.folder}: cannot be made ({error.strerror}); give another --root"
+        ) from None
+    with Lock(place.lock):
+        if exists(place.journal):
+            return False
+        files.write_yaml(place.folder / "study.yaml", study.config.to_dict())
+        record = dataclasses.replace(study, name=place.name).to_record()
+        Journal.create(place.journal, record).close()
+    return True
 
 
 def raise_budget(place: Place, budget: int) -> None:

@@ -214,11 +214,16 @@ class StudySource:
         if "global" not in arms:
             tried = self.ledger.of_phase("global")
             diverged = [t.reason for t in tried if t.status == "diverged"]
-            advice = (
-                f"(the first: {diverged[0]}); begin a new study from a preset with a lower values.lr or "
-                "narrower search.global_octaves: this one keeps its own"
-                if diverged
-                else f"(the first: {tried[0].reason}); their workers died: mend that, then begin a new study"
+            if diverged:
+                reason = diverged[0]
+                advice = (
+                    "begin a new study from a preset with a lower values.lr or narrower "
+                    "search.global_octaves: this one keeps its own"
+                )
+            else:
+                reason = tried[0].reason
+                advice = "their workers died: mend that, then begin a new study"
+            raise UserError(
+                f"none of the {len(tried)} global trials completed (the first: {reason}); {advice}"
             )
-            raise UserError(f"none of the {len(tried)} global trials completed {advice}")
         return arms

@@ -27,8 +27,8 @@ COMFORTABLE_ONE_MINUS_BETA = (1e-5, 0.5)
 DURATION_EXPONENTS = (0.22, 0.7)
 # A factor in lr that is worth a sentence.
 UNCERTAIN_LR = 4.0
-# In this project's own tests (docs/log.md, 2026-11-26) a recipe found in runs of 384 steps ended above its
-# carried baseline at 64 times the FLOPs, one found in runs of 1536 below. The number between is our choice.
+# In this project's own tests (docs/log.md, 2026-11-26) five recipes found in runs of 384 steps kept a twelfth
+# of their gain at 16 times the FLOPs, two found in 1536 about a quarter. The number between is our choice.
 FEWEST_STEPS = 1000
 
 
@@ -177,9 +177,9 @@ def _short_proxy_warnings(plan: Plan) -> tuple[str, ...]:
     if plan.which == "baseline" or plan.ratios.tokens <= 1 or steps >= FEWEST_STEPS:
         return ()
     return (
-        f"the values were found in runs of {steps:.0f} steps: in our tests a recipe found in 384 ended above "
-        "its baseline at 64 x the FLOPs, one found in 1536 below it (docs/log.md); `completedp speedup` at a "
-        "scale between would tell, and a proxy of this size that trains longer may find what lasts",
+        f"the values were found in runs of {steps:.0f} steps: in our tests five recipes found in 384 kept a "
+        "twelfth of their gain at 16 x the FLOPs, two found in 1536 about a quarter (docs/log.md); "
+        "`completedp speedup` at a scale between would tell, a proxy that trains longer may find what lasts",
     )
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any, ClassVar, Literal
 
 from completedp.errors import UserError, nearest
@@ -135,14 +136,57 @@ class ForeignModel:
 Model = ModelConfig | ForeignModel
 
 
+Format = Literal["text", "rows", "parquet", "tokens"]
+# What a file holds, by the ending of its name in any case.
+ENDINGS: Mapping[str, Format] = {
+    ".txt": "text",
+    ".md": "text",
+    ".rst": "text",
+    ".py": "text",
+    ".text": "text",
+    ".jsonl": "rows",
+    ".ndjson": "rows",
+    ".json": "rows",
+    ".parquet": "parquet",
+    ".bin": "tokens",
+}
+
+
+def format_of(name: str) -> Format | None:
+    """What a file of that name holds; None where its ending does not tell."""
+    return ENDINGS.get(PurePath(name).suffix.lower())
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where the text comes from. `source`: `embedded` (the standard library's own source text), a path
-    to text, JSONL, parquet or nanoGPT-style .bin, or `hf:<name>`. `tokenizer`: `bytes`, or `bpe` (trained
-    on the train split, as large as the model's vocabulary)."""
+    to text, JSON rows, parquet, token files or a folder of them (docs/data.md), or `hf:<name>`.
+    `tokenizer`: `bytes`, or `bpe` (trained on the train split, as large as the model's vocabulary)."""
 
     source: str = "embedded"
     tokenizer: Literal["bytes", "bpe"] = "bytes"
+
+    def __post_init__(self) -> None:
+        if not self.source.strip():
+            raise UserError(
+                f'data.source is {self.source!r} (an unset variable, as in --data "$TEXT"?); expected '
+                "'embedded', 'hf:<name>', or a path; '.' is the current folder"
+            )
+
+    @property
+    def formats(self) -> frozenset[Format]:
+        """What the source may hold, as far as its name tells: a folder has any name."""
+        if self.source == "embedded" or self.source.startswith("hf:"):
+            return frozenset({"text"})
+        known = format_of(self.source)
+        return frozenset(ENDINGS.values()) if known is None else frozenset({known})
+
+    def check_vocabulary(self, vocab_size: int) -> None:
+        """Raises `UserError` where the tokenizer of a text has not the model's vocabulary."""
+        if self.tokenizer == "bytes" and vocab_size != 256:
+            raise UserError(
+                f"model.vocab_size is {vocab_size}; the bytes tokenizer has exactly 256"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,12 +312,10 @@ def check_together(model: Model, data: DataConfig, train: TrainConfig) -> None:
                 f"train.{name} is {getattr(train, name)}; expected a multiple of "
                 f"model.context = {model.context}"
             )
-    # A .bin is tokens already, of any vocabulary; a loop of the user's has data of its own.
-    is_text = not data.source.endswith(".bin") and train.loop is None
-    if is_text and data.tokenizer == "bytes" and model.vocab_size != 256:
-        raise UserError(
-            f"model.vocab_size is {model.vocab_size}; the bytes tokenizer has exactly 256"
-        )
+    # Tokens are of any vocabulary, and a folder may hold some: `prepare` looks. A loop of the user's has data
+    # of its own.
+    if "tokens" not in data.formats and train.loop is None:
+        data.check_vocabulary(model.vocab_size)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,17 +12,35 @@ import re
 import sys
 import tempfile
 from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
-from completedp.errors import FieldError, UserError, nearest
+from completedp import reading
+from completedp.errors import FieldError, UserError, clipped, nearest, shown
+
+try:  # seven times as fast; absent where PyYAML was built without libyaml
+    from yaml import CSafeLoader as _SafeLoader
+except ImportError:
+    from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
 
 T = TypeVar("T")
 
+# Bytes of a YAML file. A plan of 4096 layers has 12 MB, and is read in seven seconds.
+LARGEST_YAML = 1 << 24
+# How the name of a file that is being written ends. A kill leaves it behind: `completedp doctor --repair`.
+TEMPORARY = ".tmp"
+# Characters that a message quotes of PyYAML's own, which can hold a key of any length.
+MOST_OF_YAML = 400
+# Characters of an offending key's path.
+LONGEST_PATH = 200
+# Offending keys that one message names.
+MOST_NAMED = 8
 
-class _Loader(yaml.SafeLoader):
+
+class _Loader(_SafeLoader):
     """YAML 1.1 as people mean it: `3e-4` is a number; a date, `010` (there eight) and `1:30` (there ninety)
     are text; a key given twice is an error."""
 
@@ -33,12 +51,15 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()
         for key_node, _ in node.value:
+            # A merge key (`<<: *name`): what it brings may be given again, which is what it is for.
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
             line = key_node.start_mark.line + 1
             if not isinstance(key, Hashable):
-                raise UserError(f"line {line}: a key is {key!r}; expected plain text")
+                raise UserError(f"line {line}: a key is {shown(key)}; expected plain text")
             if key in seen:
-                raise UserError(f"line {line}: the key {key!r} is given twice; keep one")
+                raise UserError(f"line {line}: the key {shown(key)} is given twice; keep one")
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -72,23 +93,21 @@ for _name, _pattern in _NUMBERS.items():
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises `UserError` naming the file, and the line where one is at fault."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as text ({error})") from None
+    text = reading.read_text(path, LARGEST_YAML)
     try:
         data = yaml.load(text, Loader=_Loader)
+        reading.check_bounds(data)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        said = clipped(" ".join(str(error).split()), MOST_OF_YAML)
+        raise UserError(f"{path}: not valid YAML: {said}") from None
     except RecursionError:
         raise UserError(f"{path}: not valid YAML: nested too deeply") from None
-    except (ValueError, LookupError, AttributeError) as error:
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
         # What PyYAML lets through of a value that is not what its tag or its first characters say.
-        raise UserError(f"{path}: not valid YAML: a value cannot be read ({error})") from None
+        said = clipped(str(error), MOST_OF_YAML)
+        raise UserError(f"{path}: not valid YAML: a value cannot be read ({said})") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: expected a mapping at the top, got {type(data).__name__}")
     return data
@@ -110,12 +129,12 @@ def write_figure(path: Path, figure: Any, dpi: int = 130) -> None:
     content = io.BytesIO()
     # No software or date in the file.
     figure.savefig(content, format="png", dpi=dpi, metadata={"Software": None})
-    _write(path, content.getvalue())
+    write_bytes(path, content.getvalue())
 
 
 def write_text(path: Path, text: str) -> None:
     """Write to a temporary file beside `path`, fsync, and rename over it."""
-    _write(path, text.encode("utf-8"))
+    write_bytes(path, text.encode("utf-8"))
 
 
 def check_place(path: Path) -> None:
@@ -131,10 +150,13 @@ def check_place(path: Path) -> None:
         raise UserError(f"{path}: is a folder; give a file's name")
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes) -> None:
+    """As `write_text`. Raises `UserError` where it cannot be written; what was there then stays."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY
+        )
     except OSError as error:
         raise _unwritable(path, error) from None
     try:
@@ -148,6 +170,15 @@ def _write(path: Path, content: bytes) -> None:
         raise _unwritable(path, error) from None
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """An `OSError` from within says that `path` cannot be written, and how to go on."""
+    try:
+        yield
+    except OSError as error:
+        raise _unwritable(path, error) from None
 
 
 def is_full(error: OSError) -> bool:
@@ -180,7 +211,10 @@ def validate(kind: type[T], data: object, where: str) -> T:
         raise UserError(f"{where}: {error}") from None
     except ValidationError as error:
         meant = [e for e in error.errors() if _is_meant(kind, data, e["loc"])]
-        raise UserError("\n".join(_sentence(kind, e, where) for e in meant)) from None
+        said = [_sentence(kind, e, where) for e in meant[:MOST_NAMED]]
+        if (more := len(meant) - MOST_NAMED) > 0:
+            said.append(f"{where}: and {more} more")
+        raise UserError("\n".join(said)) from None
 
 
 def _beyond_floats(data: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -226,7 +260,7 @@ def _is_meant(kind: Any, data: object, location: tuple[int | str, ...]) -> bool:
 
 def _sentence(kind: Any, error: Mapping[str, Any], where: str) -> str:
     location = _plain(kind, error["loc"])
-    path = ".".join(location)
+    path = clipped(".".join(location), LONGEST_PATH)
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden", "dataclass_exact_type"):
         return (
             f"{where}: {path}: unknown key{nearest(location[-1], _fields_at(kind, location[:-1]))}"
@@ -241,7 +275,7 @@ def _sentence(kind: Any, error: Mapping[str, Any], where: str) -> str:
     given = error["input"]
     whole = isinstance(given, float) and given.is_integer() and error["type"] == "int_type"
     mend = f", as {int(given)}" if whole else ""
-    return f"{where}: {path} is {given!r}; {error['msg'].lower()}{mend}"
+    return f"{where}: {path} is {shown(given)}; {error['msg'].lower()}{mend}"
 
 
 def _plain(kind: Any, location: tuple[int | str, ...]) -> list[str]:

@@ -23,19 +23,19 @@ from completedp.errors import UserError
 from completedp.flops import parameter_count, training_flops
 from completedp.inventory import grown_inventory
 from completedp.modules import BRANCHES, FUSED, TensorSpec
-from completedp.resolved import Resolved, TensorRow
+from completedp.resolved import LARGEST_FLOAT32, Resolved, TensorRow
 from completedp.rules import PARAMETERIZATIONS, RuleOptions
 from completedp.scale import Ratios, Scale
 
-# An optimiser that computes in float32 takes a larger lr for inf; a smaller ε loses its digits, then all.
-_FLOAT32_LARGEST = (2 - 2**-23) * 2.0**127
+# A smaller ε loses its digits in float32, then all; a larger lr than any is inf there.
 _FLOAT32_SMALLEST = 2.0**-126
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """Everything a trainer needs. `parameters` counts every trainable number, `flops` a whole training;
-    `which` of the recipe's values it has.
+    `which` of the recipe's values it has. `corpus` is the digest of the text that the recipe was tuned on,
+    where it is known.
 
     A fused tensor of another's model whose parts have values of their own has a row a part, as `name[part]`.
     """
@@ -54,6 +54,7 @@ class Plan:
     residual: Mapping[str, tuple[float, ...]]
     output_multiplier: float = 1.0
     which: Literal["tuned", "baseline"] = "tuned"
+    corpus: str | None = None
     kind: Literal["plan"] = "plan"
     schema: Literal[1] = SCHEMA
 
@@ -92,6 +93,8 @@ class Plan:
         data = dataclasses.asdict(self)
         data["tensors"] = [dict(row) for row in data["tensors"]]
         data["residual"] = {branch: list(c) for branch, c in self.residual.items()}
+        if self.corpus is None:
+            del data["corpus"]
         first = ("schema", "kind", "parameterization", "options", "scale", "ratios")
         return {name: data[name] for name in (*first, *(k for k in data if k not in first))}
 
@@ -187,8 +190,8 @@ def _check_row(row: TensorRow, spec: TensorSpec) -> None:
     """The bounds of `torch.optim.AdamW`, an ε and lr that float32 holds, and the init of its role."""
     for name in ("lr", "eps"):
         _check_number(f"{row.name}: {name}", getattr(row, name), lowest=0, open_=True)
-    if row.lr > _FLOAT32_LARGEST:
-        raise UserError(f"{row.name}: lr is {row.lr}; expected at most {_FLOAT32_LARGEST:.8g}")
+    if row.lr > LARGEST_FLOAT32:
+        raise UserError(f"{row.name}: lr is {row.lr}; expected at most {LARGEST_FLOAT32:.8g}")
     if row.eps < _FLOAT32_SMALLEST:
         raise UserError(f"{row.name}: eps is {row.eps}; expected at least {_FLOAT32_SMALLEST:.8g}")
     for name in ("weight_decay", "beta1", "beta2"):

@@ -9,13 +9,28 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 import completedp
-from completedp import files
+from completedp import files, reading
 from completedp.config import StudyConfig
-from completedp.errors import UserError
-from completedp.runs.journal import TrialRecord, trials
+from completedp.errors import UserError, located, shown
+from completedp.reading import Field
+from completedp.runs.journal import TrialRecord, check_study, take, trials
 
 SMALLEST_BUDGET = 12  # 4 confirmation runs and 8 to search with
 Phase = Literal["global", "module"]
+
+
+def _is_data(value: Any) -> bool:
+    """What is known of a corpus: its digest, and the report split's bytes a token, where there are any."""
+    if not isinstance(value, dict) or not isinstance(value.get("bytes_per_token"), dict):
+        return False
+    per_token = value["bytes_per_token"].get("report")
+    digest = value.get("digest")
+    return (digest is None or isinstance(digest, str)) and (
+        per_token is None or (reading.is_number(per_token) and per_token > 0)
+    )
+
+
+_DATA = Field(_is_data, "an object with digest and bytes_per_token")
 
 
 def confirmation_runs(budget: int) -> int:
@@ -65,23 +80,17 @@ class Study:
     @classmethod
     def from_record(cls, record: Mapping[str, Any], where: str) -> Study:
         """Raises `UserError` where the configuration is not this version's or was edited."""
-        config = files.validate(StudyConfig, record.get("config"), f"{where}: config")
-        if files.digest(record["config"]) != record.get("digest"):
-            raise UserError(
-                f"{where}: the configuration does not match its digest {record.get('digest')}; "
-                "the first line was edited: start a new study instead"
-            )
-        try:
-            return cls(
-                name=str(record["name"]),
-                config=config,
-                seed=int(record["seed"]),
-                budget=int(record["budget"]),
-                data=dict(record["data"]),
-                versions=dict(record["versions"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{where}: the study record is incomplete ({error})") from None
+        check_study(record, where)
+        with located(f"{where}, line 1: the journal is damaged"):
+            reading.check_fields(record, {"data": _DATA}, ("data",), "the study's record")
+            config = files.validate(StudyConfig, record["config"], "config")
+            if files.digest(record["config"]) != record["digest"]:
+                raise UserError(
+                    f"the configuration does not match its digest {shown(record['digest'])}; it was "
+                    "edited: begin a new study instead"
+                )
+        names = ("name", "seed", "budget", "data", "versions")
+        return cls(config=config, **{name: record[name] for name in names})
 
 
 @dataclass
@@ -97,17 +106,12 @@ class Ledger:
         """Raises `UserError` for records that are no whole, consistent study."""
         held = [dict(record) for record in records]
         study = Study.from_record(held[0], where)
-        for record in held:
-            if record["event"] == "budget" and not isinstance(record.get("budget"), int):
-                raise UserError(
-                    f"{where}: a budget record without its number; the journal is damaged"
-                )
-        return cls(study=study, records=held, trials=trials(held))
+        return cls(study=study, records=held, trials=trials(held, where))
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Take a record that the journal has just taken."""
+        take(self.trials, record)
         self.records.append(dict(record))
-        self.trials = trials(self.records)
 
     @property
     def budget(self) -> int:

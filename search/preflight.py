@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from completedp.config import DataConfig, StudyConfig
 from completedp.errors import UserError
+from completedp.lm import sources
 from completedp.lm.cost import MOST_EPOCHS, Forecast, mean_seconds
 from search.ledger import SMALLEST_BUDGET, Ledger, confirmation_runs
 from search.space import Space
@@ -27,7 +26,7 @@ def choose_preset(device: str, data: DataConfig) -> tuple[str, str]:
     """The preset for `--preset auto`, and why."""
     if device == "cpu":
         return "tiny", "there is no GPU: a run must take seconds on one core"
-    size = _text_bytes(data.source)
+    size = sources.size(data.source)
     enough = PROXY_50M_TOKENS * BYTES_PER_BPE_TOKEN / MOST_EPOCHS
     if size >= enough:
         return (
@@ -38,13 +37,6 @@ def choose_preset(device: str, data: DataConfig) -> tuple[str, str]:
         f"a GPU, but {size / 1e9:.2f} GB of text: proxy-50m needs {enough / 1e9:.1f} GB "
         f"for at most {MOST_EPOCHS} epochs"
     )
-
-
-def _text_bytes(source: str) -> int:
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
-    return path.stat().st_size if path.is_file() else 0
 
 
 def forecast(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,6 +69,7 @@ def make_plan(
         flops=training_flops(model, scale.tokens),
         recipe_digest=recipe.digest,
         which=which,
+        corpus=_corpus(recipe),
         model=model,
         data=recipe.data,
         train=_train(recipe, scale),
@@ -78,6 +79,13 @@ def make_plan(
     )
     plan.check()  # with the multipliers, a value can leave what a trainer takes
     return plan
+
+
+def _corpus(recipe: Recipe) -> str | None:
+    """The digest of the text that it was tuned on; provenance is free in form."""
+    data = recipe.provenance.get("data")
+    digest = data.get("digest") if isinstance(data, Mapping) else None
+    return digest if isinstance(digest, str) else None
 
 
 def base_plan(recipe: Recipe) -> Plan:

@@ -8,24 +8,27 @@ prepared corpus is a folder of `train.bin`, `select.bin`, `report.bin`, `meta.js
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from completedp.config import DataConfig
-from completedp.errors import UserError
-from completedp.lm.sources import Source, is_tokens, open_source
+from completedp.errors import UserError, shown
+from completedp.lm.sources import Source, is_gone, open_source
+from completedp.lm.token_files import stored_dtype
 from completedp.lm.tokenizer import BytePairs, Bytes, Tokenizer
+from completedp.reading import is_count, read_object, read_text
 
 Split = Literal["train", "select", "report"]
 SPLITS: tuple[Split, ...] = ("train", "select", "report")
@@ -33,26 +36,34 @@ SPLITS: tuple[Split, ...] = ("train", "select", "report")
 # Of the text's bytes; more where the evaluation needs more.
 HELD_OUT_SHARE = 0.05
 # A BPE token of a 32k vocabulary holds about 4 bytes of English and at most 8 of any usual text.
-BYTES_PER_TOKEN_BOUND = {"bytes": 1, "bpe": 8, "none": 2}
+BYTES_PER_TOKEN_BOUND = {"bytes": 1, "bpe": 8}
+# The tokenizer of what holds tokens already.
+NO_TOKENIZER = "none"
 # Part of the cache's key: raise it when the same text would be prepared to other tokens.
 FORMAT = 1
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A prepared corpus. Token counts include one end-of-document token a document."""
+    """A prepared corpus. Token counts include one end-of-document token a document. `found` says what was
+    read, and as what, where the source's name does not tell."""
 
     folder: Path
+    found: str = field(default="", compare=False)
 
     @cached_property
     def _meta(self) -> dict[str, Any]:
-        meta: dict[str, Any] = json.loads((self.folder / "meta.json").read_text())
-        return meta
+        return _checked_meta(self.folder)
 
     @property
     def digest(self) -> str:
         """sha256 over the documents' own sha256, in the source's order."""
         return str(self._meta["digest"])
+
+    @property
+    def tokenizer(self) -> str:
+        """`bytes`, `bpe`, or `none` where the source had tokens."""
+        return str(self._meta["tokenizer"])
 
     def split(self, name: Split) -> npt.NDArray[Any]:
         """The split's tokens, memory-mapped, uint16 (uint32 where the vocabulary needs it)."""
@@ -67,6 +78,54 @@ class Corpus:
         split = self._meta["splits"][name]
         return None if split["bytes"] is None else split["bytes"] / split["tokens"]
 
+    def described(self, source: str) -> str:
+        """A line for people: what of the source was read and as what, and the tokens of each split."""
+        read = f"{source}: {self.found}" if self.found else source
+        if self.tokenizer != NO_TOKENIZER:
+            read += f"{';' if self.found else ','} {self.tokenizer} tokenizer"
+        tokens = ", ".join(f"{split} {self.tokens(split):,}" for split in SPLITS)
+        return f"{read}; tokens: {tokens}"
+
+
+def _checked_meta(folder: Path) -> dict[str, Any]:
+    """What a prepared corpus says of itself. Raises `UserError` where that or a split is damaged."""
+    try:
+        meta = read_object(folder / "meta.json")
+        if fault := _fault(meta, folder):
+            raise UserError(fault)
+    except UserError as error:
+        raise UserError(
+            f"{folder}: a damaged corpus ({error}); remove the folder, and it is prepared again"
+        ) from None
+    return meta
+
+
+def _fault(meta: dict[str, Any], folder: Path) -> str | None:
+    for name in ("digest", "tokenizer"):
+        if not isinstance(meta.get(name), str):
+            return f"{name} is {shown(meta.get(name))}; expected text"
+    if (dtype := meta.get("dtype")) not in ("<u2", "<u4"):
+        return f"dtype is {shown(dtype)}; expected <u2 or <u4"
+    splits = meta.get("splits")
+    for name in SPLITS:
+        split = splits.get(name) if isinstance(splits, dict) else None
+        if not isinstance(split, dict):
+            return f"splits.{name} is {shown(split)}; expected an object"
+        tokens, size = split.get("tokens"), split.get("bytes")
+        if not (is_count(tokens) and tokens and (size is None or is_count(size))):
+            return f"splits.{name} has {shown(split)}; expected counts of tokens and bytes"
+        held = _size(folder / f"{name}.bin")
+        if held != tokens * np.dtype(dtype).itemsize:
+            return f"{name}.bin has {held} bytes; expected those of {tokens} tokens of {dtype}"
+    return None
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
 
 def prepare(
     data: DataConfig, vocab_size: int, eval_tokens: int, cache: Path, digest: str | None = None
@@ -75,27 +134,79 @@ def prepare(
 
     `eval_tokens` is what each of select and report must hold. With a `digest` it is the corpus that has it,
     whatever the source holds by now: a study's text is the one it began with. Raises `UserError` when the
-    source is missing, empty, not text, too short for its evaluation, or where a digest is asked for, neither
-    it nor the cache has that.
+    source is missing, empty, not text, too short for its evaluation, or of another vocabulary; where a digest
+    is asked for, when neither it nor the cache has that; and when the cache's corpus is damaged.
     """
-    kind = "none" if is_tokens(data.source) else data.tokenizer
-    rest = (kind, vocab_size, eval_tokens)
-    if digest is not None and (folder := cache / _key(digest, *rest)).exists():
-        return Corpus(folder)
-    source = open_source(data.source)
-    known = cache / f"{_key(source.identity, *rest)}.digest"
-    held = known.read_text() if known.exists() else None
-    if held is not None and (folder := cache / _key(held, *rest)).exists():
-        corpus = Corpus(folder)
-    else:
-        corpus = _prepared(source, kind, vocab_size, eval_tokens, cache)
-        known.write_text(corpus.digest)  # torn, it would name no folder
+    rest = (vocab_size, eval_tokens)
+    if digest is not None and (corpus := kept(data, *rest, cache, digest)) is not None:
+        return corpus
+    source = _opened(data, vocab_size, cache, digest)
+    kind = NO_TOKENIZER if source.is_tokens else data.tokenizer
+    if not source.is_tokens:
+        data.check_vocabulary(vocab_size)
+    known = cache / f"{_key(source.identity, kind, *rest)}.digest"
+    corpus = _held(cache, _noted(known), kind, *rest)
+    if corpus is None:
+        corpus = _prepared(source, kind, *rest, cache)
+        # Where the note cannot be written, the source is read again the next time.
+        with contextlib.suppress(OSError):
+            known.write_text(corpus.digest)
     if digest not in (None, corpus.digest):
         raise UserError(
             f"the text of {data.source!r} has changed: its digest is {corpus.digest}, expected {digest}; "
-            "restore it"
+            "restore it, or begin anew"
+        )
+    return Corpus(corpus.folder, source.found)
+
+
+def kept(
+    data: DataConfig, vocab_size: int, eval_tokens: int, cache: Path, digest: str
+) -> Corpus | None:
+    """The corpus with the digest, where the cache has it, whatever has become of its source.
+
+    Raises `UserError` where it is damaged.
+    """
+    kinds = [data.tokenizer, NO_TOKENIZER]  # texts and tokens of one digest there are none
+    found = (_held(cache, digest, kind, vocab_size, eval_tokens) for kind in kinds)
+    corpus = next((corpus for corpus in found if corpus is not None), None)
+    if corpus is None:
+        return None
+    gone = ", for its source is gone" if is_gone(data.source) else ""
+    return Corpus(corpus.folder, f"as prepared before{gone} ({digest[:19]})")
+
+
+def _held(
+    cache: Path, digest: str | None, kind: str, vocab_size: int, eval_tokens: int
+) -> Corpus | None:
+    if digest is None:
+        return None
+    folder = cache / _key(digest, kind, vocab_size, eval_tokens)
+    if not folder.exists():
+        return None
+    corpus = Corpus(folder)
+    if corpus.digest != digest:
+        raise UserError(
+            f"{folder}: a damaged corpus (its digest is {corpus.digest}, expected {digest}); remove the "
+            "folder, and it is prepared again"
         )
     return corpus
+
+
+def _noted(path: Path) -> str | None:
+    """The digest that a source had when it was last read, where that is known."""
+    try:
+        return read_text(path)
+    except UserError:
+        return None
+
+
+def _opened(data: DataConfig, vocab_size: int, cache: Path, digest: str | None) -> Source:
+    try:
+        return open_source(data.source, vocab_size)
+    except UserError as error:
+        if digest is None:
+            raise
+        raise UserError(f"{error}; nor has {cache} the prepared corpus {digest}") from None
 
 
 def _key(*content: object) -> str:
@@ -114,6 +225,10 @@ def _prepared(source: Source, kind: str, vocab_size: int, eval_tokens: int, cach
         _build(building, source, kind, vocab_size, eval_tokens)
         folder = cache / _key(Corpus(building).digest, kind, vocab_size, eval_tokens)
         _move_in(building, folder)
+    except OSError as error:  # of writing: sources raise a `UserError` of their own
+        raise UserError(
+            f"{cache}: cannot be written ({error.strerror}); make room, or give another place"
+        ) from None
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return Corpus(folder)
@@ -135,16 +250,20 @@ class _Count:
 
 
 def _build(building: Path, source: Source, kind: str, vocab_size: int, eval_tokens: int) -> None:
-    split_of, digest = _assign(source, eval_tokens * BYTES_PER_TOKEN_BOUND[kind])
+    dtype = stored_dtype(vocab_size)
+    bound = BYTES_PER_TOKEN_BOUND.get(kind, dtype.itemsize)
+    split_of, digest = _assign(source, eval_tokens * bound, dtype)
     tokenizer = _tokenizer(kind, source, split_of, vocab_size, building)
-    dtype = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
     counts: dict[str, _Count] = {}
     for name in SPLITS:
         count = counts[name] = _Count()
         with (building / f"{name}.bin").open("wb") as file:
             documents = _documents(source, split_of, name, count)
             if tokenizer is None:
-                _copy_tokens(documents, file, count, vocab_size, source.name)
+                for piece in documents:
+                    file.write(piece)
+                    count.tokens += len(piece) // dtype.itemsize
+                count.bytes = None
             else:
                 for tokens in tokenizer.encode(documents):
                     file.write(tokens.astype(dtype).tobytes())
@@ -163,14 +282,18 @@ def _build(building: Path, source: Source, kind: str, vocab_size: int, eval_toke
     (building / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
 
 
-def _assign(source: Source, need_bytes: int) -> tuple[dict[bytes, Split], str]:
+def _assign(
+    source: Source, need_bytes: int, dtype: np.dtype[Any]
+) -> tuple[dict[bytes, Split], str]:
     """The split of every document's hash, and the digest of the whole.
 
     In the order of their hashes, documents go to report until it holds its share, then to select, then
     to train.
     """
     size: dict[bytes, int] = {}
-    whole = hashlib.sha256()
+    # Wide tokens were once read as twice as many narrow ones: those corpora must not be found for these.
+    wide = source.is_tokens and dtype.itemsize > 2
+    whole = hashlib.sha256(dtype.str.encode() if wide else b"")
     for document in source.documents():
         key = hashlib.sha256(document).digest()
         whole.update(key)
@@ -191,7 +314,10 @@ def _documents(
     source: Source, split_of: dict[bytes, Split], name: Split, count: _Count
 ) -> Iterator[bytes]:
     for document in source.documents():
-        if split_of[hashlib.sha256(document).digest()[:16]] == name:
+        split = split_of.get(hashlib.sha256(document).digest()[:16])
+        if split is None:
+            raise UserError(f"data source {source.name!r} changed while it was read; start again")
+        if split == name:
             assert count.bytes is not None, "counted while it is read"
             count.bytes += len(document)
             yield document
@@ -200,29 +326,13 @@ def _documents(
 def _tokenizer(
     kind: str, source: Source, split_of: dict[bytes, Split], vocab_size: int, building: Path
 ) -> Tokenizer | None:
-    if kind == "none":
+    if kind == NO_TOKENIZER:
         return None
     if kind == "bytes":
         return Bytes()
     pairs = BytePairs.train(_documents(source, split_of, "train", _Count()), vocab_size)
     pairs.save(building / "tokenizer.json")
     return pairs
-
-
-def _copy_tokens(
-    documents: Iterator[bytes], file: BinaryIO, count: _Count, vocab_size: int, name: str
-) -> None:
-    dtype = "<u2" if vocab_size <= 1 << 16 else "<u4"
-    for piece in documents:
-        tokens = np.frombuffer(piece, dtype="<u2")
-        if (top := int(tokens.max())) >= vocab_size:
-            raise UserError(
-                f"{name}: holds the token {top}; model.vocab_size is {vocab_size}: set it to the "
-                "vocabulary the file was made with"
-            )
-        file.write(tokens.astype(dtype).tobytes())
-        count.tokens += len(tokens)
-    count.bytes = None
 
 
 def _check_lengths(counts: dict[str, _Count], eval_tokens: int, name: str) -> None:

@@ -3,47 +3,65 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import os
+import stat
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from completedp.errors import UserError, needs
+from completedp.config import ENDINGS, format_of
+from completedp.errors import UserError, clipped, first_line, needs
+from completedp.lm.formats import READERS, row_text
+from completedp.lm.token_files import (
+    described,
+    sidecar_of,
+    stored_dtype,
+    token_blocks,
+    token_files,
+)
 
 # Long texts are cut into blocks, so that three splits can be made of a single file: at most 64 kB, long
 # against any context, and at most a 200th of the corpus, so that a 5 % split is several of them.
 BLOCK_BYTES = 1 << 16
 LEAST_BLOCKS = 200
 
-_TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py", ".text")
+# Endings that a message lists; a folder may have any number.
+_MOST_ENDINGS = 8
 _EMBEDDED_SKIP = frozenset(
     {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 )
+_OTHER_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """`documents()` may be called again and gives the same non-empty documents in the same order.
 
-    A document is UTF-8 text, or little-endian uint16 tokens (`is_tokens`). `identity` changes when the
-    source does, as far as that can be told without reading it.
+    A document is UTF-8 text or, where the source `is_tokens`, tokens in the dtype that the vocabulary is
+    stored in. `identity` changes when the source does, as far as that can be told without reading it. `found`
+    says what is read, and as what, where the name does not tell.
     """
 
     name: str
     identity: str
     documents: Callable[[], Iterator[bytes]]
+    is_tokens: bool = False
+    found: str = ""
 
 
-def is_tokens(source: str) -> bool:
-    """Whether the source holds tokens already, as nanoGPT's files do."""
-    return Path(source).suffix == ".bin" and not source.startswith("hf:")
+def open_source(source: str, vocab_size: int) -> Source:
+    """The source a `DataConfig` names; the tokens of one that has them are of a vocabulary.
 
-
-def open_source(source: str) -> Source:
-    """The source a `DataConfig` names. Raises `UserError` when it is not there or not readable."""
+    Raises `UserError` when it is not there or not readable.
+    """
     if source == "embedded":
         root = Path(sysconfig.get_path("stdlib"))
         paths = [p for p in sorted(root.rglob("*.py")) if _is_embedded(p.relative_to(root))]
@@ -54,20 +72,48 @@ def open_source(source: str) -> Source:
         )
     if source.startswith("hf:"):
         return _hugging_face(source.removeprefix("hf:"))
-    path = Path(source).expanduser()
-    if not path.exists():
-        raise UserError(
-            f"data source {source!r}: no such file or folder; expected 'embedded', 'hf:<name>', or a path "
-            "to text, .jsonl, .parquet or .bin"
-        )
-    paths = _files(path)
-    if is_tokens(source):
-        return Source(
-            name=source,
-            identity=_identity([], paths),
-            documents=lambda: _token_blocks(paths),
-        )
-    return Source(name=source, identity=_identity([], paths), documents=lambda: _texts(paths))
+    listing = _listing(source)
+    if listing.is_tokens:
+        return _tokens(source, listing, vocab_size)
+    return Source(
+        name=source,
+        identity=_identity([str(format_of(p.name)) for p in listing.paths], listing.paths),
+        documents=lambda: _texts(listing.paths),
+        found=listing.found,
+    )
+
+
+def is_gone(source: str) -> bool:
+    """Whether the source is a path at which nothing stands any more."""
+    if source == "embedded" or source.startswith("hf:"):
+        return False
+    try:
+        _path(source).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False  # something is there, and who opens it says what is wrong with it
+    return False
+
+
+def found(source: str, vocab_size: int) -> str:
+    """What is read of files, and as what, where the name does not tell.
+
+    Raises `UserError` as `open_source` does.
+    """
+    if source == "embedded" or source.startswith("hf:"):
+        return ""
+    return open_source(source, vocab_size).found
+
+
+def size(source: str) -> int:
+    """Bytes of the files that are read; 0 where the source is no path, or nothing is there.
+
+    Raises `UserError` as `open_source` does.
+    """
+    if source == "embedded" or source.startswith("hf:") or is_gone(source):
+        return 0
+    return sum(_stat(path).st_size for path in _listing(source).paths)
 
 
 def _is_embedded(relative: Path) -> bool:
@@ -75,112 +121,186 @@ def _is_embedded(relative: Path) -> bool:
     return not (_EMBEDDED_SKIP & set(relative.parts)) and "_sysconfigdata" not in relative.name
 
 
-def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    known = (*_TEXT_SUFFIXES, ".jsonl", ".parquet")
-    paths = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix in known)
-    if not paths:
-        raise UserError(f"data source {str(path)!r}: no file in it ends in {', '.join(known)}")
-    return paths
+def _tokens(source: str, listing: _Listing, vocab_size: int) -> Source:
+    files = token_files(listing.paths, vocab_size)
+    total = 2 * sum(file.count for file in files)  # bytes of 16-bit tokens, whatever these are
+    block = max(1, min(BLOCK_BYTES, total // LEAST_BLOCKS) // 2)
+    # The same numbers are other tokens where they are read or kept otherwise.
+    parts = [f"{file.dtype} {file.start}" for file in files]
+    return Source(
+        name=source,
+        identity=_identity([stored_dtype(vocab_size).str, *parts], listing.paths),
+        documents=lambda: token_blocks(files, vocab_size, block),
+        is_tokens=True,
+        found="; ".join(filter(None, (listing.found, described(files)))),
+    )
 
 
-def _identity(parts: list[str], paths: list[Path]) -> str:
-    lines = list(parts)
-    for path in paths:
-        stat = path.stat()
-        lines.append(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}")
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+@dataclass(frozen=True, kw_only=True)
+class _Listing:
+    """The files to read, all of tokens or none, and a word on them."""
+
+    paths: Sequence[Path]
+    is_tokens: bool
+    found: str
 
 
-def _texts(paths: list[Path]) -> Iterator[bytes]:
-    total = sum(p.stat().st_size for p in paths)
-    block = max(1, min(BLOCK_BYTES, total // LEAST_BLOCKS))
-    for path in paths:
-        for text in _READERS.get(path.suffix, _plain)(path):
-            yield from _blocks(text, block)
+def _path(source: str) -> Path:
+    return Path(os.path.expanduser(source))
 
 
-def _plain(path: Path) -> Iterator[bytes]:
-    data = _read(path)
-    _check_text(data, str(path))
-    yield data
-
-
-def _jsonl(path: Path) -> Iterator[bytes]:
+def _stat(path: Path) -> os.stat_result:
     try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _row_text(_parsed(line), f"{path}, line {number}")
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path}: no such file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:  # no file can have the name
+        raise UserError(f"{str(path)!r}: cannot be read ({first_line(error)})") from None
 
 
-def _parsed(line: bytes) -> Any:
+def _listing(source: str) -> _Listing:
+    """Raises `UserError` where nothing is there to be read."""
+    path = _path(source)
+    if is_gone(source):
+        raise UserError(
+            f"data source {source!r}: no such file or folder; expected 'embedded', 'hf:<name>', or a path "
+            "to text, JSON rows, parquet, token files, or a folder of them"
+        )
+    mode = _stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        return _folder(path)
+    if not stat.S_ISREG(mode):
+        kind = _OTHER_KINDS.get(stat.S_IFMT(mode), "no file")
+        raise UserError(
+            f"data source {source!r}: is {kind}, which gives its content once at most; expected a file or a "
+            "folder: write the content to a file"
+        )
+    found = "" if format_of(path.name) else "read as text, for its ending is not known"
+    return _Listing(paths=[path], is_tokens=format_of(path.name) == "tokens", found=found)
+
+
+def _folder(folder: Path) -> _Listing:
+    """Its texts or, where there are none, its tokens."""
+    files, others = _walk(folder)
+    tokens = [path for path in files if format_of(path.name) == "tokens"]
+    sidecars = {sidecar_of(path) for path in tokens}
+    texts = [
+        path
+        for path in files
+        if format_of(path.name) not in (None, "tokens") and path not in sidecars
+    ]
+    read = texts or tokens
+    known = {*read, *(() if texts else sidecars)}
+    left = others + Counter(_ending(path.name) for path in files if path not in known)
+    if not read:
+        has = f"; it has {_counted(left)}" if left else ""
+        raise UserError(
+            f"data source {str(folder)!r}: no file in it ends in {', '.join(ENDINGS)}{has}"
+        )
+    number = f"{len(read)} {'file' if len(read) == 1 else 'files'}"
+    found = f"read {number} ({_counted(Counter(_ending(path.name) for path in read))})"
+    if left:
+        found += f"; left out: {_counted(left)}"
+    return _Listing(paths=read, is_tokens=not texts, found=found)
+
+
+def _walk(folder: Path) -> tuple[list[Path], Counter[str]]:
+    """Every file below, in order, and what else there is, by what it is.
+
+    Symlinked folders are followed when all others are read, so that one within `folder` has its own name. A
+    folder is read once, by however many links: links may lead in a circle.
+    """
+    files: list[Path] = []
+    others: Counter[str] = Counter()
+    seen: set[tuple[int, int]] = set()
+    pending = [folder]
+    links: list[Path] = []
+    while pending or links:
+        here = pending.pop() if pending else links.pop(0)
+        held = _stat(here)
+        if (held.st_dev, held.st_ino) in seen:
+            continue
+        seen.add((held.st_dev, held.st_ino))
+        for entry in _entries(here):
+            path = Path(entry.path)
+            if entry.name.startswith("."):
+                others["hidden"] += 1
+            elif entry.is_symlink() and not os.path.exists(path):
+                others["broken link"] += 1
+            elif entry.is_dir():
+                (links if entry.is_symlink() else pending).append(path)
+            elif entry.is_file():
+                files.append(path)
+            else:
+                others["pipe, socket or device"] += 1
+    return sorted(files), others
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
-        return json.loads(line)
-    except ValueError:
-        return None
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
 
 
-def _parquet(path: Path) -> Iterator[bytes]:
-    with needs("pyarrow", f"{path}: reading parquet"):
-        import pyarrow.parquet
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-        has_text = "text" in file.schema_arrow.names
-    except Exception as error:
-        raise UserError(f"{path}: not a readable parquet file ({error})") from None
-    if not has_text:
-        raise UserError(f"{path}: no column 'text'; it has {', '.join(file.schema_arrow.names)}")
-    number = 0
-    for batch in file.iter_batches(columns=["text"]):
-        for text in batch.column(0).to_pylist():
-            number += 1
-            yield _row_text({"text": text}, f"{path}, row {number}")
+def _ending(name: str) -> str:
+    """As messages show it."""
+    ending = os.path.splitext(name)[1]
+    if not ending:
+        return "no ending"
+    return clipped(ending if ending.isprintable() else ascii(ending), 20)
+
+
+def _counted(endings: Counter[str]) -> str:
+    """As `.txt 12, .md 3`, the most frequent first."""
+    ordered = sorted(endings.items(), key=lambda item: (-item[1], item[0]))
+    parts = [f"{ending} {count}" for ending, count in ordered[:_MOST_ENDINGS]]
+    if rest := sum(count for _, count in ordered[_MOST_ENDINGS:]):
+        parts.append(f"others {rest}")
+    return ", ".join(parts)
+
+
+def _identity(parts: Sequence[str], paths: Sequence[Path]) -> str:
+    lines = [part.encode() for part in parts]
+    for path in paths:
+        held = _stat(path)
+        # Names need not be UTF-8.
+        lines.append(os.fsencode(path.resolve()) + b" %d %d" % (held.st_size, held.st_mtime_ns))
+    return hashlib.sha256(b"\n".join(lines)).hexdigest()
+
+
+def _texts(paths: Sequence[Path]) -> Iterator[bytes]:
+    total = sum(_stat(path).st_size for path in paths)
+    block = max(1, min(BLOCK_BYTES, total // LEAST_BLOCKS))
+    for path in paths:
+        for text in READERS[format_of(path.name) or "text"](path):
+            yield from _blocks(text, block)
 
 
 def _hugging_face(name: str) -> Source:
     with needs("datasets", f"data source 'hf:{name}'"):
         import datasets
     try:
-        rows = datasets.load_dataset(name, split="train")
+        # Nothing that a data set brings along is run.
+        rows = datasets.load_dataset(name, split="train", trust_remote_code=False)
     except Exception as error:
         raise UserError(f"data source 'hf:{name}' cannot be loaded: {error}") from None
 
     def documents() -> Iterator[bytes]:
-        for number, row in enumerate(rows, 1):
-            yield from _blocks(_row_text(row, f"hf:{name}, row {number}"), BLOCK_BYTES)
+        for number, row in enumerate(_each(rows, name), 1):
+            yield from _blocks(row_text(row, f"hf:{name}, row {number}"), BLOCK_BYTES)
 
     return Source(name=f"hf:{name}", identity=f"{name} {rows._fingerprint}", documents=documents)
 
 
-def _row_text(row: Any, where: str) -> bytes:
-    text = row.get("text") if isinstance(row, dict) else None
-    if not isinstance(text, str):
-        raise UserError(f'{where}: expected an object with a string under "text"')
-    data = text.encode("utf-8", errors="surrogatepass")
-    _check_text(data, where)
-    return data
-
-
-def _read(path: Path) -> bytes:
+def _each(rows: Iterable[object], name: str) -> Iterator[object]:
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-
-
-def _check_text(data: bytes, where: str) -> None:
-    if b"\0" in data:
-        raise UserError(f"{where}: holds NUL bytes at {data.index(0)}; expected text in UTF-8")
-    try:
-        data.decode()
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{where}: not UTF-8 at byte {error.start}; expected text in UTF-8"
-        ) from None
+        yield from rows
+    except Exception as error:
+        raise UserError(f"data source 'hf:{name}' cannot be read: {first_line(error)}") from None
 
 
 def _blocks(text: bytes, most: int) -> Iterator[bytes]:
@@ -201,20 +321,3 @@ def _blocks(text: bytes, most: int) -> Iterator[bytes]:
         start = end
     if start < len(text):
         yield text[start:]
-
-
-def _token_blocks(paths: list[Path]) -> Iterator[bytes]:
-    total = sum(p.stat().st_size for p in paths)
-    block = max(2, min(BLOCK_BYTES, total // LEAST_BLOCKS) // 2 * 2)
-    for path in paths:
-        if path.stat().st_size % 2:
-            raise UserError(f"{path}: {path.stat().st_size} bytes; expected whole uint16 tokens")
-        with path.open("rb") as file:
-            while piece := file.read(block):
-                yield piece
-
-
-_READERS: dict[str, Callable[[Path], Iterator[bytes]]] = {
-    ".jsonl": _jsonl,
-    ".parquet": _parquet,
-}

@@ -16,6 +16,8 @@ from completedp.errors import UserError, needs
 END_OF_DOCUMENT = 0
 END_TOKEN = "<|endoftext|>"
 
+# Of byte pairs: every byte, and the end of a document.
+LEAST_VOCABULARY = 257
 # Text a vocabulary is trained on: more changes a 32k vocabulary's compression by under a percent and
 # costs minutes.
 TRAINING_BYTES = 200_000_000
@@ -47,7 +49,12 @@ class BytePairs:
 
     @classmethod
     def train(cls, documents: Iterable[bytes], vocab_size: int) -> BytePairs:
-        """Train on the first `TRAINING_BYTES`. Raises `UserError` when the text yields fewer pairs."""
+        """Train on the first `TRAINING_BYTES`. Raises `UserError` when the text yields fewer pairs, or the
+        vocabulary does not hold every byte."""
+        if vocab_size < LEAST_VOCABULARY:
+            raise UserError(
+                f"model.vocab_size is {vocab_size}; data.tokenizer: bpe needs {LEAST_VOCABULARY} or more"
+            )
         tokenizers = _library()
         model = tokenizers.Tokenizer(tokenizers.models.BPE())
         model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -72,7 +79,8 @@ class BytePairs:
         return cls(_library().Tokenizer.from_file(str(path)))
 
     def save(self, path: Path) -> None:
-        self._tokenizer.save(str(path))
+        # Not by the library, whose own errors of a full disk are of no type.
+        path.write_text(self._tokenizer.to_str(pretty=True), encoding="utf-8")
 
     def encode(self, documents: Iterable[bytes]) -> Iterator[TokenArray]:
         iterator = iter(documents)

@@ -15,11 +15,57 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from completedp.errors import UserError
+from completedp import reading
+from completedp.errors import UserError, located, shown
+from completedp.reading import Field
 from completedp.runs.job import Outcome, Status
 
 JOURNAL_SCHEMA = 1
-EVENTS = frozenset({"study", "budget", "proposed", "finished", "set_aside", "done"})
+# Bytes of a journal that is read: those of a million trials.
+LARGEST = 1 << 30
+# Each event with the fields that its record must have.
+EVENTS: Mapping[str, tuple[str, ...]] = {
+    "study": (),
+    "budget": ("budget",),
+    "proposed": ("trial", "values", "phase", "seed"),
+    "finished": ("trial", "status"),
+    "set_aside": ("trial",),
+    "done": (),
+}
+# What the first record of a search has beside its event; that of a sweep has nothing.
+OF_A_STUDY = ("name", "config", "digest", "seed", "budget", "data", "versions")
+# What a field holds, whatever event it stands in.
+_FIELDS: Mapping[str, Field] = {
+    "name": reading.TEXT,
+    "config": reading.OBJECT,
+    "digest": reading.TEXT,
+    "data": reading.OBJECT,
+    "versions": reading.OBJECT,
+    "budget": reading.COUNT,
+    "trial": reading.COUNT,
+    "seed": reading.COUNT,
+    "values": reading.NUMBERS,
+    "phase": reading.TEXT,
+    "status": reading.one_of("completed", "diverged", "stopped"),
+    "loss": reading.NUMBER_OR_NULL,
+    "steps": reading.COUNT,
+    "tokens": reading.COUNT,
+    "seconds": reading.SECONDS,
+    "reason": reading.TEXT_OR_NULL,
+    "metrics": reading.NUMBERS,
+    "arm": reading.TEXT,
+    "of": reading.COUNT,
+    "round": reading.COUNT,
+    "job": reading.TEXT,
+    "rungs": Field(
+        lambda rungs: (
+            isinstance(rungs, list)
+            and all(isinstance(rung, dict) and set(rung) == {"fraction", "bound"} for rung in rungs)
+            and all(map(reading.is_number, (x for rung in rungs for x in rung.values())))
+        ),
+        "a list of objects with fraction and bound, finite numbers",
+    ),
+}
 
 Record = Mapping[str, Any]
 
@@ -72,9 +118,10 @@ class Journal:
         """Write one record; it is on the disk when this returns.
 
         A non-finite number is refused. Raises `UserError` where the disk is full or gone, with the
-        journal as it was before.
+        journal as it was before; and where the file that was opened no longer has its name, because
+        somebody deleted, replaced or moved it: then nothing that is recorded would be found again.
         """
-        assert record["event"] in EVENTS, record["event"]
+        _check_record(record, "a record to be written")
         line = json.dumps(dict(record), allow_nan=False).encode() + b"\n"
         try:
             rest = line
@@ -87,6 +134,21 @@ class Journal:
                 f"{self.path}: cannot be written ({error.strerror}); make room, then resume the study"
             ) from None
         self._size += len(line)
+        self.check()
+
+    def check(self) -> None:
+        """Raises `UserError` if the file that was opened no longer has its name."""
+        own = os.fstat(self._fd)
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            found = None
+        if found is None or (found.st_dev, found.st_ino) != (own.st_dev, own.st_ino):
+            raise UserError(
+                f"{self.path}: was deleted, replaced or moved while it was being written; nothing more is "
+                "recorded. Put it back in its place (a moved one holds all that was recorded), then go on "
+                "as after an interruption"
+            )
 
     def close(self) -> None:
         os.close(self._fd)
@@ -102,9 +164,11 @@ def exists(path: Path) -> bool:
     """Whether there is a study: a journal with a complete first line."""
     try:
         with path.open("rb") as file:
-            return file.readline().endswith(b"\n")
-    except (FileNotFoundError, NotADirectoryError):
+            return file.readline(reading.LONGEST_LINE).endswith(b"\n")
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return False
+    except OSError:
+        return True  # one that cannot be read, as its readers will say
 
 
 def studies(root: Path) -> list[Path]:
@@ -119,31 +183,45 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     """
     if not exists(path):
         return []
-    lines = path.read_bytes().split(b"\n")[:-1]
-    records = [_record(line, f"{path}, line {i}") for i, line in enumerate(lines, 1)]
+    records = [
+        _record(line, f"{path}, line {i}")
+        for i, line in enumerate(reading.read_bytes(path, LARGEST).split(b"\n")[:-1], 1)
+    ]
     first = records[0]
     if first["event"] != "study":
         raise UserError(f"{path}, line 1: event is {first['event']!r}; expected 'study'")
     if first.get("schema") != JOURNAL_SCHEMA:
         raise UserError(
-            f"{path}: the journal's schema is {first.get('schema')!r}; this version of completedp reads "
+            f"{path}: the journal's schema is {shown(first.get('schema'))}; this version of completedp reads "
             f"schema {JOURNAL_SCHEMA}; use the version that wrote it, or begin a new study"
         )
     return records
 
 
 def _record(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line, parse_constant=_refuse_constant)
-    except ValueError as error:
-        raise UserError(f"{where}: not a line of JSON ({error}); the journal is damaged") from None
-    if not isinstance(record, dict) or record.get("event") not in EVENTS:
-        raise UserError(f"{where}: expected an object with an event of {', '.join(sorted(EVENTS))}")
+    where = f"{where}: the journal is damaged"
+    if not line.strip():
+        raise UserError(f"{where}: a blank line; 'completedp doctor --repair' takes it out")
+    record = reading.as_object(reading.parsed(reading.decoded(line, where), where), where)
+    _check_record(record, where)
     return record
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
+def _check_record(record: Record, where: str) -> None:
+    event = record.get("event")
+    if not isinstance(event, str) or event not in EVENTS:
+        raise UserError(
+            f"{where}: event is {shown(event)}; expected one of {', '.join(sorted(EVENTS))}"
+        )
+    reading.check_fields(record, _FIELDS, EVENTS[event], where)
+    if record.get("status") == "completed" and record.get("loss") is None:
+        raise UserError(f"{where}: a completed trial without its loss")
+
+
+def check_study(first: Record, path: Path | str) -> None:
+    """Raises `UserError` if the first record of the journal at `path` is not that of a whole search."""
+    where = f"{path}, line 1: the journal is damaged"
+    reading.check_fields(first, _FIELDS, OF_A_STUDY, where)
 
 
 def sync(path: Path) -> None:
@@ -189,37 +267,39 @@ class TrialRecord:
 _OWN_FIELDS = {f.name for f in dataclasses.fields(TrialRecord)} - {"extra"}
 
 
-def trials(records: Iterable[Record]) -> dict[int, TrialRecord]:
+def trials(records: Iterable[Record], path: Path | str = "journal") -> dict[int, TrialRecord]:
     """Every trial in order of its proposal.
 
-    Raises `UserError` for a damaged journal: a trial proposed or ended twice, or ended unproposed.
+    Raises `UserError` for a damaged journal, at `path`: a trial proposed or ended twice, or ended unproposed.
     """
     found: dict[int, TrialRecord] = {}
     for line, record in enumerate(records, 1):
-        event = record["event"]
-        if event == "proposed":
-            trial = record.get("trial")
-            if trial in found:
-                raise UserError(f"journal, line {line}: trial {trial} is proposed twice")
-            new = _merged({"status": None}, record, line)
-            found[new.trial] = new
-        elif event in ("finished", "set_aside"):
-            before = found.get(record.get("trial", -1))
-            if before is None:
-                raise UserError(f"journal, line {line}: an end of a trial never proposed")
-            if before.status is not None:
-                raise UserError(f"journal, line {line}: trial {before.trial} ends twice")
-            status = {"status": "set_aside"} if event == "set_aside" else {}
-            known = {name: getattr(before, name) for name in _OWN_FIELDS}
-            found[before.trial] = _merged({**known, **before.extra, **status}, record, line)
+        with located(f"{path}, line {line}: the journal is damaged"):
+            take(found, record)
     return found
 
 
-def _merged(known: Record, record: Record, line: int) -> TrialRecord:
+def take(found: dict[int, TrialRecord], record: Record) -> None:
+    """Bring the trials up to date with the record after them. Raises `UserError` as `trials` does, without
+    the place."""
+    event = record["event"]
+    if event == "proposed":
+        if record["trial"] in found:
+            raise UserError(f"trial {record['trial']} is proposed twice")
+        found[record["trial"]] = _merged({"status": None}, record)
+    elif event in ("finished", "set_aside"):
+        before = found.get(record["trial"])
+        if before is None:
+            raise UserError(f"an end of trial {record['trial']}, which was never proposed")
+        if before.status is not None:
+            raise UserError(f"trial {before.trial} ends twice")
+        status = {"status": "set_aside"} if event == "set_aside" else {}
+        known = {name: getattr(before, name) for name in _OWN_FIELDS}
+        found[before.trial] = _merged({**known, **before.extra, **status}, record)
+
+
+def _merged(known: Record, record: Record) -> TrialRecord:
     merged = {**known, **{name: v for name, v in record.items() if name != "event"}}
     own = {name: value for name, value in merged.items() if name in _OWN_FIELDS}
     extra = {name: value for name, value in merged.items() if name not in _OWN_FIELDS}
-    try:
-        return TrialRecord(**own, extra=extra)
-    except TypeError as error:
-        raise UserError(f"journal, line {line}: {error}; the journal is damaged") from None
+    return TrialRecord(**own, extra=extra)

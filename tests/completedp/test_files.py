@@ -3,6 +3,7 @@
 import errno
 import math
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ BAD = {
     "a: " + "9" * 5000: "not valid YAML",
     "a: &x [*x]": "not valid YAML",
     "a: &x {b: *x}": "not valid YAML",
-    "a: " + "[" * 2000 + "]" * 2000: "nested too deeply",
+    "a: " + "[" * 2000 + "]" * 2000: "not valid YAML",
+    "a: " + "[" * 20_000: "not valid YAML",
+    "a: &x " + "k" * 100_000 + "\nb: {*x : 1, *x : 2}": "the key 'kkk",
     "a: !!timestamp soon": "not valid YAML",
     "a: !!int soon": "not valid YAML",
     "a: !!bool soon": "not valid YAML",
@@ -48,7 +51,8 @@ def test_what_is_no_mapping_of_values_is_refused_by_file(tmp_path: Path, text: s
         ("-0x" + "f" * 300, "model.width is a whole number of 1200 bits"),
         (".inf", "model.width is inf"),
         ("2026-13-45", "model.width is '2026-13-45'"),
-        ("[" * 150 + "]" * 150, "model.width is [["),
+        ("[" * 50 + "]" * 50, "model.width is [["),
+        ("[" * 150 + "]" * 150, "more than 60 levels deep"),
         ("[" * 240 + "]" * 240, "file.yaml"),
         ("!!binary aGk=", "file.yaml"),
         ("!!set {a, b}", "file.yaml"),
@@ -71,6 +75,41 @@ def test_numbers_and_dates_as_people_mean_them(tmp_path: Path) -> None:
     expected = {"a": 3e-4, "b": 1e5, "c": "2026-13-45", "d": "2026-11-20", "e": [1], "f": [1]}
     expected |= {"g": "010", "h": "1:30", "i": [0, -7, 1000, 31], "j": [1.5, -500.0, 2.0, math.inf]}
     assert files.read_yaml(path) == expected
+
+
+def test_a_merge_key_brings_what_is_not_given(tmp_path: Path) -> None:
+    path = tmp_path / "file.yaml"
+    path.write_text("a: &x {p: 1, q: 2}\nb: {<<: *x, q: 3}\nc: {<<: [*x, {r: 4}]}")
+    read = files.read_yaml(path)
+    assert read["b"] == {"p": 1, "q": 3}
+    assert read["c"] == {"p": 1, "q": 2, "r": 4}
+
+
+def test_aliases_that_grow_into_billions_are_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "file.yaml"
+    lines = ["a0: &a0 [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
+    path.write_text("\n".join(lines))
+    began = time.perf_counter()
+    with pytest.raises(UserError, match="values; expected at most 1,000,000"):
+        files.read_yaml(path)
+    assert time.perf_counter() - began < 5
+
+
+@pytest.mark.parametrize("length", [100, 100_000])
+def test_messages_stay_short_whatever_the_file_holds(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "file.yaml"
+    for text in (
+        f"model: {{{'k' * length}: 1}}",
+        f"model: {'v' * length}",
+        f"schema: [{'1, ' * length}]",
+        f"parameterization: {'p' * length}",
+        "\n".join(f"key{i}: 1" for i in range(length)),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError) as caught:
+            Recipe.read(path)
+        assert len(str(caught.value)) < 2500
 
 
 values = st.recursive(

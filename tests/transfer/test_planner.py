@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import completedp
 from completedp.errors import UserError
+from completedp.lm.plan_run import run_name
 from completedp.plan import Plan
 from completedp.recipe import Recipe
 from completedp.rules import PARAMETERIZATIONS
@@ -134,6 +135,30 @@ def test_a_plan_survives_its_file(recipe: Recipe, tmp_path: Path) -> None:
     top = yaml.safe_load((tmp_path / "plan.yaml").read_text())
     assert {"parameterization", "scale", "parameters", "flops", "tensors"} <= set(top)
     assert set(top["scale"]) == {"width", "depth", "batch", "tokens"}
+
+
+def test_a_plan_knows_the_text_that_its_recipe_was_tuned_on(recipe: Recipe, tmp_path: Path) -> None:
+    known = dataclasses.replace(recipe, provenance={"data": {"digest": "sha256:0"}})
+    plan = plan_at(known, width=64)
+    assert plan.corpus == "sha256:0"
+    plan.write(tmp_path / "plan.yaml")
+    assert Plan.read(tmp_path / "plan.yaml") == plan
+    names = [
+        run_name(p, recipe.data, 0, "p") for p in (plan, dataclasses.replace(plan, corpus=None))
+    ]
+    assert names[0] == names[1], "a run that was begun before plans said it is found again"
+
+
+@pytest.mark.parametrize(
+    "provenance", [{}, {"data": None}, {"data": "sha256:0"}, {"data": {"digest": 7}}, {"data": []}]
+)
+def test_a_plan_whose_text_is_not_known_is_as_before(
+    recipe: Recipe, provenance: dict[str, Any]
+) -> None:
+    plan = plan_at(dataclasses.replace(recipe, provenance=provenance), width=64)
+    assert plan.corpus is None
+    assert "corpus" not in plan.to_dict()
+    assert Plan.from_dict(plan.to_dict()) == plan
 
 
 def test_a_recipe_reads_as_a_plan_at_its_own_scale(recipe: Recipe, tmp_path: Path) -> None:

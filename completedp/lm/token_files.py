@@ -1,0 +1,248 @@
+"""Token files: which numbers they hold is known from a header or a sidecar, or inferred and said."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from completedp.errors import UserError, nearest, shown
+from completedp.lm.formats import check_beginning
+from completedp.reading import read_object
+
+# All little-endian.
+_DTYPES = {
+    "uint16": "<u2",
+    "uint32": "<u4",
+    "int32": "<i4",
+    "int64": "<i8",
+    "uint64": "<u8",
+}
+# Of llm.c: the file begins with 256 int32, of which the first three are a magic number, a version, and the
+# count of tokens that follow.
+_HEADER_BYTES = 1024
+_MAGICS = {20240520: (1, "uint16"), 20240801: (7, "uint32")}
+# What is looked at to infer a dtype: pieces spread over the file.
+_SAMPLES, _SAMPLE_BYTES = 64, 1 << 14
+# Fewer 16-bit words at a place than this tell nothing by their range.
+_FEW_WORDS = 64
+# Tokens as they stand are alike at odd and at even places: 95 % of them are below about the same number, and
+# the shares of zeros are about the same.
+_MOST, _RATIO, _DIFFERENCE = 0.95, 16, 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenFile:
+    """`count` numbers of `dtype` from byte `start` on; `why` says how the dtype is known."""
+
+    path: Path
+    dtype: str
+    start: int
+    count: int
+    why: str
+
+    @property
+    def inferred(self) -> bool:
+        return self.why.startswith("inferred")
+
+
+def stored_dtype(vocab_size: int) -> np.dtype[Any]:
+    """The numbers that tokens of a vocabulary are kept as."""
+    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+
+
+def token_files(paths: Sequence[Path], vocab_size: int) -> list[TokenFile]:
+    """What each file holds. Raises `UserError` where that cannot be told."""
+    files = [_token_file(path, vocab_size) for path in paths]
+    inferred = {file.dtype: file.path for file in files if file.inferred and file.count}
+    if len(inferred) > 1:
+        found = ", ".join(f"{path} like {dtype}" for dtype, path in inferred.items())
+        raise UserError(f"token files of one folder look different: {found}; {_mend(paths[0])}")
+    return files
+
+
+def described(files: Sequence[TokenFile]) -> str:
+    """The dtypes and how they are known, as `uint16 (llm.c's header)`."""
+    kinds = Counter(f"{file.dtype} ({file.why})" for file in files)
+    if len(kinds) == 1:
+        return next(iter(kinds))
+    return ", ".join(f"{count} of {kind}" for kind, count in sorted(kinds.items()))
+
+
+def token_blocks(files: Sequence[TokenFile], vocab_size: int, block_tokens: int) -> Iterator[bytes]:
+    """The tokens as `stored_dtype`, whatever they are in the files.
+
+    Raises `UserError` for a token that is not of the vocabulary.
+    """
+    stored = stored_dtype(vocab_size)
+    for file in files:
+        dtype = np.dtype(_DTYPES[file.dtype])
+        try:
+            with file.path.open("rb") as stream:
+                stream.seek(file.start)
+                for first in range(0, file.count, block_tokens):
+                    wanted = min(block_tokens, file.count - first)
+                    tokens = _read(stream, wanted, dtype, file.path)
+                    _check(tokens, vocab_size, file, first)
+                    yield tokens.astype(stored, copy=False).tobytes()
+        except OSError as error:
+            raise UserError(f"{file.path}: cannot be read ({error.strerror})") from None
+
+
+def _read(stream: BinaryIO, count: int, dtype: np.dtype[Any], path: Path) -> npt.NDArray[Any]:
+    content = stream.read(count * dtype.itemsize)
+    if len(content) < count * dtype.itemsize:
+        raise UserError(f"{path}: became shorter while it was read; start again")
+    return np.frombuffer(content, dtype)
+
+
+def _check(tokens: npt.NDArray[Any], vocab_size: int, file: TokenFile, first: int) -> None:
+    top, bottom = int(tokens.max()), int(tokens.min())
+    if bottom >= 0 and top < vocab_size:
+        return
+    token, place = (bottom, tokens.argmin()) if bottom < 0 else (top, tokens.argmax())
+    how = f" (read as {file.dtype}, {file.why}; if it is another, {_mend(file.path)})"
+    mend = "set it to the vocabulary the file was made with" if token > 0 else "none is below 0"
+    raise UserError(
+        f"{file.path}, position {first + int(place)}: holds the token {token}; model.vocab_size is "
+        f"{vocab_size}: {mend}{how if file.inferred else ''}"
+    )
+
+
+def _token_file(path: Path, vocab_size: int) -> TokenFile:
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(_HEADER_BYTES)
+            sidecar = _sidecar(path)
+            if (known := _by_header(start, size, path)) is not None:
+                _check_agree(known, sidecar, path)
+                return known
+            check_beginning(start, path, numbers=True)
+            if sidecar is not None:
+                dtype, why = sidecar, "as its sidecar says"
+            elif size == 0:
+                dtype, why = "uint16", "inferred: it is empty"
+            else:
+                dtype, why = _inferred(_sample(file, size), vocab_size, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    width = np.dtype(_DTYPES[dtype]).itemsize
+    if size % width:
+        raise UserError(f"{path}: {size} bytes; expected whole {dtype} tokens")
+    return TokenFile(path=path, dtype=dtype, start=0, count=size // width, why=why)
+
+
+def sidecar_of(path: Path) -> Path:
+    """Where the dtype of a token file may stand, as {"dtype": "uint32"}."""
+    return path.with_name(f"{path.name}.json")
+
+
+def _sidecar(path: Path) -> str | None:
+    place = sidecar_of(path)
+    if not place.exists():
+        return None
+    content = read_object(place)
+    for key in content:
+        if key != "dtype":
+            raise UserError(f"{place}: unknown key {shown(key)}; expected dtype alone")
+    dtype = content.get("dtype")
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        known = nearest(dtype, _DTYPES) if isinstance(dtype, str) else ""
+        raise UserError(f"{place}: dtype is {shown(dtype)}{known or f'; known: {_known()}'}")
+    return dtype
+
+
+def _known() -> str:
+    return ", ".join(_DTYPES)
+
+
+def _by_header(start: bytes, size: int, path: Path) -> TokenFile | None:
+    if len(start) < _HEADER_BYTES:
+        return None
+    magic, version, count = (int(n) for n in np.frombuffer(start[:12], "<i4"))
+    if magic not in _MAGICS:
+        return None
+    expected, dtype = _MAGICS[magic]
+    if version != expected:
+        raise UserError(
+            f"{path}: llm.c's header of version {version}; expected {expected}, of {dtype} tokens"
+        )
+    held, rest = divmod(size - _HEADER_BYTES, np.dtype(_DTYPES[dtype]).itemsize)
+    if rest or held != count:
+        raise UserError(
+            f"{path}: its header says {count} {dtype} tokens, but {size - _HEADER_BYTES} bytes follow; "
+            "it was cut, or written twice: make it again"
+        )
+    return TokenFile(path=path, dtype=dtype, start=_HEADER_BYTES, count=count, why="llm.c's header")
+
+
+def _check_agree(known: TokenFile, sidecar: str | None, path: Path) -> None:
+    if sidecar not in (None, known.dtype):
+        raise UserError(
+            f"{sidecar_of(path)}: dtype is {sidecar!r}, but the file's header says {known.dtype}; "
+            "remove the sidecar"
+        )
+
+
+def _sample(file: BinaryIO, size: int) -> npt.NDArray[Any]:
+    """16-bit words, four a row, from all over the file."""
+    if size <= _SAMPLES * _SAMPLE_BYTES:
+        starts = [0]
+        length = size
+    else:
+        spread = np.linspace(0, size - _SAMPLE_BYTES, _SAMPLES).astype(np.int64) // 8 * 8
+        starts, length = spread.tolist(), _SAMPLE_BYTES
+    pieces = []
+    for start in starts:
+        file.seek(start)
+        piece = file.read(length)
+        pieces.append(piece[: len(piece) // 8 * 8])
+    return np.frombuffer(b"".join(pieces), "<u2").reshape(-1, 4)
+
+
+def _inferred(words: npt.NDArray[Any], vocab_size: int, path: Path) -> tuple[str, str]:
+    """The dtype that the words look like, and why. Raises `UserError` where they look like none alone.
+
+    In numbers of 32 or 64 bits the second word is at most that of the vocabulary's largest token, 0 up to
+    65,536 tokens; the third and the fourth are 0.
+    """
+    high = (vocab_size - 1) >> 16
+    low, second = words[:, 0::2], words[:, 1::2]
+    above = f"at most {high}" if high else "0"
+    if len(words) and not words.any():
+        raise _unclear(path, "every number is 0")
+    if len(words) and not words[:, 2:].any() and (words[:, 1] <= high).all():
+        return "int64", "inferred: the upper two of four 16-bit words are 0, the second is " + above
+    if (second <= high).all() and (low > high).any():
+        return "uint32", f"inferred: every second 16-bit word is {above}"
+    if len(words) >= _FEW_WORDS and _uneven(low, second):
+        raise _unclear(path, "its 16-bit words are of two kinds in turn")
+    if vocab_size > 1 << 16:
+        raise _unclear(
+            path,
+            f"they look like uint16, and model.vocab_size is {vocab_size}, more than that holds",
+        )
+    return "uint16", "inferred: its 16-bit words are of one kind"
+
+
+def _uneven(low: npt.NDArray[Any], second: npt.NDArray[Any]) -> bool:
+    """Whether words at odd places are of another kind than those at even ones: parts of wider numbers."""
+    less, more = sorted(1 + np.quantile(part, _MOST) for part in (low, second))
+    zeros = [np.mean(part == 0) for part in (low, second)]
+    return bool(less * _RATIO < more or abs(zeros[0] - zeros[1]) > _DIFFERENCE)
+
+
+def _unclear(path: Path, why: str) -> UserError:
+    return UserError(f"{path}: which numbers it holds is not clear ({why}); {_mend(path)}")
+
+
+def _mend(path: Path) -> str:
+    example = json.dumps({"dtype": "uint32"})
+    return f"say it in a sidecar {sidecar_of(path).name}, as {example} (one of {_known()})"

@@ -8,15 +8,15 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from completedp.errors import UserError
-from completedp.runs.journal import Record, read_records, studies, trials
+from completedp.errors import UserError, first_line
+from completedp.runs.journal import Record, TrialRecord, read_records, studies, trials
 
-State = Literal["ok", "note", "fault"]
+State = Literal["ok", "note", "fault", "mended"]
 
 # What a study of 200 runs leaves: journal, curves, and mostly MLflow's database.
 _ROOM = 200 * 2**20
@@ -33,6 +33,14 @@ class Finding:
     what: str
     state: State
     said: str
+
+
+def mended(root: Path) -> Iterator[Finding]:
+    """What `completedp.repair` has mended."""
+    from completedp.repair import repair
+
+    for done in repair(root):
+        yield Finding(what=done.what, state="mended", said=done.said)
 
 
 def examine(root: Path) -> Iterator[Finding]:
@@ -210,15 +218,17 @@ def _studies(root: Path) -> Iterator[Finding]:
     for folder in studies(root):
         path = folder / "journal.jsonl"
         try:
-            yield _study(
-                folder.name, read_records(path), torn=not path.read_bytes().endswith(b"\n")
-            )
+            records = read_records(path)
+            found = trials(records, path)
+            torn = not path.read_bytes().endswith(b"\n")
+            yield _study(folder.name, records, found, torn=torn)
         except UserError as error:
             yield Finding(what=f"study {folder.name}", state="fault", said=str(error))
 
 
-def _study(name: str, records: Sequence[Record], *, torn: bool) -> Finding:
-    found = trials(records)
+def _study(
+    name: str, records: Sequence[Record], found: Mapping[int, TrialRecord], *, torn: bool
+) -> Finding:
     ended = sum(t.status is not None for t in found.values())
     said = f"{ended} runs ended"
     if records[-1]["event"] == "done":
@@ -230,15 +240,27 @@ def _study(name: str, records: Sequence[Record], *, torn: bool) -> Finding:
 
 
 def _mlflow(root: Path) -> Iterator[Finding]:
-    from completedp.tracking.store import Store
+    """Only looks: what is wrong with a view is for `track` to replace."""
+    from completedp.tracking import database
+    from completedp.tracking.store import DATABASE, judge
 
-    if not (root / "mlflow.db").exists():
+    path = root.absolute() / DATABASE
+    if database.is_missing(path):
         yield Finding(what="mlflow", state="ok", said="no database yet: the first study makes it")
         return
     try:
-        store = Store(root)
-    except UserError as error:
-        yield Finding(what="mlflow", state="fault", said=str(error))
+        judge(path)
+    except Exception as error:
+        why = first_line(error)
+        if database.says_broken(error):
+            said = f"{path} is broken ({why}); 'completedp track' sets it aside and makes a new one"
+            yield Finding(what="mlflow", state="fault", said=said)
+        elif database.says_in_use(error):
+            said = f"{path} is being written, or was when its writer was killed ({why}): nothing to mend"
+            yield Finding(what="mlflow", state="note", said=said)
+        else:
+            said = f"{path}: cannot be read ({why}); make it readable, or give another --root"
+            yield Finding(what="mlflow", state="fault", said=said)
         return
-    size = os.path.getsize(store.database) / 2**20
-    yield Finding(what="mlflow", state="ok", said=f"{store.database} opens, {size:.0f} MiB")
+    size = os.path.getsize(path) / 2**20
+    yield Finding(what="mlflow", state="ok", said=f"{path} opens, {size:.0f} MiB")

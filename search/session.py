@@ -94,22 +94,30 @@ def raise_budget(place: Place, budget: int) -> None:
 
 
 def run(
-    place: Place, executor: Executor, make_job: JobFactory, *, console: Console, hours: float = 0
+    place: Place,
+    executor: Executor,
+    make_job: JobFactory,
+    *,
+    console: Console,
+    hours: float = 0,
+    forecast: float | None = None,
 ) -> dict[str, Any] | None:
     """Run a study to its end and return its summary, or None where it was interrupted first.
 
-    Nothing new is begun after `hours` (0: no limit).
+    Nothing new is begun after `hours` (0: no limit). `forecast` is how many seconds a run should take, None
+    where nobody knows: a run that hangs is told by it (`completedp.runs.engine`).
     """
     with Lock(place.lock), Journal.open(place.journal) as journal:
         ledger = place.read()
         display = display_for(ledger, console)
-        tracker = Tracker(place.root, place.folder, warn=display.say)
+        curve_of = functools.partial(read_curve, place.folder / "curves")
+        source = None if ledger.done else StudySource(ledger, journal.append, make_job, curve_of)
+        tracker = Tracker(place.root, place.folder, warn=display.say)  # last: it has a thread
         try:
-            if not ledger.done:
-                curve_of = functools.partial(read_curve, place.folder / "curves")
-                source = StudySource(ledger, journal.append, make_job, curve_of)
-                if not _run_trials(place, source, executor, display, tracker, hours):
-                    return None
+            if source is not None and not _run_trials(
+                place, source, executor, display, tracker, hours, forecast
+            ):
+                return None
             return _finish(place, ledger, journal)
         finally:
             tracker.close()
@@ -122,6 +130,7 @@ def _run_trials(
     display: Display,
     tracker: Tracker,
     hours: float,
+    forecast: float | None,
 ) -> bool:
     ends = time.monotonic() + hours * 3600
 
@@ -135,6 +144,7 @@ def _run_trials(
             source,
             executor,
             curves=place.folder / "curves",
+            forecast=forecast,
             on_event=on_event,
             interrupted=lambda: hours > 0 and time.monotonic() > ends,
             on_interrupt=lambda: display.say(
@@ -170,6 +180,7 @@ def language_model_job(
 
 def _finish(place: Place, ledger: Ledger, journal: Journal) -> dict[str, Any]:
     """Write recipe, summary and figures, then that the study is done."""
+    journal.check()  # a folder that was moved away must not be made anew
     summary = _write_results(place, ledger)
     if not ledger.done:
         journal.append({"event": "done"})

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from typing import Annotated, cast
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
 
-from completedp import __version__
+from completedp import __version__, interrupts, trust
+from completedp.cli import streams
 from completedp.cli.browsing import track, ui
 from completedp.cli.checking import transfer_check
 from completedp.cli.coordinates import coordcheck
@@ -18,8 +22,11 @@ from completedp.cli.scaling import export, rules, transfer
 from completedp.cli.searching import search
 from completedp.cli.studies import preset, report, status
 from completedp.cli.training import train
-from completedp.errors import UserError
+from completedp.errors import UserError, shown
 from completedp.launch import check_packages, end, launched
+
+# The parent of what typer raises for arguments that it cannot take; its own name for it differs by release.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     name="completedp",
@@ -28,6 +35,28 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _at_home(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb with `~` expanded in every path that it is given: a shell does not do so in quotes, after
+    `=`, or in an environment variable."""
+
+    @functools.wraps(verb)
+    def with_paths(**given: Any) -> None:
+        verb(**{name: _expanded(value) for name, value in given.items()})
+
+    return with_paths
+
+
+def _expanded(value: Any) -> Any:
+    if not isinstance(value, Path):
+        return value
+    try:
+        return value.expanduser()
+    except RuntimeError:
+        raise UserError(f"{value}: there is no such home folder; give the whole path") from None
+
+
 # In the order in which a newcomer meets them.
 for verb in (
     search,
@@ -47,7 +76,7 @@ for verb in (
     coordcheck,
     doctor,
 ):
-    app.command()(verb)
+    app.command()(_at_home(verb))
 
 
 def _print_version(wanted: bool) -> None:
@@ -58,29 +87,70 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _common(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print it and end."),
     ] = False,
 ) -> None:
-    """Without a callback of its own a program of one verb would swallow the verb's name."""
+    """What holds for every verb: the code that a file names is run only where an option says so."""
+    context.with_resource(trust.only_asked())
 
 
 def main() -> None:
     """The console script."""
+    streams.prepare()
+    interrupts.listen()
     try:
-        _run()
+        _run(sys.argv[1:])
     except SystemExit as ended:
         if not launched():
             raise
         end(cast(int, ended.code))  # which is what typer and we exit with
 
 
-def _run() -> None:
+def _check_given(arguments: Sequence[str]) -> None:
+    """Raises `UserError` for an empty argument: as a path it would be the current folder."""
+    for before, argument in zip(("", *arguments), arguments, strict=False):
+        option, equals, value = argument.partition("=")
+        if argument and not (option.startswith("--") and equals and not value):
+            continue
+        name = option or (before if before.startswith("--") else "an argument")
+        raise UserError(
+            f"{name} is empty, as from a variable that is not set; give a value, or leave it out"
+        )
+
+
+def _refuse(error: Any, arguments: Sequence[str]) -> NoReturn:
+    """What typer says of arguments that it cannot take, and what was given, which it leaves out."""
+    if isinstance(error, typer.BadParameter) and error.param is not None:
+        given = _given_for(error.param.opts, arguments)
+        if given is not None and given not in error.message:
+            error.message += f"; got {shown(given)}"
+    error.show()
+    sys.exit(error.exit_code)
+
+
+def _given_for(options: Sequence[str], arguments: Sequence[str]) -> str | None:
+    """The value that stands behind one of an option's names."""
+    for before, argument in zip(("", *arguments), arguments, strict=False):
+        for option in options:
+            if before == option:
+                return argument
+            if argument.startswith(f"{option}="):
+                return argument.removeprefix(f"{option}=")
+    return None
+
+
+def _run(arguments: Sequence[str]) -> None:
     """What the command line asks for. A user's mistake is one line on stderr and exit status 2."""
     try:
+        _check_given(arguments)
         check_packages()
-        app(prog_name="completedp")
+        # Not standalone: else typer ends the process itself, and says "Aborted!" of an EOFError of ours.
+        sys.exit(app(arguments, prog_name="completedp", standalone_mode=False) or 0)
+    except _UsageError as error:
+        _refuse(error, arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

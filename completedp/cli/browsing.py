@@ -28,7 +28,7 @@ def track(
     from completedp.tracking import Synced
     from completedp.tracking import track as sync
 
-    passes = sync(root, name)
+    passes = sync(root, name, _warn)
     faults = [s for s in passes if isinstance(s, Synced) and s.fault]
     for synced in faults:
         print(f"{synced.study}: left out: {synced.fault}", file=sys.stderr)
@@ -75,4 +75,8 @@ def ui(
             print(f"MLflow on {address} (Ctrl-C ends it)")
         sys.stdout.flush()
 
-    serve(root, host=host, port=port, ready=ready)
+    serve(root, host=host, port=port, ready=ready, warn=_warn)
+
+
+def _warn(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr, flush=True)

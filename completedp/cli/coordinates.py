@@ -22,6 +22,7 @@ from completedp.cli.options import (
     FinalNormEps,
     Json,
     Root,
+    RunCode,
     Seed,
     data_cache,
     given,
@@ -66,6 +67,7 @@ def coordcheck(
     device: Device = "auto",
     figure: Annotated[Path | None, typer.Option(help="Draw it: a PNG file.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write every number: a JSON file.")] = None,
+    run_code: RunCode = False,
     root: Root = DEFAULT_ROOT,
     json: Json = False,
 ) -> None:

@@ -19,6 +19,7 @@ from completedp.cli.options import (
     FinalNormEps,
     Json,
     Root,
+    RunCode,
     Seed,
     Workers,
     Yes,
@@ -63,6 +64,7 @@ def speedup(
     ] = None,
     dry_run: DryRun = False,
     yes: Yes = False,
+    run_code: RunCode = False,
     root: Root = DEFAULT_ROOT,
     json: Json = False,
 ) -> None:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from completedp import trust
 from completedp.cli.options import DEFAULT_ROOT, Json, Root
-from completedp.cli.output import print_json, print_table
+from completedp.cli.output import print_json, print_table, print_warnings
 from completedp.errors import UserError
 
 if TYPE_CHECKING:
+    from completedp.adapters.source import ModelSource
     from completedp.config import StudyConfig
 
 Model = Annotated[
@@ -57,6 +59,16 @@ def sized(
     return width, depth
 
 
+def _asked_for(name: str) -> ModelSource:
+    """The family that `--model` names."""
+    from completedp.adapters.source import source_of
+
+    trust.allow(name)
+    source = source_of(name)
+    print_warnings(source.notes)
+    return source
+
+
 def with_model(
     config: StudyConfig,
     name: str | None,
@@ -73,10 +85,9 @@ def with_model(
     import dataclasses
 
     from completedp.adapters.foreign import check_runs
-    from completedp.adapters.source import source_of
     from completedp.config import ForeignModel
 
-    base_width, base_depth = sized(name, source_of(name).own, width, depth)
+    base_width, base_depth = sized(name, _asked_for(name).own, width, depth)
     model = ForeignModel(
         source=name,
         width=base_width,
@@ -108,10 +119,9 @@ def inspect(
     """
     from completedp.adapters import summary
     from completedp.adapters.infer import inventory_of
-    from completedp.adapters.source import source_of
 
     own_patterns = patterns(modules)
-    source = source_of(model)
+    source = _asked_for(model)
     base_width, base_depth = sized(model, source.own, width, depth)
     found = inventory_of(
         source.build(2 * base_width, 2 * base_depth),

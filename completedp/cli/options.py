@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from completedp import trust
 from completedp.errors import UserError
 
 DEFAULT_ROOT = Path("mlruns")
@@ -29,6 +30,23 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random in the
 Workers = Annotated[int | None, typer.Option(help="Runs at a time.", min=1)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would run, and end.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Start even if it is long.")]
+
+
+def _run_code(wanted: bool) -> bool:
+    if wanted:
+        trust.allow_everything()
+    return wanted
+
+
+# Of verbs that read studies, recipes and plans.
+RunCode = Annotated[
+    bool,
+    typer.Option(
+        "--run-code",
+        callback=_run_code,
+        help="Run the Python code that the given files name too (model.source, train.loop).",
+    ),
+]
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 

@@ -17,6 +17,7 @@ from completedp.cli.options import (
     FinalNormEps,
     Json,
     Root,
+    RunCode,
     count,
     given,
     refuse_replacing,
@@ -111,6 +112,7 @@ def transfer(
     duration_exponent: DurationExponent = None,
     final_norm_eps: FinalNormEps = None,
     decay: Decay = None,
+    run_code: RunCode = False,
     root: Root = DEFAULT_ROOT,
     json: Json = False,
 ) -> None:
@@ -232,6 +234,7 @@ def export(
     out: Annotated[
         Path | None, typer.Option(help="The file; replaced. Default: by the format.")
     ] = None,
+    run_code: RunCode = False,
     root: Root = DEFAULT_ROOT,
     json: Json = False,
 ) -> None:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from completedp import trust
 from completedp.cli.models import Modules, with_model
-from completedp.cli.options import DEFAULT_ROOT, Device, Json, Root, Seed, data_cache
+from completedp.cli.options import DEFAULT_ROOT, Device, Json, Root, RunCode, Seed, data_cache
 from completedp.cli.output import print_json
-from completedp.cli.studies import show_summary
+from completedp.cli.studies import allow_code_of, show_summary
 from completedp.errors import UserError, located
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def search(
         ),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Text, JSONL, parquet, .bin, a folder, or hf:<name>.")
+        str | None, typer.Option(help="Text, JSON rows, parquet, tokens, a folder, or hf:<name>.")
     ] = None,
     workers: Annotated[
         str, typer.Option(help="Runs at a time, or auto: one a core or GPU, all of a cluster.")
@@ -90,6 +91,7 @@ def search(
     yes: Annotated[
         bool, typer.Option("--yes", help="Start even if it is long or repeats its data often.")
     ] = False,
+    run_code: RunCode = False,
     root: Root = DEFAULT_ROOT,
     json: Json = False,
 ) -> None:
@@ -167,7 +169,7 @@ def search(
         return
     if cost["doubts"] and not yes:
         raise UserError(f"{'; '.join(cost['doubts'])}: add --yes if that is meant")
-    run.start(budget, corpus, resumed=resume is not None)
+    run.start(budget, corpus, resumed=resume is not None, forecast=cost["seconds_per_run"])
 
 
 def _refuse_beside_resume(**given: Any) -> None:
@@ -207,7 +209,9 @@ def _existing(name: str, root: Path) -> tuple[Study, Place]:
     from search.place import Place
 
     place = Place(root=root, name=name)
-    return place.read().study, place
+    study = place.read().study
+    allow_code_of(study.config)  # an option said so when it was begun
+    return study, place
 
 
 def _done(place: Place, warn: Callable[[str], object]) -> dict[str, Any] | None:
@@ -264,6 +268,7 @@ class _Wanted:
         from completedp.adapters.source import imported
         from completedp.config import DataConfig
         from completedp.lm.preset_files import load_preset
+        from completedp.lm.tasks import user_code
         from completedp.recipe import Recipe
         from search import preflight
         from search.stopping import stopping_named
@@ -271,14 +276,18 @@ class _Wanted:
 
         preset = why = self.preset
         if preset == "auto":
-            source = DataConfig(source=self.data or "embedded")
+            source = DataConfig() if self.data is None else DataConfig(source=self.data)
             preset, reason = preflight.choose_preset(self.device, source)
             why = f"{preset} ({reason})"
         config = load_preset(preset)
         if self.loop is not None:
+            trust.allow(self.loop)
             train = dataclasses.replace(config.train, loop=self.loop)
             config = dataclasses.replace(config, train=train)
         config = with_model(config, self.model, self.width, self.depth, self.modules)
+        with located(preset):
+            for key, code in user_code(config.model, config.train).items():
+                trust.check(key, code)
         changes: dict[str, Any] = {}
         if self.model is not None:
             why = f"{why}, but for the model {self.model}"
@@ -341,8 +350,10 @@ class _Run:
             self.console.print(line)
         return {"study": self.place.name, "budget": ledger.budget, **cost.to_dict()}
 
-    def start(self, budget: int | None, corpus: Corpus | None, *, resumed: bool) -> None:
-        """Run it, and show how it ended."""
+    def start(
+        self, budget: int | None, corpus: Corpus | None, *, resumed: bool, forecast: float | None
+    ) -> None:
+        """Run it, and show how it ended; a run should take `forecast` seconds."""
         import contextlib
         import dataclasses
         import functools
@@ -375,7 +386,15 @@ class _Run:
         summary = None
         # Stopped at once: what ran is begun, and its runs are made again.
         with executor, contextlib.suppress(KeyboardInterrupt):
-            summary = session.run(place, executor, make_job, console=self.console, hours=self.hours)
+            summary = session.run(
+                place,
+                executor,
+                make_job,
+                console=self.console,
+                hours=self.hours,
+                # Of a loop of the user's nothing is known beforehand.
+                forecast=None if study.config.train.loop else forecast,
+            )
         if summary is not None:
             show_summary(summary, place.recipe, self.json)
             return
@@ -400,27 +419,19 @@ def _start_values(recipe: Recipe, config: StudyConfig, path: Path) -> GlobalValu
 
 
 def _corpus(config: StudyConfig, root: Path, expected: str | None) -> Corpus:
-    """The study's corpus. Raises `UserError` where it is not the one that an older study began with."""
+    """The study's corpus; of an older study the one that it began with, from the root where the text is gone
+    or has changed. Raises `UserError` where neither has it."""
     from completedp.lm.data import prepare
 
-    corpus = prepare(
-        config.data, config.model.vocab_size, config.train.eval_tokens, data_cache(root)
-    )
-    if expected is not None and corpus.digest != expected:
-        raise UserError(
-            f"the text of {config.data.source!r} is not what the study began with (digest "
-            f"{corpus.digest}, the study has {expected}); restore it, or begin a new study"
-        )
-    return corpus
+    train = config.train
+    cache = data_cache(root)
+    return prepare(config.data, config.model.vocab_size, train.eval_tokens, cache, expected)
 
 
 def _describe(config: StudyConfig, corpus: Corpus | None) -> str:
-    from completedp.lm.data import SPLITS
-
     if corpus is None:
         return f"what {config.train.loop} reads"
-    tokens = ", ".join(f"{split} {corpus.tokens(split):,}" for split in SPLITS)
-    return f"{config.data.source}, {config.data.tokenizer} tokenizer; tokens: {tokens}"
+    return corpus.described(config.data.source)
 
 
 def _provenance(corpus: Corpus | None) -> dict[str, Any]:

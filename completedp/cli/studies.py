@@ -7,12 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from completedp import trust
 from completedp.cli.options import DEFAULT_ROOT, Json, Root
 from completedp.cli.output import print_json, print_table, print_warnings
 from completedp.errors import UserError
 
 if TYPE_CHECKING:
     from completedp.config import StudyConfig
+
+
+def allow_code_of(config: StudyConfig) -> None:
+    """A study of this root goes on with the code that it was begun with."""
+    from completedp.lm.tasks import user_code
+
+    for name in user_code(config.model, config.train).values():
+        trust.allow(name)
 
 
 def show_summary(summary: dict[str, Any], recipe: Path, json: bool) -> None:
@@ -103,6 +112,7 @@ def report(
     from search.place import Place
 
     place = Place(root=root, name=name)
+    allow_code_of(place.read().study.config)
     summary = session.report(place, warn=lambda text: print_warnings([text]))
     show_summary(summary, place.recipe, json)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from completedp import launch
-from completedp.cli.options import DEFAULT_ROOT, Device, Json, Root, Seed, data_cache
+from completedp.cli.options import DEFAULT_ROOT, Device, Json, Root, RunCode, Seed, data_cache
 from completedp.cli.output import print_json
 from completedp.errors import UserError
 
@@ -46,6 +46,7 @@ def train(
         ),
     ] = None,
     device: Device = "auto",
+    run_code: RunCode = False,
     root: Root = DEFAULT_ROOT,
     json: Json = False,
 ) -> None:
@@ -66,9 +67,10 @@ def train(
         corpus = plan.data if data is None else dataclasses.replace(plan.data, source=data)
         check_together(plan.model, corpus, plan.train)
 
-        from completedp.lm import plan_run
+        from completedp.lm import plan_run, sources
 
         folder = out or root / "runs" / plan_run.run_name(plan, corpus, seed, source.stem)
+        kept = plan_run.kept_corpus(plan, corpus, data_cache(root))
         job = plan_run.plan_job(
             plan,
             data=corpus,
@@ -77,8 +79,12 @@ def train(
             cache=data_cache(root),
             device=device,
             parallel=kind,
+            digest=None if kept is None else kept.digest,
         )
+        found = kept.found if kept else sources.found(corpus.source, plan.model.vocab_size)
     view = _View(plan.train, job, json)
+    if found:
+        view.say(f"data: {corpus.source}: {found}")
     try:
         ended = plan_run.run(
             job,

@@ -60,7 +60,9 @@ def train_all(
     count = workers or default_workers(chosen)
     corpus = _corpus(wanted[0].plan, root)
     digest = None if corpus is None else corpus.digest
-    _warn_of_another_text(recipe, digest)
+    if corpus is not None:
+        print(f"data: {corpus.described(wanted[0].plan.data.source)}", file=stream)
+    _warn_of_another_text(recipe, wanted[0].plan.corpus, digest)
     jobs = plan_jobs(
         ((one.plan, one.seed) for one in wanted),
         cache=data_cache(root),
@@ -69,11 +71,13 @@ def train_all(
     )
     left = unfinished(jobs, folder)
     print(_counted(jobs, left), file=stream)
+    longest = None
     if left:
         plans = [wanted[job.trial].plan for job in left]
-        doubts = _announce(plans, corpus, count, chosen, stream)
-        if doubts and not (yes or dry_run):
-            raise UserError(f"{'; '.join(doubts)}: add --yes if that is meant")
+        cost = _announce(plans, corpus, count, chosen, stream)
+        longest = _longest(plans, cost)
+        if cost.doubts and not (yes or dry_run):
+            raise UserError(f"{'; '.join(cost.doubts)}: add --yes if that is meant")
     if dry_run:
         return None
     with LocalExecutor(
@@ -82,7 +86,7 @@ def train_all(
         paths=user_paths(wanted[0].plan.model, wanted[0].plan.train),
         devices=devices_of(chosen),
     ) as executor:
-        return run_all(jobs, executor, folder, on_event=_printed(wanted, stream))
+        return run_all(jobs, executor, folder, forecast=longest, on_event=_printed(wanted, stream))
 
 
 def end_if_missing(wanted: Sequence[object], outcomes: dict[int, Outcome]) -> None:
@@ -103,8 +107,8 @@ def _counted(jobs: Sequence[Job], left: Sequence[Job]) -> str:
 
 def _announce(
     plans: list[Plan], corpus: Corpus | None, workers: int, device: str, stream: TextIO
-) -> list[str]:
-    """Say what the plans cost; the doubts about it."""
+) -> Forecast:
+    """Say what the plans cost."""
     cost = _cost(plans, corpus, workers, device)
     read = "" if cost.epochs is None else f"up to {cost.epochs:.2g} epochs, "
     print(
@@ -113,20 +117,31 @@ def _announce(
         file=stream,
         flush=True,
     )
-    return cost.doubts
+    return cost
+
+
+def _longest(plans: Sequence[Plan], cost: Forecast) -> float | None:
+    """Seconds of the largest plan's run; None where nobody knows, as of a loop of the user's."""
+    if cost.seconds_per_run is None or any(plan.train.loop for plan in plans):
+        return None
+    flops = [plan.flops for plan in plans]
+    return cost.seconds_per_run * max(flops) * len(flops) / sum(flops)
 
 
 def _corpus(plan: Plan, root: Path) -> Corpus | None:
     """What the built-in loop reads. Raises `UserError` where that cannot be read."""
     from completedp.lm.data import prepare
+    from completedp.lm.plan_run import kept_corpus
 
     if plan.train.loop is not None:
         return None
-    return prepare(plan.data, plan.model.vocab_size, plan.train.eval_tokens, data_cache(root))
+    cache = data_cache(root)
+    if (corpus := kept_corpus(plan, plan.data, cache)) is not None:
+        return corpus
+    return prepare(plan.data, plan.model.vocab_size, plan.train.eval_tokens, cache)
 
 
-def _warn_of_another_text(recipe: Recipe, digest: str | None) -> None:
-    tuned_on = recipe.provenance.get("data", {}).get("digest")
+def _warn_of_another_text(recipe: Recipe, tuned_on: str | None, digest: str | None) -> None:
     if None not in (tuned_on, digest) and tuned_on != digest:
         print_warnings(
             [

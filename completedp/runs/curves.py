@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
-from completedp import files
+from completedp import files, reading
+from completedp.errors import UserError, shown
 from completedp.runs.job import Outcome
 from completedp.runs.journal import sync
 
 
+def make_folder(folder: Path) -> None:
+    """The folder of curves, where it is not there. Raises `UserError` where it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be made ({error.strerror}); give another --root"
+        ) from None
+
+
 def write_curve(folder: Path, outcome: Outcome) -> None:
-    """Write `<folder>/<trial>.jsonl` atomically; it is on the disk when this returns."""
+    """Write `<folder>/<trial>.jsonl` atomically; it is on the disk when this returns.
+
+    Raises `UserError` where the folder is gone: it was moved or deleted while the runs went on, and must not
+    be made anew in the old place.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: was deleted or moved while it was being written; put it back in its place, then go "
+            "on as after an interruption"
+        )
     lines = (
         json.dumps({"step": step, "loss": loss}, allow_nan=False) for step, loss in outcome.curve
     )
@@ -20,12 +42,38 @@ def write_curve(folder: Path, outcome: Outcome) -> None:
 
 
 def read_curve(folder: Path, trial: int) -> tuple[tuple[int, float], ...]:
-    """The (step, loss) pairs of a trial that finished; none for one without a file."""
-    path = _path(folder, trial)
-    if not path.exists():
-        return ()
-    points = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    return tuple((point["step"], point["loss"]) for point in points)
+    """The (step, loss) pairs of a trial that finished; none for one without a file. Raises `UserError` for
+    what is no curve."""
+    return tuple(points_in(_path(folder, trial)))
+
+
+def points_in(path: Path) -> Iterator[tuple[int, float]]:
+    """The (step, loss) pairs of a curve's complete lines; none where there is no file.
+
+    Raises `UserError` with the line whose step is before the last one's, or whose loss is not finite.
+    """
+    try:
+        yield from _points(path)
+    except UserError as error:
+        raise UserError(f"{error}; remove the file: with it only this curve is lost") from None
+
+
+def _points(path: Path) -> Iterator[tuple[int, float]]:
+    last = 0
+    for where, point in reading.read_lines(path) if os.path.lexists(path) else ():
+        if not (isinstance(point, dict) and point.keys() == {"step", "loss"}):
+            raise _damaged(where, point, "an object with step and loss")
+        step, loss = point["step"], point["loss"]
+        if not (reading.is_count(step) and step >= last):
+            raise _damaged(where, step, f"a step of {last} or later")
+        if not reading.is_number(loss):
+            raise _damaged(where, loss, "a finite loss")
+        last = step
+        yield step, loss
+
+
+def _damaged(where: str, given: object, expected: str) -> UserError:
+    return UserError(f"{where}: {shown(given)}; expected {expected}")
 
 
 def _path(folder: Path, trial: int) -> Path:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import signal
-import threading
+import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from completedp import interrupts
 from completedp.errors import UserError
-from completedp.runs.curves import write_curve
+from completedp.runs.curves import make_folder, write_curve
 from completedp.runs.job import Died, Event, Executor, Finished, Job, Outcome
 
 # A death may be the machine's passing trouble once or twice; the third time it is the job's own.
@@ -20,6 +19,14 @@ ATTEMPTS = 3
 HOPELESS = 3
 # How soon a Ctrl-C is noticed while every worker trains.
 POLL_SECONDS = 0.5
+# A run is given up as hanging when it has reported nothing for as long as all of it should have taken, or
+# three times as long as the longest one took, but not sooner than this: to start a worker, to import torch
+# and to compile a model report nothing, on a busy machine for minutes.
+LEAST_PATIENCE = 300.0
+LONGEST_RUNS = 3.0
+# Time that counts of one turn of the loop: where this process was stopped itself, as by Ctrl-Z or with its
+# whole machine, its workers could not be heard.
+MOST_OF_A_TURN = 10.0
 
 
 class Source(Protocol):
@@ -44,6 +51,7 @@ def run(
     executor: Executor,
     *,
     curves: Path,
+    forecast: float | None = None,
     on_event: Callable[[Event], None] | None = None,
     interrupted: Callable[[], bool] | None = None,
     on_interrupt: Callable[[], None] | None = None,
@@ -56,16 +64,22 @@ def run(
     ahead takes its place, and `on_event` is called, in this order. A job that died is tried again,
     `ATTEMPTS` times in all, and then set aside; attempts are counted in this process only: the
     coordinator's own death is none.
-    The first Ctrl-C (or `interrupted()` true) ends the handing out: `on_interrupt` is called once, what
-    runs is finished, then this returns. The second raises `KeyboardInterrupt`, with the executor closed.
+    A job that hangs is ended, and counts as one that died. `forecast` is how many seconds the longest of
+    them should take, None where nobody knows: then the first that finish say it.
+    The first Ctrl-C, SIGTERM or SIGHUP (or `interrupted()` true) ends the handing out: `on_interrupt` is
+    called once, what runs is finished, then this returns. The second raises `KeyboardInterrupt`, with the
+    executor closed.
     Raises `UserError` where nothing can be run: a training function's own `UserError` before any job
     has finished, or `HOPELESS` jobs given up by then, or all that the source has. Those stay begun.
     """
-    with _interrupts() as pressed:
-        loop = _Loop(source, executor, curves)
+    make_folder(curves)
+    with interrupts.deferred() as pressed:
+        loop = _Loop(source, executor, curves, forecast)
 
         def ends() -> bool:
-            return pressed.is_set() or (interrupted is not None and interrupted())
+            if interrupted is not None and interrupted():
+                pressed.set()
+            return pressed.is_set()
 
         try:
             told = False
@@ -78,7 +92,7 @@ def run(
                 if not loop.running:
                     return source.done
                 # A death can end the study; what has finished is kept first.
-                for event in sorted(executor.poll(POLL_SECONDS), key=lambda e: isinstance(e, Died)):
+                for event in sorted(loop.poll(), key=lambda e: isinstance(e, Died)):
                     loop.handle(event)
                     if not ends():
                         loop.fill()
@@ -92,8 +106,14 @@ def run(
 class _Loop:
     """The state of a `run`: what is at work, what waits for a place, what has been tried."""
 
-    def __init__(self, source: Source, executor: Executor, curves: Path) -> None:
+    def __init__(
+        self, source: Source, executor: Executor, curves: Path, forecast: float | None
+    ) -> None:
         self.running: dict[int, Job] = {}
+        self._forecast = forecast
+        self._longest: float | None = None
+        self._silent: dict[int, float] = {}
+        self._turned = time.monotonic()
         self._source = source
         self._executor = executor
         self._curves = curves
@@ -126,15 +146,43 @@ class _Loop:
             job = self._waiting.popleft()
             self._executor.submit(job)
             self.running[job.trial] = job
+            self._silent[job.trial] = 0.0
         return not self._waiting
+
+    def poll(self) -> list[Event]:
+        """What has happened; a job that hangs has been ended, and died."""
+        events = self._executor.poll(POLL_SECONDS)
+        now = time.monotonic()
+        turn, self._turned = min(now - self._turned, MOST_OF_A_TURN), now
+        for trial in self.running:
+            self._silent[trial] += turn if self._executor.began(trial) else 0.0
+        for event in events:
+            self._silent[_trial_of(event)] = 0.0
+        patience = self._patience()
+        hanging = [
+            t for t, silent in self._silent.items() if patience is not None and silent > patience
+        ]
+        for trial in hanging:
+            self._executor.kill(trial)
+            reason = f"it hung: nothing was reported for {patience:.0f} s"
+            events.append(Died(trial=trial, reason=reason))
+        return events
+
+    def _patience(self) -> float | None:
+        """Seconds without a report after which a job hangs; None where nothing says how long one takes."""
+        known = [self._forecast] if self._forecast is not None else []
+        if self._longest is not None:
+            known.append(LONGEST_RUNS * self._longest)
+        return max(LEAST_PATIENCE, *known) if known else None
 
     def handle(self, event: Event) -> None:
         """Pass on an end; progress is only for those who watch."""
         if isinstance(event, Finished):
             outcome = event.outcome
             write_curve(self._curves, outcome)
-            del self.running[outcome.trial]
+            del self.running[outcome.trial], self._silent[outcome.trial]
             self._finished += 1
+            self._longest = max(self._longest or 0.0, outcome.seconds)
             self._source.finished(outcome)
             for trial, reason in self._held.items():
                 self._source.set_aside(trial, reason)
@@ -144,6 +192,7 @@ class _Loop:
 
     def _died(self, event: Died) -> None:
         job = self.running.pop(event.trial)
+        del self._silent[event.trial]
         self._deaths[event.trial] += 1
         if event.mistake and not self._finished:
             raise UserError(event.reason)
@@ -164,21 +213,5 @@ class _Loop:
         )
 
 
-@contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets; the second raises `KeyboardInterrupt`."""
-    pressed = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield pressed  # Python handles signals in its main thread only
-        return
-
-    def handle(_signal: int, _frame: object) -> None:
-        if pressed.is_set():
-            raise KeyboardInterrupt
-        pressed.set()
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _trial_of(event: Event) -> int:
+    return event.outcome.trial if isinstance(event, Finished) else event.trial

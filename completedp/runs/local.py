@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import completedp
+from completedp import interrupts
 from completedp.errors import UserError
 from completedp.runs.job import Died, Event, Executor, Finished, Job, Outcome, Progress
 from completedp.runs.runner import attempt
@@ -128,10 +129,19 @@ class LocalExecutor(Executor):
             if events or left == 0.0:
                 return events
 
+    def began(self, trial: int) -> bool:
+        return True
+
     def cancel(self, trial: int) -> None:
         for slot in self._slots:
             if slot.trial == trial and slot.worker is not None:
                 slot.worker.send({"cancel": trial})
+
+    def kill(self, trial: int) -> None:
+        for slot in self._slots:
+            if slot.trial == trial:
+                self._retire(slot)
+                slot.trial = None
 
     def close(self) -> None:
         for slot in self._slots:
@@ -210,8 +220,9 @@ class _Worker:
         ]
         with theirs, log.open("ab") as output:
             self._log_start = output.tell()
-            # Inherited, and so in force from the worker's first instruction on.
-            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            # Inherited, and so in force from the worker's first instruction on: the coordinator decides
+            # what these mean, and some senders reach all processes of a group.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, interrupts.SIGNALS)
             try:
                 self._process = subprocess.Popen(
                     command,
@@ -333,8 +344,14 @@ class InProcessExecutor(Executor):
         finally:
             self._job = None
 
+    def began(self, trial: int) -> bool:
+        return True
+
     def cancel(self, trial: int) -> None:
         self._cancelled = self._cancelled or (self._job is not None and self._job.trial == trial)
+
+    def kill(self, trial: int) -> None:
+        assert self._job is None, "a job runs inside `poll`, which has returned"
 
     def close(self) -> None:
         self._job = None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from completedp.errors import UserError
@@ -13,6 +16,26 @@ from completedp.errors import UserError
 
 class Held(UserError):
     """Another process is writing there."""
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold a file's lock, which the kernel gives back however the process ends; False if it is taken.
+
+    Raises `UserError` where there can be no such file or lock.
+    """
+    fd = _open(path)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        except OSError as error:
+            raise _without_locks(path, error) from None
+        yield True
+    finally:
+        os.close(fd)
 
 
 class Lock:
@@ -31,12 +54,7 @@ class Lock:
         self._fd = -1
 
     def __enter__(self) -> Lock:
-        try:
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise UserError(
-                f"{self._path}: cannot be written ({error.strerror}); make it so, or give another --root"
-            ) from None
+        self._fd = _open(self._path)
         try:
             self._take()
         except BaseException:
@@ -56,9 +74,7 @@ class Lock:
                 "wait for it, or end it"
             ) from None
         except OSError as error:
-            raise UserError(
-                f"{self._path}: cannot be locked ({error.strerror}); use a file system that has locks"
-            ) from None
+            raise _without_locks(self._path, error) from None
         holder = {"pid": os.getpid(), "host": socket.gethostname()}
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, json.dumps(holder).encode(), 0)
@@ -69,3 +85,23 @@ class Lock:
             return f"process {holder['pid']} on host {holder['host']}"
         except (ValueError, KeyError, TypeError):
             return "another process"  # which has not yet written its name
+
+
+def _open(path: Path) -> int:
+    """The file, made if need be; never through a symbolic link, whose target would be made or written."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UserError(
+                f"{path}: is a symbolic link; remove it, a lock is made in its place"
+            ) from None
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); make it so, or give another --root"
+        ) from None
+
+
+def _without_locks(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"{path}: cannot be locked ({error.strerror}); use a file system that has locks"
+    )

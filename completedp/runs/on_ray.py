@@ -61,6 +61,7 @@ class RayExecutor(Executor):
         )
         self._mailbox = self._ray.remote(_Mailbox).options(num_cpus=0).remote()
         self._running: dict[Any, int] = {}
+        self._heard: set[int] = set()
 
     def _connect(self) -> None:
         address = os.environ.get("RAY_ADDRESS")
@@ -87,6 +88,7 @@ class RayExecutor(Executor):
         return min(held, self._workers) if self._workers else held
 
     def submit(self, job: Job) -> None:
+        self._heard.discard(job.trial)
         self._running[self._task.remote(job, self._mailbox, self._paths)] = job.trial
 
     def poll(self, timeout: float) -> list[Event]:
@@ -111,7 +113,9 @@ class RayExecutor(Executor):
         except exceptions.GetTimeoutError:
             return []
         running = set(self._running.values())
-        return [progress for progress in latest if progress["trial"] in running]
+        news = [progress for progress in latest if progress["trial"] in running]
+        self._heard |= {progress["trial"] for progress in news}
+        return news
 
     def _end(self, ref: Any) -> Event:
         trial = self._running.pop(ref)
@@ -121,8 +125,17 @@ class RayExecutor(Executor):
             return Died(trial=trial, reason=describe(error))
         return end
 
+    def began(self, trial: int) -> bool:
+        # Others may hold what the cluster has; only a step says that the job is at work.
+        return trial in self._heard
+
     def cancel(self, trial: int) -> None:
         self._mailbox.cancel.remote(trial)
+
+    def kill(self, trial: int) -> None:
+        for ref in [ref for ref, running in self._running.items() if running == trial]:
+            self._ray.cancel(ref, force=True)
+            del self._running[ref]
 
     def close(self) -> None:
         for ref in self._running:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 from toy_tasks import HERE, job
 
+from completedp import interrupts
 from completedp.errors import UserError
+from completedp.runs import engine
 from completedp.runs.curves import read_curve
 from completedp.runs.engine import run
 from completedp.runs.job import Died, Event, Executor, Finished, Job, Outcome
@@ -81,7 +84,12 @@ class Dying(Executor):
             return [Finished(outcome=outcome)]
         return [Died(trial=trial, reason=f"death of {trial}")]
 
+    def began(self, trial: int) -> bool:
+        return True
+
     def cancel(self, trial: int) -> None: ...
+
+    def kill(self, trial: int) -> None: ...
 
     def close(self) -> None:
         self.closed = True
@@ -305,6 +313,130 @@ def test_ctrl_c_twice_stops_at_once(search: subprocess.Popen[str], tmp_path: Pat
         pid = int((tmp_path / f"pid{i}").read_text())
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+@pytest.mark.parametrize("search", [30], indirect=True)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_warning_finishes_the_running_jobs_and_may_come_twice(
+    search: subprocess.Popen[str], number: signal.Signals
+) -> None:
+    """A scheduler sends SIGTERM to every process, and torchrun or a shell passes it on."""
+    os.killpg(search.pid, number)
+    os.killpg(search.pid, number)
+    out, _ = search.communicate(timeout=20)
+    assert search.returncode == 0
+    assert out.splitlines() == ["told", "[false, [0, 1]]"]
+
+
+@pytest.mark.parametrize("search", [10_000], indirect=True)
+def test_a_second_warning_stops_at_once(search: subprocess.Popen[str]) -> None:
+    os.kill(search.pid, signal.SIGTERM)
+    assert search.stdout is not None
+    assert search.stdout.readline() == "told\n"
+    time.sleep(interrupts.SAME_WARNING)
+    os.kill(search.pid, signal.SIGTERM)
+    _, err = search.communicate(timeout=20)
+    assert "KeyboardInterrupt" in err
+
+
+def test_when_the_time_is_over_one_press_is_the_second(tmp_path: Path) -> None:
+    executor = Dying(finishing=(0, 1))
+
+    def press(_: Event) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    source = Jobs(job(0), job(1), job(2))
+    calls = iter([False, True, True, True])
+    with pytest.raises(KeyboardInterrupt):
+        run(
+            source,
+            executor,
+            curves=tmp_path,
+            interrupted=lambda: next(calls),
+            on_event=lambda event: press(event) if len(source.outcomes) == 2 else None,
+        )
+
+
+def test_a_press_that_somebody_swallowed_still_ends(tmp_path: Path) -> None:
+    handlers = {number: signal.getsignal(number) for number in interrupts.SIGNALS}
+    try:
+        interrupts.listen()
+        with contextlib.suppress(KeyboardInterrupt):  # as a library does around an import
+            os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            run(Jobs(job(0)), Dying(finishing=(0,)), curves=tmp_path)
+        interrupts.listen()
+        assert run(Jobs(job(0)), Dying(finishing=(0,)), curves=tmp_path)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "LEAST_PATIENCE", 1.5)
+    monkeypatch.setattr(engine, "POLL_SECONDS", 0.05)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_run_that_hangs_is_ended_and_tried_again(two: LocalExecutor, tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    source = Jobs(job(0), job(1, "hangs", flag=str(flag), times=2))
+    events: list[Event] = []
+    assert run(source, two, curves=tmp_path / "curves", forecast=0.1, on_event=events.append)
+    assert set(source.outcomes) == {0, 1}
+    died = [event for event in events if isinstance(event, Died)]
+    assert [event.trial for event in died] == [1, 1]
+    assert died[0].reason == "it hung: nothing was reported for 2 s"
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_run_that_always_hangs_is_set_aside_with_the_reason(
+    two: LocalExecutor, tmp_path: Path
+) -> None:
+    """Nobody had a forecast: the run that finished says how long one takes."""
+    flag = tmp_path / "flag"
+    source = Jobs(job(0), job(1, "hangs", flag=str(flag), times=99), job(2))
+    assert run(source, two, curves=tmp_path / "curves")
+    assert set(source.outcomes) == {0, 2}
+    assert source.aside == {1: "it hung: nothing was reported for 2 s"}
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_slow_run_that_reports_is_left_alone(two: LocalExecutor, tmp_path: Path) -> None:
+    source = Jobs(job(0, "steps", n=6, pause=0.7))
+    assert run(source, two, curves=tmp_path / "curves", forecast=0.1)
+    assert not source.aside
+    assert not [t for t in source.handed if source.handed.count(t) > 1]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_time_in_which_the_coordinator_was_stopped_does_not_count(
+    two: LocalExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by Ctrl-Z: its workers stood still with it."""
+    monkeypatch.setattr(engine, "MOST_OF_A_TURN", 0.1)
+    source = Jobs(job(0, "steps", n=3, pause=0.4))
+    began = time.monotonic()
+
+    def sleep(_: Event) -> None:
+        if time.monotonic() - began < 5:
+            time.sleep(3)
+
+    assert run(source, two, curves=tmp_path / "curves", forecast=0.1, on_event=sleep)
+    assert source.outcomes[0].status == "completed"
+
+
+def test_a_folder_that_is_gone_is_not_made_anew(two: LocalExecutor, tmp_path: Path) -> None:
+    study = tmp_path / "study"
+
+    def move(_: Event) -> None:
+        if study.exists():
+            study.rename(tmp_path / "elsewhere")
+
+    with pytest.raises(UserError, match="was deleted or moved"):
+        run(Jobs(job(0), job(1), job(2)), two, curves=study / "curves", on_event=move)
+    assert not study.exists()
 
 
 def test_an_interrupt_closes_the_executor(tmp_path: Path) -> None:

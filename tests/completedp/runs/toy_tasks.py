@@ -93,6 +93,21 @@ def mistaken() -> Toy:
     raise UserError("corpus: too short; give a longer one")
 
 
+def hangs(flag: str, times: int) -> Toy:
+    """Reports one step, then nothing for ever, the first `times` times; `flag` counts them over processes."""
+
+    def body(seed: int, report: Report) -> float:
+        path = Path(flag)
+        before = len(path.read_bytes()) if path.exists() else 0
+        report(1, 1.0)
+        if before < times:
+            path.write_bytes(b"x" * (before + 1))
+            time.sleep(10_000)
+        return 1.0
+
+    return Toy(body, Limits(steps=2))
+
+
 def killed(flag: str, times: int) -> Toy:
     """Kills its own process the first `times` times; `flag` counts them over processes."""
 

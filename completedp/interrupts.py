@@ -1,0 +1,74 @@
+"""Ctrl-C and its like: the first asks to finish what runs, the second ends at once.
+
+Schedulers send SIGTERM as a warning before they kill, and a terminal that is closed sends SIGHUP: both count
+as a press of Ctrl-C. A signal that whoever started the program has set to be ignored, as `nohup` does, stays
+ignored.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+# Seconds in which one warning may come twice: from a scheduler to every process, and again from torchrun or a
+# shell that passes it on. A person who presses Ctrl-C twice means it.
+SAME_WARNING = 5.0
+
+# Set by a press that ends the program at once. A library that swallows the exception, as some do around an
+# import, does not make the press undone: whoever waits for presses later asks here first.
+_ending = threading.Event()
+
+
+def listen() -> None:
+    """From here on such a signal raises `KeyboardInterrupt`; to be called by the main thread as it begins."""
+    _ending.clear()
+    for number in _heard():
+        signal.signal(number, _end)
+
+
+@contextmanager
+def deferred() -> Iterator[threading.Event]:
+    """Inside, the first press sets the event that is given, and the next raises `KeyboardInterrupt`.
+
+    Whoever sets the event in other ways makes the next press the second. Raises `KeyboardInterrupt` at once
+    where a press before was swallowed. Outside of the main thread nothing is heard: Python handles signals
+    there only.
+    """
+    pressed = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed
+        return
+    if _ending.is_set():
+        raise KeyboardInterrupt
+
+    last = -SAME_WARNING
+
+    def note(number: int, _frame: object) -> None:
+        nonlocal last
+        before, last = last, time.monotonic()
+        if number != signal.SIGINT and last - before < SAME_WARNING:
+            return
+        if pressed.is_set():
+            raise KeyboardInterrupt
+        pressed.set()
+
+    handlers = {number: signal.signal(number, note) for number in _heard()}
+    try:
+        yield pressed
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _heard() -> list[signal.Signals]:
+    return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def _end(_signal: int, _frame: object) -> None:
+    _ending.set()
+    raise KeyboardInterrupt

@@ -7,21 +7,52 @@ query heads to a key-value head stay. Needs transformers (extra `hf`).
 from __future__ import annotations
 
 import copy
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from inspect import getattr_static
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     PretrainedConfig,
     TrainerCallback,
 )
+from transformers import __version__ as VERSION
 
+from completedp.adapters import hf_files
+from completedp.adapters.hf_files import Configuration
 from completedp.auditing import Planned, audit
-from completedp.errors import UserError, first_line
+from completedp.errors import UserError, clipped, shown
 
+# Of a model's modules and parameters. A Llama of 1000 layers has 22,000. `inspect` builds two models and
+# reads them: where the larger has as many as this, in 7 s of a CPU (a GPT-2 in 12).
+MOST_PARTS = 50_000
+# Characters of what transformers says, of which a value may be a megabyte.
+_LOGGED = 300
+# Names that are its code's, and no value of a file: through `attribute_map` a file could have any other value
+# read in the place of one that was looked at.
+_OF_THE_CODE = frozenset(
+    name
+    for name in dir(PretrainedConfig)
+    if name not in ("model_type", *(field.name for field in fields(PretrainedConfig)))
+    and not isinstance(getattr_static(PretrainedConfig, name), property)
+)
+# An audit takes 5 ms for the 291 tensors of 32 layers (a CPU): 0.1 ms a step.
+AUDIT_STEPS = 50
 # Configurations answer to these names whatever their own are (GPT-2's n_embd).
 _GROW = (
     "hidden_size",
@@ -62,6 +93,9 @@ def size_of(config: PretrainedConfig) -> tuple[int, int]:
             f"the configuration {type(config).__name__} has no hidden_size or num_hidden_layers; expected "
             "that of a decoder"
         )
+    for name, size in (("hidden_size", width), ("num_hidden_layers", depth)):
+        if not (isinstance(size, int) and size > 0):
+            raise UserError(f"{name} is {shown(size)}; expected a whole number above 0")
     return width, depth
 
 
@@ -76,7 +110,9 @@ def with_vocabulary(config: PretrainedConfig, size: int) -> PretrainedConfig:
     return changed
 
 
-def _grown(name: str, size: int, width: int, was: int) -> int:
+def _grown(name: str, size: object, width: int, was: int) -> int:
+    if not isinstance(size, int):
+        raise UserError(f"{name} is {shown(size)}; expected a whole number")
     if size * width % was:
         raise UserError(
             f"{name} is {size} at width {was}; at width {width} it would be {size * width / was:g}: give a "
@@ -86,34 +122,125 @@ def _grown(name: str, size: int, width: int, was: int) -> int:
 
 
 def read_config(path: Path) -> PretrainedConfig:
-    """A config.json, or the folder it is in. Raises `UserError` where that is none."""
-    if not path.exists():
-        raise UserError(f"{path}: no such file; give a config.json of transformers")
-    try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(str(path), local_files_only=True)
-    except Exception as error:  # whatever the model's own validation raises
-        raise UserError(
-            f"{path}: not a configuration of transformers ({first_line(error)}); give a "
-            "config.json with its model_type"
-        ) from None
+    """A config.json, or the folder it is in, as `config_of` has it."""
+    return config_of(read_file(path))
+
+
+def read_file(path: Path) -> Configuration:
+    """The content of a config.json, or of the folder's. Raises `UserError` as `hf_files.read` does."""
+    return hf_files.read(path, _OF_THE_CODE)
+
+
+def config_of(file: Configuration) -> PretrainedConfig:
+    """The configuration of a decoder that transformers itself knows. Nothing that the file names is loaded.
+
+    Raises `UserError` for another, for sizes beyond every model's, and for what the family refuses.
+    """
+    family = _family(file)
+    file.check_sizes(family.attribute_map)
+    with TemporaryDirectory() as folder:
+        # Through the library's own door, which knows what has been renamed since a file was written.
+        (Path(folder) / hf_files.FILE_NAME).write_text(json.dumps(file.content), "utf-8")
+        try:
+            with _short_logs():
+                config: PretrainedConfig = AutoConfig.from_pretrained(
+                    folder, local_files_only=True, trust_remote_code=False
+                )
+        except Exception as error:  # whatever the model's own validation raises
+            raise UserError(
+                f"{file.path}: not a configuration of transformers ({_said(error)}); give one of "
+                f"{shown(file.model_type)} that it takes"
+            ) from None
+    config.name_or_path = str(file.path)
     return config
+
+
+def _family(file: Configuration) -> type[PretrainedConfig]:
+    """The class of a file's configuration."""
+    name = file.model_type
+    if name not in CONFIG_MAPPING and file.names_code:
+        raise UserError(
+            f"{file.path}: the configuration names code of its own (auto_map), and transformers {VERSION} "
+            f"has no {shown(name)}; hf: runs nothing that a file names: give package.module:factory, a "
+            "function of width and depth that returns the model"
+        )
+    if name not in CONFIG_MAPPING:
+        raise UserError(
+            f"{file.path}: not a configuration of transformers {VERSION}, which has no model_type "
+            f"{shown(name)}; give another, or a later transformers"
+        )
+    family: type[PretrainedConfig] = CONFIG_MAPPING[name]
+    if family not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(
+            f"{file.path}: transformers builds no causal language model from {name}; expected a decoder's "
+            "configuration"
+        )
+    return family
 
 
 def build(
     config: PretrainedConfig, device: str = "meta", dtype: torch.dtype = torch.float32
 ) -> Any:
-    """The causal language model of a configuration, with its own initial values."""
+    """The causal language model of a configuration, with its own initial values.
+
+    Raises `UserError` where transformers builds none, or one of more than `MOST_PARTS`.
+    """
     try:
-        with torch.device(device):
-            return AutoModelForCausalLM.from_config(config, dtype=dtype)
-    except torch.OutOfMemoryError:
-        raise  # of the moment, and no mistake in the configuration
+        with _short_logs(), _bounded(), torch.device(device):
+            return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    except (torch.OutOfMemoryError, UserError):
+        raise  # of the moment, and no mistake in the configuration; of the bound
     except Exception as error:  # whatever the model's own code raises
         raise UserError(
             f"transformers builds no causal language model from {type(config).__name__} "
-            f"({type(error).__name__}: {first_line(error):.200}); expected a decoder's "
-            "configuration"
+            f"({type(error).__name__}: {_said(error)}); expected a decoder's configuration"
         ) from None
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """What is built within has at most `MOST_PARTS` modules and parameters."""
+    parts = 0
+
+    def count(*_: Any) -> None:
+        nonlocal parts
+        parts += 1
+        if parts > MOST_PARTS:
+            raise UserError(
+                f"the configuration makes more than {MOST_PARTS:,} modules and parameters; give one of fewer "
+                "layers, or experts"
+            )
+
+    with (
+        register_module_parameter_registration_hook(count),
+        register_module_module_registration_hook(count),
+    ):
+        yield
+
+
+@contextmanager
+def _short_logs() -> Iterator[None]:
+    """What transformers logs may hold a whole configuration: of each message the beginning and the end."""
+
+    def shorten(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        if len(text) > 2 * _LOGGED:  # what one handler has shortened another leaves
+            record.msg, record.args = clipped(text, _LOGGED), None
+        return True
+
+    handlers = list(logging.getLogger("transformers").handlers)
+    for handler in handlers:
+        handler.addFilter(shorten)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(shorten)
+
+
+def _said(error: Exception) -> str:
+    """In one line: what is wrong with a field stands in the second."""
+    return clipped(" ".join(str(error).split()), _LOGGED) or type(error).__name__
 
 
 def base_of(model: nn.Module, *, width: int, depth: int) -> nn.Module:
@@ -129,10 +256,20 @@ def base_of(model: nn.Module, *, width: int, depth: int) -> nn.Module:
 
 
 class AuditCallback(TrainerCallback):  # type: ignore[misc]
-    """Audits a Trainer's optimizer after its scheduler's first step; ends the training on a difference."""
+    """Audits a Trainer's optimizer after its scheduler's first step, after every `every` of its steps, before
+    its last step, and at its end; ends the training on a difference.
 
-    def __init__(self, plan: Planned) -> None:
+    Raises `UserError` for an `every` below 1.
+    """
+
+    def __init__(self, plan: Planned, every: int = AUDIT_STEPS) -> None:
+        if every < 1:
+            raise UserError(f"every is {every}; expected a number of steps, 1 or more")
         self.plan = plan
+        self.every = every
+        self.done = False  # an audit of this training
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         self.done = False
 
     def on_step_end(
@@ -144,12 +281,30 @@ class AuditCallback(TrainerCallback):  # type: ignore[misc]
         optimizer: torch.optim.Optimizer | None = None,
         **others: Any,
     ) -> None:
-        if self.done:
-            return
+        # The scheduler has stepped: the learning rates are those of the next step, so the last step's are
+        # seen one before it.
+        if (
+            not self.done
+            or state.global_step % self.every == 0
+            or state.global_step == state.max_steps - 1
+        ):
+            self._audit(model, optimizer)
+
+    def on_train_end(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        model: nn.Module | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        **others: Any,
+    ) -> None:
+        self._audit(model, optimizer)  # training may have been stopped early
+
+    def _audit(self, model: nn.Module | None, optimizer: torch.optim.Optimizer | None) -> None:
         assert model is not None, "the Trainer gives its model"
         assert optimizer is not None, "the Trainer gives its optimizer"
-        # A schedule still at 0 shows no learning rate, as after a first step that fp16 skipped.
-        if not any(group["lr"] for group in optimizer.param_groups):
-            return
-        audit(model, optimizer, self.plan).check()
-        self.done = True
+        # A schedule at 0 shows no learning rate: after a first step that fp16 skipped, or at its own end.
+        if any(group["lr"] for group in optimizer.param_groups):
+            audit(model, optimizer, self.plan).check()
+            self.done = True

@@ -7,15 +7,20 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import nn
 
+from completedp import trust
 from completedp.errors import UserError, needs
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
+
+
+# Where a file names what an option names.
+_KEYS = {"--model": "model.source", "--loop": "train.loop"}
 
 
 class ModelSource(Protocol):
@@ -24,6 +29,10 @@ class ModelSource(Protocol):
     @property
     def own(self) -> tuple[int, int] | None:
         """The width and depth that the source itself is of, where it says."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of the source before anything is built from it."""
 
     def build(self, width: int, depth: int, device: str = "meta") -> nn.Module:
         """The model there, with whatever values its own code gives it."""
@@ -34,6 +43,7 @@ class HuggingFaceSource:
     """A causal language model of transformers, from its configuration."""
 
     config: PretrainedConfig
+    notes: tuple[str, ...] = ()
 
     @property
     def own(self) -> tuple[int, int] | None:
@@ -54,6 +64,7 @@ class FactorySource:
 
     name: str
     factory: Callable[..., Any]
+    notes: tuple[str, ...] = ()
 
     @property
     def own(self) -> tuple[int, int] | None:
@@ -86,11 +97,15 @@ def source_of(name: str, vocab_size: int | None = None) -> ModelSource:
     """The family that `name` means, a configuration's with another vocabulary where one is given. Raises
     `UserError` where there is none."""
     if name.startswith("hf:"):
+        if name == "hf:":
+            raise UserError("--model hf: names no file; give hf:CONFIG.json")
         with needs("transformers", f"--model {name}", "'completedp[hf]'"):
-            from completedp.adapters.huggingface import read_config, with_vocabulary
-        config = read_config(Path(name.removeprefix("hf:")))
+            from completedp.adapters.huggingface import config_of, read_file, with_vocabulary
+        file = read_file(Path(name.removeprefix("hf:")))
+        config = config_of(file)
         return HuggingFaceSource(
-            config=config if vocab_size is None else with_vocabulary(config, vocab_size)
+            config=config if vocab_size is None else with_vocabulary(config, vocab_size),
+            notes=file.notes,
         )
     if not all(name.partition(":")):
         raise UserError(
@@ -100,8 +115,10 @@ def source_of(name: str, vocab_size: int | None = None) -> ModelSource:
     return FactorySource(name=name, factory=imported("--model", name))
 
 
-def imported(option: str, name: str) -> Callable[..., Any]:
-    """The user's function `package.module:function`. Raises `UserError` where there is none."""
+def imported(option: Literal["--model", "--loop"], name: str) -> Callable[..., Any]:
+    """The user's function `package.module:function`, which its option or a file names. Raises `UserError`
+    where there is none, or nobody has asked for it."""
+    trust.check(_KEYS[option], name)
     module_name, _, attribute = name.partition(":")
     # A console script has its own folder first on the path, not the user's, and a user's package named as
     # one of ours must not come before it: so the user's comes last.

@@ -15,13 +15,50 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from completedp import reading
 from completedp.adapters.foreign import build_model, logits_of
 from completedp.adapters.parametrized import Parametrized, values_at
-from completedp.config import DataConfig, ForeignModel, TrainConfig
+from completedp.config import ForeignModel
 from completedp.errors import UserError
 from completedp.lm.parallel import Loss, Team, compiled_loss
-from completedp.lm.train import LanguageModelTask, open_checkpoints, pick_device
+from completedp.lm.train import (
+    LanguageModelTask,
+    checked_arguments,
+    open_checkpoints,
+    pick_device,
+)
+from completedp.reading import Field
 from completedp.resolved import Resolved
+from completedp.rules import PARAMETERIZATIONS
+
+_OWN: Mapping[str, Field] = {
+    "base": Field(
+        lambda base: (
+            base is None
+            or (
+                isinstance(base, Mapping)
+                and base.keys() == {"width", "depth"}
+                and all(map(reading.is_count, base.values()))
+            )
+        ),
+        "an object with width and depth, or null",
+    ),
+    "parameterization": reading.one_of(*PARAMETERIZATIONS),
+}
+_MODEL: Mapping[str, Field] = {
+    "modules": Field(
+        lambda pairs: (
+            isinstance(pairs, list | tuple)
+            and all(
+                isinstance(pair, list | tuple)
+                and len(pair) == 2
+                and all(isinstance(text, str) for text in pair)
+                for pair in pairs
+            )
+        ),
+        "pairs of a pattern and a module type",
+    ),
+}
 
 
 def foreign_model(
@@ -43,19 +80,35 @@ def foreign_model(
     `base` is the width and depth of the base that the rows were carried from by `parameterization`; the
     model's own by default. Raises `UserError` for several processes, which share the reference model only.
     """
+    reading.check_fields(
+        {"base": base, "parameterization": parameterization}, _OWN, (), "arguments"
+    )
+    reading.check_fields(reading.as_object(model, "arguments.model"), _MODEL, (), "arguments.model")
+    own, texts, run = checked_arguments(
+        ForeignModel,
+        model,
+        data,
+        train,
+        split=split,
+        cache=cache,
+        device=device,
+        checkpoints=checkpoints,
+        checkpoint_steps=checkpoint_steps,
+        parallel=parallel,
+        digest=digest,
+    )
     if parallel is not None:
         raise UserError(
-            f"several processes share a run of the reference model only, not of {model['source']}: start "
+            f"several processes share a run of the reference model only, not of {own.source}: start "
             "one, or take the values by completedp.parametrize into a trainer of your own"
         )
-    own = ForeignModel(**model)
     return ForeignModelTask(
         model=own,
         base=own if base is None else own.scaled(**base),
         parameterization=parameterization,
         checkpoints=open_checkpoints(checkpoints, checkpoint_steps, Team()),
-        data=DataConfig(**data),
-        train=TrainConfig(**train),
+        data=texts,
+        train=run,
         split=split,
         cache=Path(cache),
         device=pick_device(device),

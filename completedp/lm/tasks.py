@@ -6,12 +6,20 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
+from completedp import trust
 from completedp.config import DataConfig, ForeignModel, Model, TrainConfig
 from completedp.resolved import Resolved
 from completedp.runs.job import Job
 
-TASK = "completedp.lm.train:language_model"
-FOREIGN_TASK = "completedp.adapters.task:foreign_model"
+
+def user_code(model: Model, train: TrainConfig) -> dict[str, str]:
+    """The user's own functions, by the keys under which a file names them."""
+    named = {}
+    if train.loop:
+        named["train.loop"] = train.loop
+    if isinstance(model, ForeignModel) and not model.source.startswith("hf:"):
+        named["model.source"] = model.source
+    return named
 
 
 def user_paths(model: Model, train: TrainConfig) -> list[Path]:
@@ -35,10 +43,14 @@ def training_job(
 ) -> Job:
     """By the built-in loop, or by the user's where `train` names one. Every factory takes the same keywords,
     as plain JSON types: model, data, train, split, cache and device; `digest`, of the corpus to train on
-    where it is known, and `arguments` are the built-in loop's own."""
+    where it is known, and `arguments` are the built-in loop's own. Raises `UserError` for code of the user's
+    that nobody has asked for."""
+    for key, name in user_code(model, train).items():
+        trust.check(key, name)  # a worker imports what it is given
     if not train.loop:
         arguments["digest"] = digest
-    built_in = FOREIGN_TASK if isinstance(model, ForeignModel) else TASK
+    foreign = isinstance(model, ForeignModel)
+    built_in = trust.FOREIGN_MODEL if foreign else trust.LANGUAGE_MODEL
     return Job(
         trial=trial,
         task=train.loop or built_in,

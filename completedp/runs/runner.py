@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable
 
+from completedp import trust
 from completedp.errors import UserError
 from completedp.runs.divergence import Monitor
 from completedp.runs.job import (
@@ -135,6 +136,7 @@ def _factory(task: str) -> Callable[..., TrainFunction]:
     module_name, colon, name = task.partition(":")
     if not (module_name and colon and name):
         raise UserError(f"task is {task!r}; expected package.module:factory")
+    trust.check("task", task)
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

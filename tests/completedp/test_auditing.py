@@ -105,6 +105,36 @@ def test_what_no_schedule_makes_of_a_peak(
     assert completedp.audit(model, optimizer, planned, schedule=multiplier).ok
 
 
+def test_groups_some_of_which_are_at_0(model: LanguageModel, planned: Resolved) -> None:
+    """The most of them may be: those are named, and not the one that trains."""
+    optimizer = adamw(model, planned)
+    trains, *others = optimizer.param_groups
+    for group in others:
+        group["lr"] = 0.0
+    found = completedp.audit(model, optimizer, planned)
+    assert found.schedule == 1.0
+    assert {d.in_force for d in found.differences} == {0.0}
+    assert {d.tensor for d in found.differences}.isdisjoint(trains["param_names"])
+
+
+def test_a_long_schedule_on_learning_rates_that_are_tensors(
+    model: LanguageModel, planned: Resolved
+) -> None:
+    """Each step rounds each group's own: no difference, though larger than other values may have."""
+    groups = [{**group, "lr": torch.tensor(group["lr"])} for group in param_groups(model, planned)]
+    optimizer = torch.optim.AdamW(groups, foreach=False)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20_000)
+    optimizer.step()
+    for _ in range(10_000):
+        scheduler.step()
+    assert completedp.audit(model, optimizer, planned).ok
+    rows = {row.name: row.lr for row in planned.tensors}
+    ratios = [float(g["lr"]) / rows[g["param_names"][0]] for g in optimizer.param_groups]
+    assert max(ratios) / min(ratios) > 1 + 1e-6
+    optimizer.param_groups[-1]["lr"] *= 1.01
+    assert {d.what for d in completedp.audit(model, optimizer, planned).differences} == {"lr"}
+
+
 def test_one_group_for_all(model: LanguageModel, planned: Resolved) -> None:
     found = completedp.audit(model, torch.optim.AdamW(model.parameters(), lr=0.01), planned)
     assert {"lr", "eps", "beta2"} <= {d.what for d in found.differences}

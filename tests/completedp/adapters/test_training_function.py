@@ -38,11 +38,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def search(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def call(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", PROGRAM, "search", *options, "--root", "runs"],
+        [sys.executable, "-c", PROGRAM, *words, "--root", "runs"],
         cwd=folder, capture_output=True, text=True, check=False,
     )  # fmt: skip
+
+
+def search(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return call(folder, "search", *options)
 
 
 MODEL = ("--model", "mine:Decoder", "--width", "32", "--depth", "2")
@@ -59,6 +63,11 @@ def test_the_page_is_searched_resumed_and_carried(folder: Path) -> None:
     assert recipe.provenance["data"]["digest"] is None
     again = search(folder, "--resume", "own", "--budget", "18")
     assert again.returncode == 0, again.stderr + again.stdout
+    shown = call(folder, "report", "own")
+    assert shown.returncode == 0, shown.stderr + shown.stdout
+    carried = ("transfer", str(study / "recipe.yaml"), "--width", "64", "--depth", "4")
+    assert "add --run-code if you trust it" in call(folder, *carried).stderr
+    assert call(folder, *carried, "--run-code").returncode == 0
     ended = [r for r in read_records(study / "journal.jsonl") if r["event"] == "finished"]
     assert len(ended) == 18
     assert {r["status"] for r in ended} <= {"completed", "diverged"}

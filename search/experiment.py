@@ -17,9 +17,11 @@ from ax.core.experiment import Experiment
 from ax.core.types import TParameterization
 from ax.generation_strategy.external_generation_node import ExternalGenerationNode
 from ax.generation_strategy.generation_strategy import GenerationStrategy
-from ax.utils.common.logger import set_ax_logger_levels
+from ax.utils.common.logger import set_stderr_log_level
 
 logging.disable(logging.NOTSET)
+# Not Ax's loggers one by one: another thread may be making loggers while Ax walks over all there are.
+set_stderr_log_level(logging.WARNING)
 from search.space import Space
 
 METRIC = "loss"
@@ -44,7 +46,6 @@ class AxExperiment:
     """Ask and tell on one `Client`. Trials are numbered by the study; Ax's own indices stay inside."""
 
     def __init__(self, space: Space, ask: Ask) -> None:
-        set_ax_logger_levels(logging.WARNING)
         self._names = [c.name for c in space.coordinates]
         self._ask = ask
         self._index: dict[int, int] = {}

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from completedp import files
 from completedp.lm.plan_run import Described, read_points
-from completedp.tracking.store import ENDED, RUN_STATUS, Store, flatten, milliseconds
+from completedp.tracking.store import ENDED, RUN_STATUS, Store, flatten, milliseconds, text
 
 _NOTE = (
     "A training by `completedp train`. `train_loss` by step and `loss`, the evaluation on the report split, "
@@ -82,9 +82,9 @@ class RunView:
         if kept is None:
             kept = self._store.client.create_run(
                 self._store.experiment_id,
-                run_name=self._folder.name,
+                run_name=text(self._folder.name),
                 start_time=milliseconds(described.begun),
-                tags={"completedp.run": self._folder.name, "completedp.run_id": identity},
+                tags={"completedp.run": text(self._folder.name), "completedp.run_id": identity},
             )
         self._run = str(kept.info.run_id)
         self._whole = bool(
@@ -112,7 +112,7 @@ class RunView:
 
     def _write_points(self, points: Sequence[tuple[int, float]], start: float, end: float) -> None:
         """The curve's points that are not there yet, spread evenly over the time."""
-        last = max((step for step, _ in points), default=1)
+        last = max([1, *(step for step, _ in points)])
         new = [(step, loss) for step, loss in points if step > self._last_step]
         self._store.log(
             self._run,

@@ -13,19 +13,29 @@ from collections.abc import Callable
 from pathlib import Path
 
 from completedp.errors import UserError
-from completedp.tracking.store import Store, import_mlflow
+from completedp.tracking.database import is_missing
+from completedp.tracking.store import DATABASE, Store, import_mlflow
 from completedp.tracking.tracker import track
 
 
-def serve(root: Path, *, host: str, port: int, ready: Callable[[str], None]) -> None:
+def serve(
+    root: Path,
+    *,
+    host: str,
+    port: int,
+    ready: Callable[[str], None],
+    warn: Callable[[str], object] = warnings.warn,
+) -> None:
     """Serve until Ctrl-C or SIGTERM; `ready` gets the address of the page of studies.
 
-    A root whose database is missing gets one first. Raises `UserError` for a root without studies, a
-    database that cannot be opened, and an address that is taken or not ours.
+    A root whose database is missing, or broken, as `warn` is told, gets one first. Raises `UserError` for a
+    root without studies, a database that cannot be opened, and an address that is taken or not ours.
     """
-    if not (root / "mlflow.db").exists():
-        track(root)
-    store = Store(root)
+    if is_missing(root / DATABASE):
+        track(root, warn=warn)
+    store = Store(root, warn)
+    if store.replaced:
+        track(root, warn=warn)
     _check_address(host, port)
     _configure(store)
     import uvicorn

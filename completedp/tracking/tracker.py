@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Literal, Protocol
 
 from completedp.errors import UserError, first_line, nearest
 from completedp.lm.plan_run import RUN, trained
 from completedp.runs.journal import studies
+from completedp.runs.lock import locked
 from completedp.tracking.run_view import RunView, SyncedRun
-from completedp.tracking.store import Store, import_mlflow, locked
+from completedp.tracking.store import DATABASE, Store, import_mlflow
 from completedp.tracking.view import StudyView, Synced
 
 # A database locked by another study's writer is free again within a second; a broken one is not.
@@ -27,11 +29,13 @@ class View(Protocol):
     def sync(self, state: Literal["running", "ended"]) -> object: ...
 
 
-def track(root: Path, name: str | None = None) -> list[Synced | SyncedRun]:
+def track(
+    root: Path, name: str | None = None, warn: Callable[[str], object] = warnings.warn
+) -> list[Synced | SyncedRun]:
     """Bring the view of one study or trained plan, or of all, in line with their folders.
 
-    Raises `UserError` for an unknown name, a root without studies and runs, or a database that cannot be
-    opened.
+    Where a broken database had to be set aside, as `warn` is told, all are rebuilt. Raises `UserError` for an
+    unknown name, a root without studies and runs, or a database that cannot be opened.
     """
     found = [*studies(root), *trained(root)]
     if not found:
@@ -41,18 +45,33 @@ def track(root: Path, name: str | None = None) -> list[Synced | SyncedRun]:
     names = [folder.name for folder in found]
     if name is not None and name not in names:
         raise UserError(f"{root} has no study or run {name!r}{nearest(name, names)}")
-    store = Store(root)
+    import_mlflow()
     from mlflow.exceptions import MlflowException
 
+    with suppress(MlflowException, OSError):
+        return _passes(root, found, name, warn)
     try:
-        if name is not None:
-            return [_track_one(store, folder) for folder in found if name == folder.name]
-        return [_tracked(store, folder) for folder in found]
+        # A broken page or table shows in use alone; and what was locked may be free.
+        return _passes(root, found, name, warn, suspect=True)
     except (MlflowException, OSError) as error:
         raise UserError(
-            f"{store.database}: MLflow cannot write it ({first_line(error)}); free it or its disk, and "
-            "run 'completedp track' again"
+            f"{root / DATABASE}: MLflow cannot write it ({first_line(error)}); free it or its disk, and run "
+            "'completedp track' again"
         ) from error
+
+
+def _passes(
+    root: Path,
+    found: Sequence[Path],
+    name: str | None,
+    warn: Callable[[str], object],
+    *,
+    suspect: bool = False,
+) -> list[Synced | SyncedRun]:
+    store = Store(root, warn, suspect=suspect)
+    if name is not None and not store.replaced:
+        return [_track_one(store, folder) for folder in found if name == folder.name]
+    return [_tracked(store, folder) for folder in found]
 
 
 def _tracked(store: Store, folder: Path) -> Synced | SyncedRun:
@@ -82,6 +101,9 @@ class Tracker:
 
     Nothing here raises or makes the work wait: a failure is one call of `warn`, later updates try again,
     and what is missing at the end `completedp track` adds. `warn` is called from the thread.
+
+    Make one when all is imported and nothing walks over loggers, modules or warnings any more: MLflow's
+    migrations add to them from the thread.
     """
 
     def __init__(
@@ -96,7 +118,8 @@ class Tracker:
         self._warned = self._complete = False
         self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
         try:
-            # Not in the thread: two threads that import one package can meet half-made modules.
+            # Not in the thread: one that imports beside another can meet half-made modules, and changes
+            # tables that the other may be walking over.
             import_mlflow()
         except Exception as error:
             self._failed(error)
@@ -134,7 +157,11 @@ class Tracker:
             closing = self._closing.is_set()
             for attempt in range(ATTEMPTS):
                 try:
-                    view = view or self._view(Store(self._root), self._folder)
+                    if not self._folder.is_dir():  # a root that was moved away is not made anew
+                        raise FileNotFoundError(f"{self._folder} was deleted or moved")
+                    if view is None:
+                        store = Store(self._root, self._warn, suspect=attempt > 0)
+                        view = self._view(store, self._folder)
                     view.sync("ended" if closing else "running")
                     self._complete = closing
                     break

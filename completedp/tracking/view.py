@@ -8,18 +8,18 @@ replaced.
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from completedp import files
+from completedp import files, reading
+from completedp.errors import UserError
 from completedp.runs.curves import read_curve
-from completedp.runs.journal import TrialRecord, read_records, trials
-from completedp.tracking.store import ENDED, RUN_STATUS, Store, flatten, milliseconds
+from completedp.runs.journal import TrialRecord, check_study, read_records, trials
+from completedp.tracking.store import ENDED, RUN_STATUS, Store, flatten, milliseconds, text
 
 _NOTE = (
     "A completedp study. Each nested run is one training run; its parameters are the multipliers of the "
@@ -55,8 +55,13 @@ class StudyView:
     def sync(self, state: Literal["running", "ended"]) -> Synced:
         """One pass. `ended`: no search is at work, so the parent run ends too, with its artifacts."""
         self._store.check()
-        records = read_records(self._study / "journal.jsonl")
-        finished = {t.trial: t for t in trials(records).values() if t.status is not None}
+        journal = self._study / "journal.jsonl"
+        records = read_records(journal)
+        if not records:
+            raise UserError(f"{journal}: there is no study any more")
+        check_study(records[0], journal)
+        ended = trials(records, journal).values()
+        finished = {t.trial: t for t in ended if t.status is not None}
         if not self._parent:
             self._load(records[0], finished)
         missing = [number for number in finished if number not in self._whole]
@@ -76,7 +81,7 @@ class StudyView:
     def _load(self, first: Mapping[str, Any], finished: Mapping[int, TrialRecord]) -> None:
         """Find the study's runs, remove those that are not whole, and start the parent."""
         study_id = files.digest({"name": self._study.name, "first": dict(first)})
-        self._tags = {"completedp.study": self._study.name, "completedp.study_id": study_id}
+        self._tags = {"completedp.study": text(self._study.name), "completedp.study_id": study_id}
         parents: list[Any] = []
         children: list[Any] = []
         for run in self._store.runs("completedp.study_id", study_id):
@@ -100,7 +105,7 @@ class StudyView:
         starts = [self._times(trial)[0] for trial in finished.values()]
         run = self._client.create_run(
             self._experiment_id,
-            run_name=self._study.name,
+            run_name=text(self._study.name),
             start_time=milliseconds(min(starts, default=time.time())),
             tags=self._tags,
         )
@@ -174,6 +179,7 @@ class StudyView:
 
     def _end_parent(self, records: Sequence[Mapping[str, Any]]) -> None:
         done = records[-1]["event"] == "done"
+        summary = self._summary() if done else []
         end = milliseconds((self._study / "journal.jsonl").stat().st_mtime)
         for name in ("study.yaml", "recipe.yaml", "summary.json", "figures"):
             path = self._study / name
@@ -181,18 +187,27 @@ class StudyView:
                 self._client.log_artifacts(self._parent, str(path), artifact_path=name)
             elif path.exists():
                 self._client.log_artifact(self._parent, str(path))
-        metrics = [(key, value, end, 0) for key, value in self._summary()] if done else []
+        metrics = [(key, value, end, 0) for key, value in summary]
         status = "done" if done else "interrupted"
         self._store.log(self._parent, metrics=metrics, tags={"completedp.status": status})
         self._client.set_terminated(self._parent, "FINISHED" if done else "KILLED", end_time=end)
 
-    def _summary(self) -> Iterator[tuple[str, float]]:
+    def _summary(self) -> list[tuple[str, float]]:
         """The numbers of the study's summary, by dotted path."""
         path = self._study / "summary.json"
-        if path.exists():
-            for key, value in flatten(json.loads(path.read_text(encoding="utf-8"))):
-                if isinstance(value, int | float) and not isinstance(value, bool):
-                    yield key, float(value)
+        if not path.exists():
+            return []
+        try:
+            leaves = flatten(reading.read_object(path))
+        except UserError as error:
+            raise UserError(
+                f"{error}; 'completedp report {self._study.name}' writes it again"
+            ) from None
+        return [
+            (key, float(v))
+            for key, v in leaves
+            if isinstance(v, int | float) and reading.is_number(v)
+        ]
 
 
 def _digest(trial: TrialRecord) -> str:

@@ -110,4 +110,4 @@ def test_a_database_that_is_none(tmp_path: Path) -> None:
     assert found(doctor._mlflow, tmp_path)["mlflow"].state == "fault"
     ended = CliRunner().invoke(app, ["doctor", "--root", str(tmp_path)])
     assert ended.exit_code == 1
-    assert "fault mlflow:" in ended.stdout
+    assert "fault  mlflow:" in ended.stdout

@@ -15,7 +15,6 @@ from completedp.errors import UserError
 from completedp.runs.journal import Journal, read_records
 from completedp.runs.lock import Lock
 
-
 STUDY = {
     "name": "t",
     "config": {},

@@ -29,6 +29,8 @@ def sample_records(name: str, budget: int, *, seed: int = 0) -> Records:
             "digest": files.digest(CONFIG),
             "seed": seed,
             "budget": budget,
+            "data": {"digest": None, "tokens": {}, "bytes_per_token": {}},
+            "versions": {},
         }
     ]
     for trial in range(budget):

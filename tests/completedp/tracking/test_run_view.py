@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,9 @@ from completedp.lm.plan_run import RUN, Described
 from completedp.recipe import Recipe
 from completedp.runs.divergence import Monitor
 from completedp.runs.job import Limits, Outcome
+from completedp.runs.lock import locked
 from completedp.tracking import RunView, SyncedRun, Tracker, track
-from completedp.tracking.store import Store, locked
+from completedp.tracking.store import Store
 from transfer.planner import base_plan
 
 STEPS = 500
@@ -187,5 +190,45 @@ def test_a_database_that_fails_is_one_warning(
 def test_a_folder_that_says_nothing_is_refused(tmp_path: Path, recipe: Recipe) -> None:
     folder = write_run(tmp_path, recipe, "run-broken")
     (folder / RUN).write_text("[]")
-    with pytest.raises(UserError, match="run-broken: not the folder of a run"):
+    with pytest.raises(UserError, match=r"run-broken.*not the folder of a run"):
         Described.read(folder)
+
+
+DAMAGES = [
+    (RUN, "{", "not JSON"),
+    (RUN, '{"run": 3}', "not the folder of a run .*plan is missing"),
+    (RUN, "[" * 20_000, "levels deep"),
+    ("plan.yaml", "", "not the folder of a run .*expected a mapping"),
+    ("plan.yaml", "train: {tokens: 0, batch: 0}", "not the folder of a run"),
+    ("outcome.json", "{", "not the outcome of a run"),
+    ("outcome.json", '{"run": []}', "not the outcome of a run"),
+    ("curve.jsonl", "{}\n", "with step and loss"),
+    ("curve.jsonl", '{"step": 1, "loss": 1e400}\n', "line 1: .* beyond every float"),
+]
+
+
+def test_a_damaged_run_is_told_and_the_others_are_tracked(tmp_path: Path, recipe: Recipe) -> None:
+    for i, (name, content, _) in enumerate(DAMAGES):
+        (write_run(tmp_path, recipe, f"run-{i}") / name).write_text(content)
+    end(write_run(tmp_path, recipe, "run-9"))
+    *damaged, whole = track(tmp_path)
+    assert whole == SyncedRun(run="run-9", written=1)
+    for i, (found, (_, _, said)) in enumerate(zip(damaged, DAMAGES, strict=True)):
+        fault = str(getattr(found, "fault", None))
+        assert f"run-{i}/" in fault
+        assert re.search(said, fault, re.DOTALL)
+
+
+def test_numbers_that_no_database_holds_are_refused_by_their_name(
+    tmp_path: Path, recipe: Recipe
+) -> None:
+    folder = write_run(tmp_path, recipe, "run-a")
+    end(folder)
+    whole = json.loads((folder / "outcome.json").read_text())
+    for field, value in (("steps", 2**63), ("seconds", 1e300), ("curve", [[2**63, 1.0]])):
+        files.write_json(folder / "outcome.json", whole | {field: value})
+        with pytest.raises(UserError, match=f"outcome.json: {field} is "):
+            track(tmp_path, "run-a")
+    files.write_json(folder / "outcome.json", whole | {"curve": [[0, 1.0]], "steps": 0})
+    os.utime(folder / "outcome.json", (0, 0))  # dates are lost with some copies
+    assert [one.written for one in track(tmp_path, "run-a")] == [1]

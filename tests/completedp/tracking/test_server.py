@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -94,3 +95,22 @@ def test_a_root_without_studies_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no study"):
         serve(tmp_path, host="127.0.0.1", port=free_port(), ready=pytest.fail)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_broken_database_is_rebuilt_before_it_is_shown(
+    tmp_path: Path, make_study: MakeStudy
+) -> None:
+    shutil.copytree(make_study("rebuilt", 6), tmp_path / "studies" / "rebuilt")
+    (tmp_path / "mlflow.db").write_bytes(b"not a database" * 1000)
+    with served(tmp_path) as (process, port):
+        query = json.dumps({"experiment_ids": ["1"]}).encode()
+        address = f"http://127.0.0.1:{port}/ajax-api/2.0/mlflow/runs/search"
+        request = urllib.request.Request(
+            address, query, headers={"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=20) as response:
+            assert len(json.load(response)["runs"]) == 7
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert err.startswith(f"warning: {tmp_path / 'mlflow.db'} was broken (")
+    assert err.count("\n") == 1

@@ -1,3 +1,5 @@
+import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -9,9 +11,10 @@ from typing import Any
 import pytest
 
 from completedp.errors import UserError
+from completedp.runs.lock import locked
 from completedp.tracking import Tracker, track
 from completedp.tracking import tracker as tracker_module
-from completedp.tracking.store import Store, locked
+from completedp.tracking.store import Store
 from completedp.tracking.view import StudyView
 
 MakeStudy = Callable[..., Path]
@@ -148,17 +151,133 @@ def test_a_root_that_is_no_database_uri_is_refused(tmp_path: Path, part: str) ->
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_garbage_database_says_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / "mlflow.db").write_bytes(b"not a database" * 1000)
-    with pytest.raises(UserError, match="move it away"):
+def test_a_lock_through_a_symbolic_link_is_refused_and_makes_nothing(
+    root: Path, make_study: MakeStudy, tmp_path: Path
+) -> None:
+    target = tmp_path / "not ours"
+    link = tmp_path / "mlflow.lock"
+    link.symlink_to(target)
+    with pytest.raises(UserError, match=r"mlflow\.lock: is a symbolic link"):
         Store(tmp_path)
+    assert not target.exists()
+    study = make_study("linked", 6)
+    (study / ".mlflow.lock").symlink_to(target)
+    with pytest.raises(UserError, match=r"\.mlflow\.lock: is a symbolic link"):
+        track(root, "linked")
+    assert not target.exists()
+    (study / ".mlflow.lock").unlink()
+    with locked(study / ".mlflow.lock"):
+        assert (study / ".mlflow.lock").stat().st_mode & 0o777 == 0o644
 
 
-def test_a_moved_root_says_what_to_do(tmp_path: Path) -> None:
-    Store(tmp_path / "here")
-    (tmp_path / "here").rename(tmp_path / "there")
-    with pytest.raises(UserError, match=r"artifacts under .*here"):
-        Store(tmp_path / "there")
+def deleted(root: Path) -> None:
+    (root / "mlflow.db").unlink()
+
+
+def replaced_by_garbage(root: Path) -> None:
+    (root / "mlflow.db").write_bytes(b"not a database" * 1000)
+
+
+def replaced_by_another(root: Path) -> None:
+    (root / "mlflow.db").unlink()
+    Store(root)
+
+
+def emptied_of_tables(root: Path) -> None:
+    (root / "mlflow.db").unlink()
+    sqlite3.connect(root / "mlflow.db").execute("PRAGMA user_version = 1").connection.close()
+
+
+def without_artifacts(root: Path) -> None:
+    shutil.rmtree(root / "artifacts", ignore_errors=True)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [deleted, replaced_by_garbage, replaced_by_another, emptied_of_tables, without_artifacts],
+)
+def test_what_befalls_the_view_in_mid_search_is_a_line_at_most_and_whole_at_the_end(
+    tmp_path: Path,
+    make_study: MakeStudy,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    fault: Callable[[Path], None],
+) -> None:
+    monkeypatch.setattr(tracker_module, "RETRY_SECONDS", 0.01)
+    study = tmp_path / "studies" / "befallen"
+    shutil.copytree(make_study("befallen", 8), study)
+    (study / "summary.json").write_text("{}")
+    journal = study / "journal.jsonl"
+    text = journal.read_text()
+    journal.write_text("".join(text.splitlines(keepends=True)[:9]))
+    track(tmp_path)
+    warnings: list[str] = []
+    tracker = Tracker(tmp_path, study, warnings.append)
+    deadline = time.monotonic() + 60
+    while trial_runs(tmp_path, "befallen")["parent"].info.status != "RUNNING":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    fault(tmp_path)
+    journal.write_text(text)
+    tracker.update()
+    assert tracker.close()
+    broken = fault in (replaced_by_garbage, emptied_of_tables)
+    assert [("is now mlflow.db.broken-1" in line) for line in warnings] == [True] * broken
+    runs = trial_runs(tmp_path, "befallen")
+    assert len(runs) == 9
+    assert runs["parent"].info.status == "FINISHED"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_database_that_stays_unusable_is_one_line_and_no_traceback(
+    tmp_path: Path,
+    make_study: MakeStudy,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(tracker_module, "RETRY_SECONDS", 0.01)
+    study = tmp_path / "studies" / "unusable"
+    shutil.copytree(make_study("unusable", 6), study)
+    (study / "summary.json").write_text("{}")
+    track(tmp_path)
+    (tmp_path / "mlflow.db").unlink()
+    (tmp_path / "mlflow.db").mkdir()
+    (tmp_path / "artifacts").rename(tmp_path / "away")
+    (tmp_path / "artifacts").write_text("no folder")
+    warnings: list[str] = []
+    assert not Tracker(tmp_path, study, warnings.append).close()
+    (warning,) = warnings
+    assert "'completedp track unusable' fills it in later" in warning
+    (tmp_path / "mlflow.db").rmdir()
+    assert not Tracker(tmp_path, study, warnings.append).close()
+    assert len(warnings) == 2
+    (tmp_path / "artifacts").unlink()
+    (synced,) = track(tmp_path)
+    assert synced.unchanged == 6
+    assert capfd.readouterr() == ("", "")
+
+
+IMPORTS = """
+import sys, threading
+from pathlib import Path
+from completedp.tracking import Tracker
+
+before = set()
+start = threading.Thread.start
+def noted(thread):
+    before.update(sys.modules)
+    start(thread)
+threading.Thread.start = noted
+assert Tracker(Path(sys.argv[1]), Path(sys.argv[2]), print).close()
+print(sorted(set(sys.modules) - before))
+"""
+
+
+def test_the_thread_imports_nothing(make_study: MakeStudy, tmp_path: Path) -> None:
+    study = make_study("imports", 6)
+    command = [sys.executable, "-c", IMPORTS, str(tmp_path), str(study)]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert (ended.stdout, ended.stderr) == ("[]\n", "")
 
 
 def test_three_processes_may_start_at_once(tmp_path: Path) -> None:
@@ -174,3 +293,18 @@ def test_three_processes_may_start_at_once(tmp_path: Path) -> None:
     assert len({out for out, _ in ended}) == 1
     # Neither INFO lines of the migration nor advice about git.
     assert [err for _, err in ended] == [b""] * 3
+
+
+def test_a_root_that_was_moved_away_is_not_made_anew(
+    root: Path, make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracker_module, "RETRY_SECONDS", 0.01)
+    study = make_study("moved", 8)
+    warnings: list[str] = []
+    with locked(study / ".mlflow.lock"):  # the tracker waits, and then finds its root gone
+        tracker = Tracker(root, study, warnings.append)
+        time.sleep(0.2)
+        root.rename(tmp_path / "elsewhere")
+    tracker.close()
+    assert not root.exists()
+    assert len(warnings) == 1

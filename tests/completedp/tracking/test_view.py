@@ -1,6 +1,6 @@
 import json
-import math
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from completedp.errors import UserError
-from completedp.tracking import track
+from completedp.tracking import Synced, track
 from completedp.tracking.store import Store
 from completedp.tracking.view import StudyView
 
@@ -198,14 +198,14 @@ def test_more_than_a_batch_of_everything(root: Path, make_study: MakeStudy) -> N
     values = {f"depth.lr.{i}": 1.0 + i for i in range(230)}
     records[1]["values"] = values
     journal.write_text("".join(json.dumps(r) + "\n" for r in records))
-    points = [{"step": i, "loss": 3.0 if i != 7 else math.inf} for i in range(1, 2402)]
-    text = "\n".join(json.dumps(p) for p in points)
+    points = [{"step": i, "loss": 3.0} for i in range(1, 2402)]
+    text = "".join(json.dumps(p) + "\n" for p in points)
     (study / "curves" / "0.jsonl").write_text(text)
     track(root, "large")
     run = runs_of(root, "large")[1][0]
     assert len(run.data.params) == 232
     history = Store(root).client.get_metric_history(run.info.run_id, "train_loss")
-    assert len(history) == 2400  # the infinite one is not a number MLflow can hold
+    assert len(history) == 2401
     assert "completedp.record" in run.data.tags
 
 
@@ -216,3 +216,40 @@ def test_unknown_name_and_empty_root(root: Path, make_study: MakeStudy, tmp_path
     with pytest.raises(UserError, match="holds no study"):
         track(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_that_are_not_unicode_or_no_paths_are_shown_all_the_same(
+    root: Path, make_study: MakeStudy
+) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    make_study(name, 6)
+    track(root, name)
+    store = Store(root)
+    shown = "caf\\udce9"
+    (parent,) = [r for r in store.runs("completedp.study", shown) if r.info.run_name == shown]
+    odd = {"../up": 1, "/absolute//twice": 2, "": 3, "a" * 300: 4, name: 5}
+    store.log(parent.info.run_id, params=odd, tags={"reason": name}, metrics=[(name, 1.5, 0, 0)])
+    run = store.client.get_run(parent.info.run_id)
+    kept = {"up": "1", "absolute/twice": "2", "_": "3", "a" * 250: "4", "caf_": "5"}
+    assert kept.items() <= run.data.params.items()
+    assert run.data.tags["reason"] == shown
+    assert run.data.metrics["caf_"] == 1.5
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("{", "not JSON"), ("[]", "expected an object"), ('{"a": 1e999}', "beyond every float")],
+)
+def test_a_damaged_summary_is_a_fault_of_its_study_alone(
+    tmp_path: Path, make_study: MakeStudy, text: str, said: str
+) -> None:
+    for name in ("left", "right"):
+        shutil.copytree(make_study(name, 6), tmp_path / "studies" / name)
+    path = tmp_path / "studies" / "left" / "summary.json"
+    path.write_text(text)
+    left, right = track(tmp_path)
+    assert isinstance(left, Synced)
+    assert left.fault.startswith(f"{path}: ")
+    assert said in left.fault
+    assert "'completedp report left' writes it again" in left.fault
+    assert (right.written, right.removed) == (6, 0)

@@ -1,0 +1,404 @@
+"""Trouble at random moments of every verb that writes; then the root must go on without a person's help.
+
+    python benchmarks/reliability/chaos.py --cases 100
+
+Run it as root: a small tmpfs is mounted where the trouble is the disk's. Each case copies a root with a
+finished study, starts one verb in it, and brings one trouble at a random moment of the time that the verb
+takes undisturbed. Then the trouble ends, and what a user would type next is run: `status`, the verb itself
+(a search by --resume), `report` and `track`. Counted:
+
+    lost        finished trials that the journal had at the trouble and does not have, unchanged, at the end;
+                and those without their curve
+    stuck       roots in which one of these commands fails: a person must mend them
+    tracebacks  in what any of them prints
+    left        half-made files that are still there after what `doctor --repair` mends
+
+A line of JSON a case is kept beside the result, so that a run that was ended goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from completedp import files, reading
+from completedp.lm.preset_files import load_preset
+from completedp.plan import Plan
+from completedp.recipe import Recipe
+from completedp.repair import repair
+from completedp.runs.journal import read_records
+
+RESULTS = Path(__file__).parents[1] / "results"
+COMPLETEDP = [sys.executable, "-m", "completedp"]
+# Steps of a run: a third of a second, so that a moment is as often between trials as within one.
+STEPS = 24
+DISK_MEGABYTES = 64
+PAUSE_SECONDS = 2.0
+LIMIT_SECONDS = 180.0
+# A clock that is set while the program runs: time.time() jumps by so much at a random moment.
+JUMPS = (-86_400.0, 86_400.0)
+
+
+@dataclass
+class Case:
+    """One verb, one trouble."""
+
+    number: int
+    verb: str
+    trouble: str
+    root: Path
+    moment: float
+    rng: random.Random
+    printed: list[str] = field(default_factory=list)
+    stuck: list[str] = field(default_factory=list)
+
+    def command(self, *arguments: str) -> list[str]:
+        return [*COMPLETEDP, *arguments, "--root", str(self.root)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--cases", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=RESULTS / "chaos.json")
+    arguments = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = (
+        "1"  # two threads of one tiny matrix product wait for each other
+    )
+    kept = arguments.out.with_suffix(".jsonl")
+    done = [row for _, row in reading.read_lines(kept)] if kept.exists() else []
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        base = made_base(work)
+        seconds = {verb: undisturbed(verb, base, work) for verb in VERBS}
+        print(json.dumps({"seconds undisturbed": seconds}), flush=True)
+        for number in range(len(done), arguments.cases):
+            row = one(number, arguments.seed, base, work, seconds)
+            done.append(row)
+            with kept.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            print(json.dumps(row), flush=True)
+    result = summary(done, arguments.cases)
+    files.write_json(arguments.out, result)
+    print(json.dumps(result, indent=1))
+    sys.exit(0 if result["passes"] else 1)
+
+
+def summary(rows: list[dict[str, Any]], cases: int) -> dict[str, Any]:
+    counts = {what: sum(row[what] for row in rows) for what in ("lost", "tracebacks", "left")}
+    stuck = sum(bool(row["stuck"]) for row in rows)
+    return {
+        "command": f"python benchmarks/reliability/chaos.py --cases {cases}",
+        "cases": len(rows),
+        **counts,
+        "stuck": stuck,
+        "finished trials at the moment of trouble": sum(row["finished"] for row in rows),
+        "by verb": dict(Counter(row["verb"] for row in rows)),
+        "by trouble": dict(Counter(row["trouble"] for row in rows)),
+        "failures": [row for row in rows if row["lost"] or row["stuck"] or row["tracebacks"]],
+        "passes": not (stuck or counts["lost"] or counts["tracebacks"]),
+    }
+
+
+def made_base(work: Path) -> Path:
+    """A root with a finished study, its recipe, two plans, and a trained one."""
+    base = work / "base"
+    data = load_preset("tiny").to_dict()
+    data["train"] |= {"tokens": STEPS * 2048, "eval_tokens": 8192}
+    preset = work / "short.yaml"
+    preset.write_text(yaml.safe_dump(json.loads(json.dumps(data))))
+    search = ["search", "--preset", str(preset), "--budget", "12", "--name", "finished"]
+    for arguments in (
+        [*search, "--workers", "2"],
+        ["transfer", str(recipe_of(base)), "--width", "64", "--out", str(work / "plan.yaml")],
+        ["train", str(work / "plan.yaml")],
+    ):
+        subprocess.run(
+            [*COMPLETEDP, *arguments, "--root", str(base)], check=True, capture_output=True
+        )
+    return base
+
+
+def recipe_of(root: Path, name: str = "finished") -> Path:
+    return root / "studies" / name / "recipe.yaml"
+
+
+def _search(case: Case) -> list[str]:
+    preset = case.root.parent / "short.yaml"
+    shutil.copy(case.root.parents[1] / "short.yaml", preset)
+    begin = ["--preset", str(preset), "--budget", "16", "--name", "s", "--workers", "2"]
+    return case.command("search", *begin)
+
+
+def _train(case: Case) -> list[str]:
+    return case.command("train", str(case.root.parents[1] / "plan.yaml"), "--seed", "1")
+
+
+def _track(case: Case) -> list[str]:
+    for path in case.root.glob("mlflow.db*"):
+        path.unlink()
+    return case.command("track")
+
+
+def _transfer(case: Case) -> list[str]:
+    out = str(case.root / "out.yaml")
+    return case.command("transfer", str(recipe_of(case.root)), "--depth", "8", "--out", out)
+
+
+def _export(case: Case) -> list[str]:
+    plan, out = case.root.parents[1] / "plan.yaml", case.root / "out.json"
+    return case.command("export", str(plan), "--format", "json", "--out", str(out))
+
+
+def _speedup(case: Case) -> list[str]:
+    options = ["--scales", "1", "--fractions", "0.5,1", "--seeds", "2", "--workers", "2"]
+    return case.command("speedup", str(recipe_of(case.root)), *options)
+
+
+# Each verb with how often it is taken.
+VERBS: dict[str, tuple[Callable[[Case], list[str]], int]] = {
+    "search": (_search, 8),
+    "train": (_train, 3),
+    "track": (_track, 3),
+    "speedup": (_speedup, 2),
+    "transfer": (_transfer, 1),
+    "export": (_export, 1),
+}
+
+
+def _signalled(*numbers: signal.Signals, group: bool = True) -> Callable[[Case, Any], None]:
+    def bring(case: Case, process: subprocess.Popen[str]) -> None:
+        for i, number in enumerate(numbers):
+            time.sleep(PAUSE_SECONDS if i else 0)
+            with contextlib.suppress(ProcessLookupError):
+                (os.killpg if group else os.kill)(process.pid, number)
+
+    return bring
+
+
+def _full(case: Case, process: subprocess.Popen[str]) -> None:
+    """Fill the disk, and make room again once the program has ended or had time to meet it."""
+    filler = case.root.parent / "filler"
+    with contextlib.suppress(OSError), filler.open("wb") as file:
+        while True:
+            file.write(b"x" * 65_536)
+            file.flush()
+    _wait(process, 5 * PAUSE_SECONDS)
+    filler.unlink()
+
+
+def _read_only(case: Case, process: subprocess.Popen[str]) -> None:
+    """Tried until the kernel does it: it refuses while a file is open for writing, as a journal is."""
+    disk = str(case.root.parent)
+    for _ in range(20):
+        done = subprocess.run(["mount", "-o", "remount,ro", disk], capture_output=True, check=False)
+        if done.returncode == 0:
+            _wait(process, 3 * PAUSE_SECONDS)
+            subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+            return
+        _wait(process, PAUSE_SECONDS / 4)
+    case.printed.append("the disk was never free to become read-only")
+
+
+def _wait(process: subprocess.Popen[str], seconds: float) -> None:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+
+
+def _deleted_view(case: Case, process: subprocess.Popen[str]) -> None:
+    for path in case.root.glob("mlflow.db*"):
+        path.unlink(missing_ok=True)
+
+
+TROUBLES: dict[str, Callable[[Case, Any], None]] = {
+    "kill": _signalled(signal.SIGKILL),
+    "kill the coordinator": _signalled(signal.SIGKILL, group=False),
+    "SIGTERM": _signalled(signal.SIGTERM),
+    "SIGTERM, then kill": _signalled(signal.SIGTERM, signal.SIGKILL),
+    "SIGHUP": _signalled(signal.SIGHUP),
+    "SIGINT twice": _signalled(signal.SIGINT, signal.SIGINT),
+    "SIGSTOP, SIGCONT": _signalled(signal.SIGSTOP, signal.SIGCONT),
+    "full disk": _full,
+    "read-only root": _read_only,
+    "clock jumps": lambda case, process: None,
+    "view deleted": _deleted_view,
+}
+_ON_A_DISK_OF_ITS_OWN = ("full disk", "read-only root")
+
+
+@contextlib.contextmanager
+def place_for(case_trouble: str, work: Path) -> Iterator[Path]:
+    """The folder that holds the case's root: on a small disk of its own where the trouble is the disk's."""
+    folder = Path(tempfile.mkdtemp(dir=work))
+    mounted = case_trouble in _ON_A_DISK_OF_ITS_OWN
+    if mounted:
+        options = f"size={DISK_MEGABYTES}m"
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", str(folder)], check=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def undisturbed(verb: str, base: Path, work: Path) -> float:
+    with place_for("", work) as folder:
+        case = Case(-1, verb, "", folder / "root", 0.0, random.Random(0))
+        shutil.copytree(base, case.root)
+        began = time.monotonic()
+        subprocess.run(VERBS[verb][0](case), check=True, capture_output=True, cwd=folder)
+        return time.monotonic() - began
+
+
+def one(
+    number: int, seed: int, base: Path, work: Path, seconds: dict[str, float]
+) -> dict[str, Any]:
+    rng = random.Random(f"{seed} {number}")
+    verb = rng.choices(list(VERBS), [weight for _, weight in VERBS.values()])[0]
+    trouble = list(TROUBLES)[number % len(TROUBLES)]
+    with place_for(trouble, work) as folder:
+        case = Case(number, verb, trouble, folder / "root", rng.uniform(0, seconds[verb]), rng)
+        shutil.copytree(base, case.root)
+        status = disturbed(case)
+        before = ended(case.root)
+        recover(case)
+        after = ended(case.root)
+        lost = [key for key, record in before.items() if after.get(key) != record]
+        curves = [key for key in after if not _curve(case.root, key).exists()]
+        left = half_made(case.root)
+        text = "\n".join(case.printed)
+        return {
+            "case": number,
+            "verb": verb,
+            "trouble": trouble,
+            "moment": round(case.moment, 3),
+            "status": status,
+            "finished": len(before),
+            "lost": len(lost) + len(curves),
+            "stuck": case.stuck,
+            "tracebacks": text.count("Traceback (most recent call last)"),
+            "left": len(left),
+            **({"printed": text[-3000:]} if case.stuck or "Traceback" in text else {}),
+        }
+
+
+def disturbed(case: Case) -> int | None:
+    """Start the verb, bring the trouble at its moment, and let the verb end."""
+    command = VERBS[case.verb][0](case)
+    if case.trouble == "clock jumps":
+        command = [sys.executable, "-c", _jumping(case), *command[3:]]
+    with subprocess.Popen(
+        command,
+        cwd=case.root.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        errors="replace",
+    ) as process:
+        _wait(process, case.moment)
+        TROUBLES[case.trouble](case, process)
+        try:
+            out, _ = process.communicate(timeout=LIMIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            out, _ = process.communicate()
+            case.stuck.append(f"the verb did not end in {LIMIT_SECONDS:g} s")
+    case.printed.append(f"$ {case.verb}, {case.trouble}\n{out}")
+    return process.returncode
+
+
+def _jumping(case: Case) -> str:
+    """A program that is the command line with a clock which jumps at the moment."""
+    return (
+        "import time, runpy; real = time.time; begun = time.monotonic()\n"
+        f"time.time = lambda: real() + ({case.rng.choice(JUMPS)} "
+        f"if time.monotonic() - begun > {case.moment} else 0.0)\n"
+        "runpy.run_module('completedp', run_name='__main__', alter_sys=False)"
+    )
+
+
+def ended(root: Path) -> dict[str, dict[str, Any]]:
+    """Every finished record under a root, by its journal and trial."""
+    found = {}
+    for journal in root.glob("*/*/journal.jsonl"):
+        for record in read_records(journal):
+            if record["event"] == "finished":
+                key = f"{journal.parent.relative_to(root)}/{record['trial']}"
+                found[key] = record
+    return found
+
+
+def _curve(root: Path, key: str) -> Path:
+    folder, _, trial = key.rpartition("/")
+    return root / folder / "curves" / f"{trial}.jsonl"
+
+
+def half_made(root: Path) -> list[Path]:
+    names = (f".*{files.TEMPORARY}", ".writing", ".preparing-*", "mlflow.db.new-*")
+    return [path for name in names for path in root.rglob(name)]
+
+
+def recover(case: Case) -> None:
+    """What a user would type next; each must succeed, and what was written must read back."""
+    began = (case.root / "studies" / "s" / "journal.jsonl").exists()
+    for path in half_made(case.root):
+        os.utime(path, (0, 0))  # as if the hour had passed after which they count as left over
+    case.printed += [str(mended) for mended in repair(case.root)]
+    commands = [["status"]]
+    if case.verb == "search" and began:
+        commands += [["search", "--resume", "s", "--workers", "2"], ["report", "s"]]
+    again = None if case.verb in ("search", "track") else VERBS[case.verb][0](case)
+    for arguments in commands:
+        _run(case, case.command(*arguments))
+    if again is not None:
+        _run(case, again)
+    if case.verb == "search" and not began:
+        _run(case, VERBS["search"][0](case))
+    for arguments in (["track"], ["track"], ["report", "finished"]):
+        _run(case, case.command(*arguments))
+    for path in case.root.glob("studies/*/recipe.yaml"):
+        Recipe.read(path)
+    if (out := case.root / "out.yaml").exists():
+        Plan.read(out)
+    if (out := case.root / "out.json").exists():
+        reading.read_object(out)
+
+
+def _run(case: Case, command: list[str]) -> None:
+    done = subprocess.run(
+        command,
+        cwd=case.root.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=2 * LIMIT_SECONDS,
+        errors="replace",
+    )
+    case.printed.append(f"$ {' '.join(command[3:])}\n{done.stdout}")
+    if done.returncode != 0:
+        case.stuck.append(f"{command[3]} ended with {done.returncode}: {done.stdout[-500:]}")
+
+
+if __name__ == "__main__":
+    main()

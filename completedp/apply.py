@@ -60,7 +60,8 @@ def param_groups(model: nn.Module, resolved: Resolved) -> list[dict[str, Any]]:
                 "param_names": [],
                 "lr": row.lr,
                 "weight_decay": row.weight_decay,
-                "betas": (row.beta1, row.beta2),
+                # torch takes no whole number here.
+                "betas": (float(row.beta1), float(row.beta2)),
                 "eps": row.eps,
             },
         )

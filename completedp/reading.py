@@ -90,9 +90,7 @@ def parsed(text: str, where: str) -> Any:
     `DEEPEST` levels.
     """
     try:
-        data = json.loads(
-            text, parse_constant=_refused, parse_float=_finite_float, parse_int=_bounded_int
-        )
+        data = _DECODER.decode(text)
         if text.count("[") + text.count("{") > DEEPEST:
             check_bounds(data)
     except RecursionError:
@@ -215,3 +213,9 @@ def _bounded_int(text: str) -> int:
 
 def _why(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
+
+
+# Made once: to make it takes as long as to read a line.
+_DECODER = json.JSONDecoder(
+    parse_constant=_refused, parse_float=_finite_float, parse_int=_bounded_int
+)

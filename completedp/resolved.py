@@ -7,11 +7,45 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from completedp.errors import UserError
+from completedp import reading
+from completedp.errors import UserError, shown
 from completedp.hparams import HParams
 from completedp.modules import BRANCH_ENDS, BRANCHES, Inventory, TensorSpec
+from completedp.reading import Field
+from completedp.records import build, check_record
 from completedp.rules import RuleSet, rule_options
 from completedp.scale import Ratios
+
+# What tensors of float32 hold.
+LARGEST_FLOAT32 = (2 - 2**-23) * 2.0**127
+
+_NOT_NEGATIVE = Field(lambda x: reading.is_number(x) and x >= 0, "a finite number, 0 or more")
+_BETA = Field(lambda x: reading.is_number(x) and 0 <= x < 1, "a number in [0, 1)")
+_FLOAT32 = Field(
+    lambda x: reading.is_number(x) and abs(x) <= LARGEST_FLOAT32,
+    f"a number of at most {LARGEST_FLOAT32:.8g}",
+)
+_RESOLVED: Mapping[str, Field] = {
+    "residual": Field(
+        lambda branches: (
+            isinstance(branches, dict)
+            and all(
+                isinstance(c, list) and all(map(reading.is_number, c)) for c in branches.values()
+            )
+        ),
+        "an object with a list of finite numbers for each branch",
+    ),
+    "output_multiplier": _FLOAT32,
+}
+# The bounds of `torch.optim.AdamW`, and of a tensor that is filled with a number.
+_ROW: Mapping[str, Field] = {
+    "lr": _NOT_NEGATIVE,
+    "weight_decay": _NOT_NEGATIVE,
+    "beta1": _BETA,
+    "beta2": _BETA,
+    "eps": _NOT_NEGATIVE,
+    "init_value": _FLOAT32,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,13 +117,18 @@ class Resolved:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Resolved:
-        """The inverse of `to_dict`."""
-        return cls(
-            tensors=tuple(TensorRow(**row) for row in data["tensors"]),
-            residual={branch: tuple(c) for branch, c in data["residual"].items()},
-            output_multiplier=data["output_multiplier"],
-        )
+    def from_dict(cls, data: object, where: str = "resolved") -> Resolved:
+        """The inverse of `to_dict`. Raises `UserError` that begins with `where` for what is none: two rows
+        of one tensor, and values that no optimiser takes, among it."""
+        record = check_record(cls, data, where, _RESOLVED)
+        rows: dict[str, TensorRow] = {}
+        for i, given in enumerate(record["tensors"]):
+            row = build(TensorRow, given, f"{where}.tensors.{i}", _ROW)
+            if row.name in rows:
+                raise UserError(f"{where}.tensors.{i}: a second row of {shown(row.name)}; keep one")
+            rows[row.name] = row
+        residual = {branch: tuple(c) for branch, c in record["residual"].items()}
+        return cls(**{**record, "tensors": tuple(rows.values()), "residual": residual})
 
 
 def resolve(

@@ -19,15 +19,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from completedp import files
-from completedp.errors import UserError
+from completedp import files, reading
+from completedp.errors import UserError, shown
+from completedp.reading import Field
 
 ARMS = ("baseline", "tuned")
 # Five numbers are fitted; two arms at three scales are the fewest losses that hold them.
 FEWEST_SCALES = 3
+# Each takes 2 MB of every array of the fits, and hours of training.
+MOST_SCALES = 50
 RESAMPLES = 500
+# Losses in nats a token: the squares of their ratios are numbers too. A uniform guess among all the tokens
+# that there could be is 22.
+SMALLEST_LOSS, LARGEST_LOSS = 1e-9, 1e9
+# FLOPs, as of a target.
+LARGEST_FLOPS = 1e100
 # What is tried for E, as shares of the lowest loss.
 SHARES_G: NDArray[np.float64] = np.linspace(0, 0.995, 200)
+
+_FLOPS = Field(
+    lambda x: reading.is_number(x) and 1 <= x <= LARGEST_FLOPS,
+    f"a number of 1 to {LARGEST_FLOPS:g}",
+)
+_ROW: Mapping[str, Field] = {"flops": _FLOPS, "losses": reading.OBJECT}
+_LOSS = Field(
+    lambda x: reading.is_number(x) and SMALLEST_LOSS <= x <= LARGEST_LOSS,
+    f"a loss of {SMALLEST_LOSS:g} to {LARGEST_LOSS:g} nats a token",
+)
 
 Vector = NDArray[np.float64]
 
@@ -57,40 +75,47 @@ class Law:
     gamma: tuple[float, float]
 
     def loss(self, arm: int, flops: Vector | float) -> Any:
-        return self.E + self.A[arm] * (np.asarray(flops) / self.base) ** -self.gamma[arm]
+        """Not finite where the law, far from where it was fitted, goes beyond every float."""
+        with np.errstate(all="ignore"):
+            return self.E + self.A[arm] * (np.asarray(flops) / self.base) ** -self.gamma[arm]
 
     def saved(self, flops: float) -> float:
         """FLOPs at which the baseline has the recipe's loss at `flops`, as a multiple of them."""
-        above = (self.loss(1, flops) - self.E) / self.A[0]
-        if above <= 0 or self.gamma[0] <= 0:
-            return math.inf
-        try:
-            return float(self.base / flops * above ** (-1 / self.gamma[0]))
-        except OverflowError:
-            return math.inf
+        with np.errstate(all="ignore"):
+            above = (self.loss(1, flops) - self.E) / np.float64(self.A[0])
+            if above <= 0 or self.gamma[0] <= 0:
+                return math.inf
+            return float(self.base / flops * above ** np.float64(-1 / self.gamma[0]))
 
 
 def measured(document: Mapping[str, Any]) -> Measured:
     """From a `speedup` file: the whole runs of both arms on the seeds both completed.
 
     The error of a mean is the pooled spread of seeds over all scales and arms: three seeds of one cell say
-    little of it. Raises `UserError` with fewer than `FEWEST_SCALES` scales.
+    little of it. Raises `UserError` with fewer than `FEWEST_SCALES` scales, with seeds that all have one
+    loss, and for a file that no `speedup` wrote.
     """
     try:
         rows = _whole_rows(document)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except UserError as error:
         raise UserError(
-            f"the speed-up's file is damaged ({type(error).__name__}: {error}); make it again by the same "
-            "`completedp speedup`, which keeps its runs"
+            f"the speed-up's file is damaged ({error}); make it again by the same `completedp speedup`, "
+            "which keeps its runs"
         ) from None
-    if len(rows) < FEWEST_SCALES:
+    scales = len({float(flops) for flops, _ in rows})
+    if not FEWEST_SCALES <= scales <= len(rows) <= MOST_SCALES:
         raise UserError(
-            f"{len(rows)} scales have two or more whole seeds; expected {FEWEST_SCALES}: measure more by "
-            "`completedp speedup --scales`"
+            f"{scales} scales have two or more whole seeds; expected {FEWEST_SCALES} to {MOST_SCALES}, each "
+            "once: measure more by `completedp speedup --scales`"
         )
     cells = [losses for _, arms in rows for losses in arms]
     freedom = sum(len(cell) - 1 for cell in cells)
     pooled = sum((len(cell) - 1) * statistics.variance(cell) for cell in cells) / freedom
+    if not pooled > 0:
+        raise UserError(
+            "all seeds of an arm have one loss at every scale, which says nothing of its error; expected the "
+            "losses of different seeds"
+        )
     common = 2 / freedom * sum((len(a[0]) - 1) * statistics.covariance(*a) for _, a in rows)
     return Measured(
         flops_S=np.array([float(flops) for flops, _ in rows]),
@@ -98,7 +123,7 @@ def measured(document: Mapping[str, Any]) -> Measured:
         error_AS=np.array(
             [[math.sqrt(pooled / len(arms[i])) for _, arms in rows] for i in range(2)]
         ),
-        shared=min(1.0, max(0.0, common / pooled)) if pooled else 0.0,
+        shared=min(1.0, max(0.0, common / pooled)),
         # Arms that a seed moves alike are not two samples of its spread.
         freedom=freedom // 2,
     )
@@ -106,21 +131,36 @@ def measured(document: Mapping[str, Any]) -> Measured:
 
 def _whole_rows(document: Mapping[str, Any]) -> list[tuple[float, list[list[float]]]]:
     """FLOPs, and the losses of both arms on the seeds both completed, of scales with two or more."""
+    given = document.get("rows")
+    if not isinstance(given, list):
+        raise UserError(f"rows is {shown(given)}; expected a list")
     rows = []
-    for row in document["rows"]:
-        losses = [row["losses"][arm].get("1.0", {}) for arm in ARMS]
+    for i, row in enumerate(given):
+        where = f"rows.{i}"
+        reading.check_fields(reading.as_object(row, where), _ROW, tuple(_ROW), where)
+        losses = [_whole_runs(row["losses"], arm, f"{where}.losses") for arm in ARMS]
         seeds = [s for s in losses[0] if s in losses[1]]
         if len(seeds) >= 2:
-            flops = float(row["flops"])
-            if not flops > 0:
-                raise ValueError(f"flops is {flops}")
-            rows.append((flops, [[float(arm[s]) for s in seeds] for arm in losses]))
+            rows.append((float(row["flops"]), [[float(arm[s]) for s in seeds] for arm in losses]))
     return rows
 
 
+def _whole_runs(arms: Mapping[str, Any], arm: str, where: str) -> dict[str, float]:
+    """An arm's losses by seed, of its runs for all the tokens."""
+    shares = reading.as_object(arms.get(arm), f"{where}.{arm}")
+    losses = reading.as_object(shares.get("1.0", {}), f"{where}.{arm}.1.0")
+    reading.check_fields(losses, dict.fromkeys(losses, _LOSS), (), f"{where}.{arm}.1.0")
+    return losses
+
+
 def fit(data: Measured) -> Law:
-    """Weighted least squares."""
-    return _fits(data, data.mean_AS[None])[0]
+    """Weighted least squares. Raises `UserError` where no law of this form is near the losses."""
+    law = _fits(data, data.mean_AS[None])[0]
+    if not all(map(math.isfinite, (law.E, *law.A, *law.gamma))):
+        raise UserError(
+            "no law of the form E + A · C^-γ fits these losses; look at them in the speed-up's file"
+        )
+    return law
 
 
 def redrawn(data: Measured, seed: int = 0) -> list[Law]:
@@ -139,8 +179,14 @@ def _fits(data: Measured, mean_RAS: Vector) -> list[Law]:
     """A law for each of R sets of means.
 
     With E known the rest is a straight line, log(L - E) over log C, an arm at a time; so E is scanned. An
-    error of L is one of log(L - E) divided by L - E.
+    error of L is one of log(L - E) divided by L - E. What is drawn far from the losses, below 0 for one, may
+    have no law: its numbers are not finite.
     """
+    with np.errstate(all="ignore"):
+        return _scanned(data, mean_RAS)
+
+
+def _scanned(data: Measured, mean_RAS: Vector) -> list[Law]:
     base = float(data.flops_S.min())
     x_S = np.log(data.flops_S / base)
     least_R = mean_RAS.min(axis=(1, 2))
@@ -154,7 +200,8 @@ def _fits(data: Measured, mean_RAS: Vector) -> list[Law]:
     away_RGAS = x_S - x_RGA[..., None]
     slope_RGA = (weight_RGAS * away_RGAS * y_RGAS).sum(-1) / (weight_RGAS * away_RGAS**2).sum(-1)
     rest_RGAS = y_RGAS - y_RGA[..., None] - slope_RGA[..., None] * away_RGAS
-    best_R = (weight_RGAS * rest_RGAS**2).sum((-2, -1)).argmin(1)
+    off_RG = (weight_RGAS * rest_RGAS**2).sum((-2, -1))
+    best_R = np.where(np.isnan(off_RG), np.inf, off_RG).argmin(1)
     laws = []
     for r, g in enumerate(best_R):
         slope_A = slope_RGA[r, g]
@@ -175,14 +222,15 @@ def extrapolate(data: Measured, flops: float, seed: int = 0) -> dict[str, Any]:
 
     95 % intervals from fits to means redrawn within their errors (a parametric bootstrap).
     """
-    if not (math.isfinite(flops) and flops > 0):
-        raise UserError(f"--flops is {flops}; expected a finite number above 0")
+    if not _FLOPS.is_right(flops):
+        raise UserError(f"--flops is {flops}; expected {_FLOPS.expected}")
     law = fit(data)
     laws = redrawn(data, seed)
 
     def interval(of: Any) -> dict[str, float | None]:
         values = [of(one) for one in laws]
-        low, high = np.quantile(values, [0.025, 0.975], method="nearest")
+        with np.errstate(all="ignore"):
+            low, high = np.quantile(values, [0.025, 0.975], method="nearest")
         return {"fitted": _finite(of(law)), "low": _finite(low), "high": _finite(high)}
 
     return {
@@ -213,7 +261,9 @@ def draw(data: Measured, flops: float, path: Path) -> None:
     grid = np.geomspace(*ends, 80)
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     for i, (arm, colour) in enumerate(zip(ARMS, ("#4c78a8", "#e45756"), strict=True)):
-        low, high = np.quantile([one.loss(i, grid) for one in laws], [0.025, 0.975], axis=0)
+        with np.errstate(all="ignore"):
+            band = np.quantile([one.loss(i, grid) for one in laws], [0.025, 0.975], axis=0)
+        low, high = np.where(np.isfinite(band), band, np.nan)
         axes.fill_between(grid, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.plot(grid, law.loss(i, grid), color=colour, linewidth=1.4)
         axes.errorbar(

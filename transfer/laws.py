@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Protocol
 
 from completedp import files
-from completedp.errors import UserError
+from completedp.errors import UserError, shown
+
+# Of a law's numbers: floats hold their products, and no law is beyond.
+SMALLEST, LARGEST = 1e-50, 1e50
 
 
 class TokenRule(Protocol):
@@ -57,14 +60,18 @@ class LossLaw:
     def __post_init__(self) -> None:
         for name in ("A", "B", "alpha", "beta"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise UserError(f"{name} is {value}; expected a number above 0")
+            if not SMALLEST <= value <= LARGEST:
+                raise UserError(
+                    f"{name} is {value}; expected a number above 0 ({SMALLEST:g} to {LARGEST:g})"
+                )
 
     def tokens(self, parameters: int) -> float:
         log_tokens = (
             math.log(self.beta * self.B / (self.alpha * self.A)) + self.alpha * math.log(parameters)
         ) / self.beta
-        return math.exp(log_tokens) if log_tokens < math.log(2.0**1023) else math.inf
+        if log_tokens >= math.log(2.0**1023):
+            return math.inf
+        return math.exp(max(log_tokens, math.log(SMALLEST)))
 
     @property
     def reason(self) -> str:
@@ -101,14 +108,14 @@ def token_rule(text: str) -> TokenRule:
     except ValueError:
         return _law_of(Path(text))
     if not (math.isfinite(ratio) and ratio > 0):
-        raise UserError(f"--tokens-per-parameter is {text}; expected a number above 0")
+        raise UserError(f"--tokens-per-parameter is {shown(text)}; expected a number above 0")
     return Ratio(per_parameter=ratio, source="given")
 
 
 def _law_of(path: Path) -> LossLaw:
     if path.suffix not in (".yaml", ".yml"):
         raise UserError(
-            f"--tokens-per-parameter is {str(path)!r}; expected a number, 'chinchilla', or a YAML file "
+            f"--tokens-per-parameter is {shown(str(path))}; expected a number, 'chinchilla', or a YAML file "
             "with A, B, alpha and beta"
         )
     content = files.validate(_LawFile, files.read_yaml(path), str(path))

@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from completedp import files
+from completedp import files, reading
 from completedp.config import ForeignModel
 from completedp.errors import UserError
 from completedp.flops import training_flops
@@ -302,14 +302,7 @@ def _listed(values: Sequence[float]) -> str:
 
 def read_document(path: Path) -> dict[str, Any]:
     """A file that `report` made. Raises `UserError` for another."""
-    import json
-
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
-    if not isinstance(document, dict) or document.get("kind") != "speedup":
+    document = reading.read_object(path)
+    if document.get("kind") != "speedup":
         raise UserError(f"{path}: not a file of `completedp speedup`; expected its speedup.json")
     return document

@@ -117,6 +117,8 @@ def _base_shape(
             f"{name} has {len(shape)} dimensions, {origin} of the base model {len(found)}; expected the "
             "same family at another width and depth"
         )
+    if 0 in (*shape, *found):
+        raise UserError(f"{name} has a size of 0 (its shape is {shape}); expected 1 or more")
     return found
 
 

@@ -201,11 +201,11 @@ def _print_loss(outcome: Outcome, folder: Path, train: TrainConfig) -> None:
         + ("" if bits is None else f", {bits:.4f} bits a byte")
         + f" on the report split; {outcome.seconds:.0f} s; in {folder}"
     )
-    if "tokens_per_second" in metrics:
+    if {"tokens_per_second", "flops_per_second"} <= metrics.keys():
         from completedp.lm.throughput import Speed
 
         print(Speed.of(metrics))
     # The threshold has no scaling rule: how often it acts is for a person to compare.
-    if train.clip:
+    if train.clip and "clipped_fraction" in metrics:
         share = metrics["clipped_fraction"]
         print(f"gradients clipped at norm {train.clip:g} in {share:.1%} of the steps")

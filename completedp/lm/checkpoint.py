@@ -11,29 +11,43 @@ of processes can go on, then to the tolerance of floats.
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from completedp import files
-from completedp.errors import UserError
+from completedp import files, reading
+from completedp.errors import UserError, first_line, shown
 from completedp.lm.parallel import Team
+from completedp.records import build
 from completedp.runs.job import Report, ResumableReport
 from completedp.runs.journal import sync
 
 _PREFIX = "step-"
+_NAME = re.compile(rf"{_PREFIX}\d{{9,}}")
 _STATE = "state.json"  # the last file written: with it a checkpoint is complete
+_WEIGHTS, _MOMENTS_FILE = "model.safetensors", "optimizer.safetensors"
 # AdamW's whole state of a tensor.
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _State:
+    """What `state.json` holds; `report` is of what judges the run, where that can be carried."""
+
+    run: str
+    step: int
+    clipped: int
+    report: dict[str, Any] | None
 
 
 @dataclass
@@ -64,79 +78,101 @@ class Checkpoints:
         """Save the run after `step` steps, all of them reported, `clipped` with a clipped gradient. Every
         rank must come here."""
         writing = self.folder / ".writing"
-        if self.team.leads:
-            shutil.rmtree(writing, ignore_errors=True)  # of a writer that was killed
-            try:
+        with files.writing(self.folder):
+            if self.team.leads:
+                shutil.rmtree(writing, ignore_errors=True)  # of a writer that was killed
                 writing.mkdir(parents=True)
-            except OSError as error:
-                raise UserError(
-                    f"{self.folder}: cannot be written ({error.strerror}); give another place"
-                ) from None
-        self._save(writing / "model.safetensors", _weights(model))
-        self._save(writing / "optimizer.safetensors", _moments(optimizer))
-        if self.team.leads:
-            self._complete(writing, report, step, clipped)
+            self._save(writing / _WEIGHTS, _weights(model))
+            self._save(writing / _MOMENTS_FILE, _moments(optimizer))
+            if self.team.leads:
+                self._complete(writing, report, step, clipped)
 
     def _save(self, path: Path, named: Iterable[tuple[str, Tensor]]) -> None:
         gathered = ((name, self.team.gathered(tensor)) for name, tensor in named)
         whole = {name: tensor for name, tensor in gathered if tensor is not None}
         if self.team.leads:
-            save_file(whole, path)
+            try:
+                save_file(whole, path)
+            except SafetensorError as error:  # it has no errno of a disk that is full
+                raise UserError(
+                    f"{path}: cannot be written ({first_line(error)}); make room, then go on"
+                ) from None
             sync(path)
 
     def _complete(self, writing: Path, report: Report, step: int, clipped: int) -> None:
         judged = report.state() if isinstance(report, ResumableReport) else None
         files.write_json(
             writing / _STATE,
-            {"run": self._run, "step": step, "clipped": clipped, "report": judged},
+            vars(_State(run=self._run, step=step, clipped=clipped, report=judged)),
         )
         sync(writing)
-        new = self.folder / f"{_PREFIX}{step:09d}"
+        new = self.folder / _name(step)
         shutil.rmtree(new, ignore_errors=True)  # incomplete, or the run would not have come here
-        older = list(self.folder.glob(f"{_PREFIX}*"))
+        older = list(_folders(self.folder))
         os.replace(writing, new)
         sync(self.folder)
         for path in older:
             shutil.rmtree(path)
 
     def load(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, report: Report
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, report: Report, steps: int
     ) -> tuple[int, int]:
-        """Restore the newest checkpoint into all three, in place: its step and clipped steps, (0, 0) if
-        there is none.
+        """Restore the newest checkpoint of a run of `steps` into all three, in place: its step and clipped
+        steps, (0, 0) if there is none.
 
-        Raises `UserError` when it is of another run. Every rank must come here.
+        Raises `UserError` when it is of another run, or damaged: then nothing has been changed. Every rank
+        must come here.
         """
         with self.team.together():
             path = newest(self.folder)
-            state: dict[str, Any] = {"step": 0}
-            if path is not None:
-                state = json.loads((path / _STATE).read_text(encoding="utf-8"))
-                if state["run"] != self._run:
-                    raise UserError(
-                        f"{path}: belongs to a run with other values, data or seed; give another folder, "
-                        "or remove this one to start anew"
-                    )
+            state = None if path is None else self._state(path, steps)
+        step = 0 if state is None else state.step
         with self.team.together():
-            if self.team.led(state["step"]) != state["step"]:
+            if self.team.led(step) != step:
                 raise UserError(
                     f"{self.folder}: another machine sees another checkpoint there; give a folder that "
                     "all machines share"
                 )
-        if path is None:
+        if path is None or state is None:
             return 0, 0
-        with safe_open(path / "model.safetensors", framework="pt") as weights:
-            for name, tensor in _weights(model):
-                self.team.write(tensor, weights.get_tensor(name))
-        with safe_open(path / "optimizer.safetensors", framework="pt") as moments:
-            for name, parameter in _named(optimizer):
-                optimizer.state[parameter] = {
-                    key: self._moment(key, parameter, moments.get_tensor(f"{name}/{key}"))
-                    for key in _MOMENTS
-                }
-        if state.get("report") and isinstance(report, ResumableReport):
-            report.restore(state["report"])
-        return int(state["step"]), int(state["clipped"])
+        with self.team.together(), self._sound(path):
+            weights = _read(path / _WEIGHTS, dict(_weights(model)))
+            moments = _read(path / _MOMENTS_FILE, _like_moments(optimizer))
+            _check_counts(moments, step)
+            if state.report and isinstance(report, ResumableReport):
+                report.restore(state.report)
+        for name, tensor in _weights(model):
+            self.team.write(tensor, weights[name])
+        for name, parameter in _named(optimizer):
+            optimizer.state[parameter] = {
+                key: self._moment(key, parameter, moments[f"{name}/{key}"]) for key in _MOMENTS
+            }
+        return state.step, state.clipped
+
+    def _state(self, path: Path, steps: int) -> _State:
+        with self._sound(path):
+            state = build(_State, reading.read_json(path / _STATE), _STATE)
+        if state.run != self._run:
+            raise UserError(
+                f"{path}: belongs to a run with other values, data or seed; give another folder, "
+                "or remove this one to start anew"
+            )
+        with self._sound(path):
+            if path.name != _name(state.step) or not 1 <= state.step <= steps:
+                raise UserError(f"{_STATE}: step is {state.step}, of a run of {steps}")
+            if state.clipped > state.step:
+                raise UserError(f"{_STATE}: clipped is {state.clipped}, of {state.step} steps")
+        return state
+
+    @contextmanager
+    def _sound(self, path: Path) -> Iterator[None]:
+        """A `UserError` from within says that the checkpoint is damaged, and how to go on."""
+        try:
+            yield
+        except UserError as error:
+            raise UserError(
+                f"{path}: the checkpoint is damaged ({error}); remove {self.folder} to start the run anew"
+            ) from None
 
     def _moment(self, key: str, parameter: Tensor, value: Tensor) -> Tensor:
         if key == "step":  # a number, on every rank
@@ -146,8 +182,67 @@ class Checkpoints:
 
 def newest(folder: Path) -> Path | None:
     """The newest complete checkpoint in a run's folder of them. A kill can leave an older one beside it."""
-    complete = (path.parent for path in folder.glob(f"{_PREFIX}*/{_STATE}"))
+    complete = (path for path in _folders(folder) if os.path.lexists(path / _STATE))
     return max(complete, default=None)
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    return (
+        path
+        for path in folder.glob(f"{_PREFIX}*")
+        if _NAME.fullmatch(path.name) and os.path.isdir(path)
+    )
+
+
+def _name(step: int) -> str:
+    return f"{_PREFIX}{step:09d}"
+
+
+def _read(path: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file, as it holds them, mapped into memory: those of `like`, of its shapes and types.
+
+    Raises `UserError` for any others.
+    """
+    if not os.path.isfile(path):  # to open what is none, a pipe for one, can wait for ever
+        raise UserError(f"{path.name}: no such file")
+    try:
+        with safe_open(path, framework="pt") as held:
+            names = set(held.keys())
+            tensors = {name: held.get_tensor(name) for name in names & like.keys()}
+    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path.name}: not a whole safetensors file ({first_line(error)})"
+        ) from None
+    for name in sorted(names ^ like.keys()):
+        raise UserError(f"{path.name}: {'no' if name in like else 'unknown'} tensor {shown(name)}")
+    for name, wanted in like.items():
+        found = tensors[name]
+        if (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
+            raise UserError(
+                f"{path.name}: {shown(name)} is {_said(found)}; expected {_said(wanted)}"
+            )
+    return tensors
+
+
+def _said(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} of {list(tensor.shape)}"
+
+
+def _check_counts(moments: Mapping[str, Tensor], steps: int) -> None:
+    """AdamW counts its own steps of a tensor: no more than the run has made."""
+    for name, value in moments.items():
+        if name.endswith("/step") and not 0 <= value.item() <= steps:
+            raise UserError(f"{_MOMENTS_FILE}: {name} is {value.item():g}, of {steps} steps")
+
+
+def _like_moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What a saved moment is like: its parameter, and a number of float32 for the steps."""
+    count = torch.zeros((), dtype=torch.float32)
+    return {
+        f"{name}/{key}": count if key == "step" else parameter
+        for name, parameter in _named(optimizer)
+        for key in _MOMENTS
+    }
 
 
 def _weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -69,6 +69,16 @@ class Corpus:
         """The split's tokens, memory-mapped, uint16 (uint32 where the vocabulary needs it)."""
         return np.memmap(self.folder / f"{name}.bin", dtype=self._meta["dtype"], mode="r")
 
+    def check(self, windows: npt.NDArray[np.int64]) -> None:
+        """Raises `UserError` for tokens that no vocabulary has: the files were damaged since. A look at each
+        batch costs microseconds; on a GPU such a token would end the process in the middle of a kernel."""
+        vocab_size = self._meta["vocab_size"]
+        if windows.size and (top := int(windows.max())) >= vocab_size:
+            raise UserError(
+                f"{self.folder}: a damaged corpus (it holds the token {top} of a vocabulary of "
+                f"{vocab_size}); remove the folder, and it is prepared again"
+            )
+
     def tokens(self, name: Split) -> int:
         """Tokens of a split."""
         return int(self._meta["splits"][name]["tokens"])
@@ -104,6 +114,8 @@ def _fault(meta: dict[str, Any], folder: Path) -> str | None:
     for name in ("digest", "tokenizer"):
         if not isinstance(meta.get(name), str):
             return f"{name} is {shown(meta.get(name))}; expected text"
+    if not is_count(meta.get("vocab_size")):
+        return f"vocab_size is {shown(meta.get('vocab_size'))}; expected a whole number"
     if (dtype := meta.get("dtype")) not in ("<u2", "<u4"):
         return f"dtype is {shown(dtype)}; expected <u2 or <u4"
     splits = meta.get("splits")

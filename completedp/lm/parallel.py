@@ -10,10 +10,8 @@ Shapes: N any rows that the ranks share, P steps whose losses are read at once.
 
 from __future__ import annotations
 
-import fcntl
 import inspect
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -26,10 +24,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from completedp import interrupts
 from completedp.config import Model, ModelConfig, TrainConfig
 from completedp.errors import UserError, named
 from completedp.launch import processes
 from completedp.lm.model import LanguageModel
+from completedp.runs.lock import locked
 
 Loss = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
@@ -81,6 +81,9 @@ class Team:
     rank, ranks = 0, 1
     # Somebody pressed Ctrl-C; the same on every rank.
     interrupted = False
+
+    def __init__(self) -> None:
+        self._pressed = threading.Event()
 
     @property
     def leads(self) -> bool:
@@ -134,6 +137,7 @@ class Team:
 
     def means(self, losses_P: Tensor) -> list[float]:
         """The means over the ranks; hears whether any rank is to end (`interrupted`). Together."""
+        self.interrupted = self._pressed.is_set()
         values: list[float] = losses_P.tolist()
         return values
 
@@ -154,17 +158,19 @@ class Team:
         """Around what the first process of a machine makes in `folder` and the others find there."""
         return nullcontext()
 
-    def attentive(self) -> AbstractContextManager[None]:
-        """Around the training loop: Ctrl-C is then heard by all ranks at the same step."""
-        return nullcontext()
+    @contextmanager
+    def attentive(self) -> Iterator[None]:
+        """Around the training loop: the first Ctrl-C is then heard by all ranks at the same step."""
+        with interrupts.deferred() as self._pressed:
+            yield
 
 
 class _Several(Team):
     """What `ddp` and `fsdp` have in common: this process is one rank of a group."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
-        self._asked_to_end = False
 
     def device_name(self, name: str) -> str:
         if name.startswith("cuda:"):
@@ -205,7 +211,9 @@ class _Several(Team):
 
     def means(self, losses_P: Tensor) -> list[float]:
         # In float64, where the sum's order does not show; the last number counts those asked to end.
-        sums = torch.cat((losses_P.double(), losses_P.new_tensor([self._asked_to_end]).double()))
+        sums = torch.cat(
+            (losses_P.double(), losses_P.new_tensor([self._pressed.is_set()]).double())
+        )
         dist.all_reduce(sums)
         *means, ending = (sums / self.ranks).tolist()
         self.interrupted = ending > 0
@@ -240,28 +248,11 @@ class _Several(Team):
         with ExitStack() as stack:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                file = stack.enter_context((folder / ".lock").open("a"))
-                fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError:
+                stack.enter_context(locked(folder / ".lock"))
+            except (OSError, UserError):
                 # Without a lock the processes only do the same work at once.
                 pass
             yield
-
-    @contextmanager
-    def attentive(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def note(*_: object) -> None:
-            self._asked_to_end = True
-            signal.signal(signal.SIGINT, before)  # a second Ctrl-C ends at once
-
-        before = signal.signal(signal.SIGINT, note)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
 
 
 def _reduced(number: float, dtype: torch.dtype, how: Any) -> float:

@@ -10,20 +10,23 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from completedp import files
+from completedp import files, reading
 from completedp.config import DataConfig, ForeignModel
 from completedp.errors import UserError
 from completedp.lm.tasks import training_job
 from completedp.plan import Plan
+from completedp.records import build
+from completedp.runs.curves import points_in
 from completedp.runs.divergence import stride
 from completedp.runs.job import Job, Outcome, Progress
 from completedp.runs.journal import sync
@@ -31,6 +34,7 @@ from completedp.runs.lock import Lock
 from completedp.runs.runner import run_job, train_function
 
 if TYPE_CHECKING:
+    from completedp.lm.data import Corpus
     from completedp.lm.throughput import Speedometer
     from completedp.lm.train import LanguageModelTask
 
@@ -42,8 +46,23 @@ CHECKPOINTS_A_RUN = 20
 
 def run_name(plan: Plan, data: DataConfig, seed: int, stem: str) -> str:
     """A name that only the same run has, so that no other run's results are replaced."""
-    content = files.digest({"plan": plan.to_dict(), "data": dataclasses.asdict(data), "seed": seed})
+    # The text that the values were found on is part of the recipe, whose digest the plan has.
+    values = dataclasses.replace(plan, corpus=None).to_dict()
+    content = files.digest({"plan": values, "data": dataclasses.asdict(data), "seed": seed})
     return f"{stem}-seed{seed}-{content.removeprefix('sha256:')[:8]}"
+
+
+def kept_corpus(plan: Plan, data: DataConfig, cache: Path) -> Corpus | None:
+    """The corpus that the plan's recipe was tuned on, where its text is gone and the cache has it.
+
+    Raises `UserError` where that is damaged.
+    """
+    from completedp.lm.data import kept
+    from completedp.lm.sources import is_gone
+
+    if plan.corpus is None or plan.train.loop or data != plan.data or not is_gone(data.source):
+        return None
+    return kept(data, plan.model.vocab_size, plan.train.eval_tokens, cache, plan.corpus)
 
 
 def plan_job(
@@ -134,7 +153,8 @@ def run(
         outcome: Outcome | None = None
         with team.together():
             if team.leads:
-                _make(folder)
+                with files.writing(folder):
+                    folder.mkdir(parents=True, exist_ok=True)
                 held.enter_context(Lock(folder / "lock", "run"))
                 outcome = _finished(folder, identity)
                 if plan is not None and outcome is None:
@@ -153,6 +173,19 @@ def run(
         if team.leads:
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return Ended(outcome=outcome, before=before)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Start:
+    """What `run.json` holds: how a run was started. `plan` is the digest of its plan."""
+
+    run: str
+    plan: str
+    seed: int
+    data: dict[str, Any]
+    device: str
+    processes: int
+    parallel: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,29 +208,29 @@ class Described:
     @classmethod
     def read(cls, folder: Path) -> Described:
         """Raises `UserError` for a folder that is not what a run has described."""
-        path = folder / _OUTCOME
+        start, plan = folder / RUN, folder / "plan.yaml"
         try:
-            said = json.loads((folder / RUN).read_text(encoding="utf-8"))
-            plan = {**files.read_yaml(folder / "plan.yaml"), "data": said["data"]}
-            return cls(
-                run=said["run"],
-                digest=said["plan"],
-                plan=plan,
-                steps=plan["train"]["tokens"] // plan["train"]["batch"],
-                seed=said["seed"],
-                device=said["device"],
-                processes=said["processes"],
-                parallel=said["parallel"] or "none",
-                begun=(folder / RUN).stat().st_mtime,
-                ended=path.stat().st_mtime if path.exists() else 0.0,
-                outcome=_finished(folder, said["run"]),
-            )
-        except UserError:
-            raise
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            said = build(_Start, reading.read_json(start), str(start))
+            build(DataConfig, said.data, f"{start}: data")
+            content = files.read_yaml(plan)
+            steps = Plan.from_dict(content, str(plan)).train.steps
+        except UserError as error:
             raise UserError(
                 f"{folder}: not the folder of a run ({error}); remove it, or train into another one"
             ) from None
+        return cls(
+            run=said.run,
+            digest=said.plan,
+            plan={**content, "data": said.data},
+            steps=steps,
+            seed=said.seed,
+            device=said.device,
+            processes=said.processes,
+            parallel=said.parallel or "none",
+            begun=_modified(start),
+            ended=_modified(folder / _OUTCOME),
+            outcome=_finished(folder, said.run),
+        )
 
 
 def trained(root: Path) -> list[Path]:
@@ -211,7 +244,7 @@ def read_points(folder: Path, steps: int) -> list[tuple[int, float]]:
     every = stride(steps)
     points: list[tuple[int, float]] = []
     pending: list[float] = []
-    for step, loss in _curve_lines(folder / "curve.jsonl"):
+    for step, loss in points_in(folder / "curve.jsonl"):
         pending.append(loss)
         if step % every == 0:
             points.append((step, sum(part / len(pending) for part in pending)))
@@ -224,13 +257,12 @@ def speedometer(job: Job) -> Speedometer:
     return _task(job).speedometer
 
 
-def _make(folder: Path) -> None:
+def _modified(path: Path) -> float:
+    """When a file was last written; 0 where it is not there."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be written ({error.strerror}); give another place"
-        ) from None
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _describe(folder: Path, plan: Plan, job: Job, task: LanguageModelTask, identity: str) -> None:
@@ -239,23 +271,21 @@ def _describe(folder: Path, plan: Plan, job: Job, task: LanguageModelTask, ident
     from completedp.lm.checkpoint import newest
 
     described = folder / RUN
-    if described.exists() and newest(folder / "checkpoints") is not None:
-        with contextlib.suppress(ValueError, TypeError, KeyError):
-            if json.loads(described.read_text(encoding="utf-8"))["run"] != identity:
+    if newest(folder / "checkpoints") is not None:
+        with contextlib.suppress(UserError):  # a damaged one is written anew
+            if build(_Start, reading.read_json(described), str(described)).run != identity:
                 return
     plan.write(folder / "plan.yaml")
-    files.write_json(
-        described,
-        {
-            "run": identity,
-            "plan": files.digest(plan.to_dict()),
-            "seed": job.seed,
-            "data": dict(job.arguments["data"]),
-            "device": task.device.type,
-            "processes": task.team.ranks,
-            "parallel": job.arguments["parallel"],
-        },
+    start = _Start(
+        run=identity,
+        plan=files.digest(plan.to_dict()),
+        seed=job.seed,
+        data=dict(job.arguments["data"]),
+        device=task.device.type,
+        processes=task.team.ranks,
+        parallel=job.arguments["parallel"],
     )
+    files.write_json(described, vars(start))
 
 
 def _task(job: Job) -> LanguageModelTask:
@@ -268,20 +298,22 @@ def _task(job: Job) -> LanguageModelTask:
 
 def _finished(folder: Path, identity: str) -> Outcome | None:
     path = folder / _OUTCOME
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data.pop("run") == identity:
-            return Outcome.from_dict(data)
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    try:
+        data = reading.read_object(path)
+        run = data.pop("run", None)
+        outcome = Outcome.from_dict(data, str(path))
+    except UserError as error:
         raise UserError(
-            f"{path}: not the outcome of a run; remove it, or give another place"
+            f"{path}: not the outcome of a run ({error}); remove it, or give another place"
         ) from None
-    raise UserError(
-        f"{folder}: holds the finished run of other values, data or seed; give another place, or "
-        "remove it"
-    )
+    if run != identity:
+        raise UserError(
+            f"{folder}: holds the finished run of other values, data or seed; give another place, or "
+            "remove it"
+        )
+    return outcome
 
 
 def _train(job: Job, folder: Path, on_progress: Callable[[Progress], None]) -> Outcome:
@@ -305,25 +337,27 @@ def _keep_weights(folder: Path) -> None:
     last = newest(folder / "checkpoints")
     assert last is not None, "a completed run ends with a checkpoint"
     kept = folder / "model.safetensors"
-    kept.unlink(missing_ok=True)  # of a run that was killed before its outcome was written
+    with files.writing(kept):
+        kept.unlink(missing_ok=True)  # of a run that was killed before its outcome was written
+        try:
+            os.link(last / kept.name, kept)
+        except OSError:  # a file system without hard links
+            _copy(last / kept.name, kept)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Whole or not at all."""
+    copying = target.with_name(f".{target.name}")
     try:
-        os.link(last / kept.name, kept)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(last / kept.name, kept)
-        sync(kept)
+        shutil.copyfile(source, copying)
+        sync(copying)
+        os.replace(copying, target)
+    finally:
+        copying.unlink(missing_ok=True)
 
 
 def _line(step: int, loss: float) -> str:
     return json.dumps({"step": step, "loss": loss}, allow_nan=False) + "\n"
-
-
-def _curve_lines(path: Path) -> Iterator[tuple[int, float]]:
-    """The whole lines of a curve's file, none where there is none; a killed writer tears the last."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    for line in text.splitlines(keepends=True):
-        if line.endswith("\n"):
-            point = json.loads(line)
-            yield point["step"], point["loss"]
 
 
 class _Curve:
@@ -331,7 +365,7 @@ class _Curve:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file: TextIO | None = None
+        self._file: BinaryIO | None = None
 
     def __enter__(self) -> _Curve:
         return self
@@ -341,12 +375,17 @@ class _Curve:
             self._file.close()
 
     def add(self, step: int, loss: float) -> None:
-        if self._file is None:
-            files.write_text(self._path, self._before(step))
-            self._file = self._path.open("a", encoding="utf-8", buffering=1)
-        self._file.write(_line(step, loss))
+        with files.writing(self._path):
+            if self._file is None:
+                files.write_text(self._path, self._before(step))
+                # Without a buffer, whose rest could no longer be written when the disk is full.
+                self._file = self._path.open("ab", buffering=0)
+            line = _line(step, loss).encode()
+            if self._file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _before(self, step: int) -> str:
+        """The lines of earlier steps."""
         if step == 1:
             return ""
-        return "".join(_line(s, loss) for s, loss in _curve_lines(self._path) if s < step)
+        return "".join(_line(s, loss) for s, loss in points_in(self._path) if s < step)

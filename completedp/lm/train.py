@@ -1,7 +1,7 @@
 """The training loop of the reference language model, as a `TrainFunction` of the run engine.
 
 Needs torch and numpy only: `python -m completedp.lm.train job.json [outcome.json]` trains a job from a
-checkout that is not installed.
+checkout that is not installed, with `--run-code` one of the user's own model or loop too.
 
 Shapes: B sequences, T positions, S sequences of an optimiser's batch.
 """
@@ -14,24 +14,29 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from completedp import reading, trust
 from completedp.apply import adamw, initialize
 from completedp.auditing import audit
-from completedp.config import DataConfig, Model, ModelConfig, TrainConfig
-from completedp.errors import UserError
+from completedp.config import DataConfig, Model, ModelConfig, TrainConfig, check_together
+from completedp.errors import UserError, located, shown
 from completedp.lm import schedule
 from completedp.lm.data import Corpus, TrainBatches, eval_windows, prepare
 from completedp.lm.model import LanguageModel
 from completedp.lm.parallel import Loss, Team, join
 from completedp.lm.throughput import Speedometer
+from completedp.modules import BRANCHES
+from completedp.reading import Field
+from completedp.records import build
 from completedp.resolved import Resolved
 from completedp.runs.job import Job, Limits, Report, Result
 from completedp.runs.runner import run_job
@@ -42,6 +47,20 @@ if TYPE_CHECKING:
 # Reading a loss off a GPU waits for it: ten are read at once, which costs nothing and still ends a
 # diverged run soon.
 GPU_REPORT_STEPS = 10
+_RUN_CODE = "--run-code"
+
+_PATH = Field(lambda x: isinstance(x, str) and "\0" not in x and x.isprintable(), "a path")
+_PATH_OR_NULL = Field(lambda x: x is None or _PATH.is_right(x), "a path, or null")
+_ARGUMENTS: Mapping[str, Field] = {
+    "split": reading.one_of("select", "report"),
+    "cache": _PATH,
+    "device": reading.TEXT,
+    "checkpoints": _PATH_OR_NULL,
+    "checkpoint_steps": reading.COUNT,
+    "parallel": reading.TEXT_OR_NULL,
+    "digest": reading.TEXT_OR_NULL,
+}
+M = TypeVar("M", bound=Model)
 
 
 def language_model(
@@ -61,13 +80,26 @@ def language_model(
     `cache` is the folder of prepared corpora, `digest` that of the one to take, where it is known. With a
     folder `checkpoints` (this needs safetensors) a run is saved there every `checkpoint_steps` (0: at its end
     only) and goes on from what it finds there. `parallel` is how the processes that torchrun started share
-    the run: `ddp` or `fsdp`.
+    the run: `ddp` or `fsdp`. Raises `UserError` for arguments of other types or values.
     """
+    configs = checked_arguments(
+        ModelConfig,
+        model,
+        data,
+        train,
+        split=split,
+        cache=cache,
+        device=device,
+        checkpoints=checkpoints,
+        checkpoint_steps=checkpoint_steps,
+        parallel=parallel,
+        digest=digest,
+    )
     team = join(parallel)
     return LanguageModelTask(
-        model=ModelConfig(**model),
-        data=DataConfig(**data),
-        train=TrainConfig(**train),
+        model=configs[0],
+        data=configs[1],
+        train=configs[2],
         split=split,
         cache=Path(cache),
         device=pick_device(team.device_name(device)),
@@ -75,6 +107,21 @@ def language_model(
         team=team,
         digest=digest,
     )
+
+
+def checked_arguments(
+    kind: type[M], model: object, data: object, train: object, **rest: object
+) -> tuple[M, DataConfig, TrainConfig]:
+    """What a job's arguments describe. Raises `UserError` for one that has another type, and for what does
+    not go together."""
+    reading.check_fields(rest, _ARGUMENTS, (), "arguments")
+    configs = (
+        build(kind, model, "arguments.model"),
+        build(DataConfig, data, "arguments.data"),
+        build(TrainConfig, train, "arguments.train"),
+    )
+    check_together(*configs)
+    return configs
 
 
 def open_checkpoints(folder: str | None, steps: int, team: Team) -> Checkpoints | None:
@@ -147,15 +194,20 @@ class LanguageModelTask:
 
     def __call__(self, resolved: Resolved, seed: int, report: Report) -> Result:
         train = self.train_config
+        self._check_residual(resolved)
         in_force = self.set_values(resolved, seed)
         optimizer = adamw(self.model, in_force)
         done, clipped = 0, torch.zeros((), device=self.device)
         if self._checkpoints is not None:
             self._checkpoints.open_for(self.run_content(resolved, seed))
-            done, clipped_before = self._checkpoints.load(self.model, optimizer, report)
+            done, clipped_before = self._checkpoints.load(
+                self.model, optimizer, report, train.steps
+            )
             clipped.fill_(clipped_before)
         first, started = done, time.perf_counter()
-        with self.team.attentive():
+        # Alone and without a checkpoint to save, there is nothing to do before the end.
+        waits = self._checkpoints is not None or self.team.ranks > 1
+        with self.team.attentive() if waits else nullcontext():
             for done in self._train(optimizer, first, seed, clipped, report):
                 if done == first + 1:
                     factor = schedule.multiplier(train, first)
@@ -174,6 +226,16 @@ class LanguageModelTask:
         if (bytes_per_token := self.corpus.bytes_per_token(self.split)) is not None:
             metrics["bits_per_byte"] = loss / math.log(2) / bytes_per_token
         return Result(loss=loss, tokens=train.steps * train.batch, metrics=metrics)
+
+    def _check_residual(self, resolved: Resolved) -> None:
+        """The rows are checked by name where they meet the parameters."""
+        depth = self.model_config.depth
+        given = {branch: len(c) for branch, c in resolved.residual.items()}
+        if given != dict.fromkeys(BRANCHES, depth):
+            raise UserError(
+                f"the residual coefficients are of {shown(given)}; expected {depth} of each of "
+                f"{', '.join(BRANCHES)}, one a layer: the values belong to another model"
+            )
 
     def _time(self) -> float:
         """In seconds, when all that was begun is done."""
@@ -199,6 +261,7 @@ class LanguageModelTask:
         windows = eval_windows(
             self.corpus.split(self.split), context, self.train_config.eval_tokens
         )
+        self.corpus.check(windows)
         rows_ST = torch.from_numpy(windows)
         # What the ranks cannot share evenly all of them evaluate: they must go through the same forwards.
         left = len(rows_ST) % self.team.ranks
@@ -271,6 +334,7 @@ class LanguageModelTask:
         )
 
     def _own(self, batch: npt.NDArray[np.int64]) -> Tensor:
+        self.corpus.check(batch)
         return self.team.part(torch.from_numpy(batch))
 
     @cached_property
@@ -323,16 +387,29 @@ class LanguageModelTask:
 def main(arguments: list[str]) -> int:
     """Train the job in a file; print its outcome, or write it to the second file. The exit status.
 
-    An outcome that cannot be written is printed.
+    A job that names code of the user's needs `--run-code` among the arguments. An outcome that cannot be
+    written is printed.
     """
-    if len(arguments) not in (1, 2):
-        print("usage: python -m completedp.lm.train job.json [outcome.json]", file=sys.stderr)
+    names = [argument for argument in arguments if argument != _RUN_CODE]
+    if len(names) not in (1, 2):
+        print(
+            f"usage: python -m completedp.lm.train job.json [outcome.json] [{_RUN_CODE}]",
+            file=sys.stderr,
+        )
         return 2
-    out = Path(arguments[1]) if len(arguments) == 2 else None
+    with trust.only_asked():
+        if _RUN_CODE in arguments:
+            trust.allow_everything()
+        return _train_job(Path(names[0]), Path(names[1]) if len(names) == 2 else None)
+
+
+def _train_job(path: Path, out: Path | None) -> int:
     try:
-        if out is not None and (out.is_dir() or not os.access(out.parent, os.W_OK)):
+        if out is not None and (os.path.isdir(out) or not os.access(out.parent, os.W_OK)):
             raise UserError(f"{out}: cannot be written; give a file in a folder that is there")
-        outcome = run_job(_read_job(Path(arguments[0])))
+        job = Job.from_dict(reading.read_json(path), str(path))
+        with located(str(path)):
+            outcome = run_job(job)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -347,15 +424,6 @@ def main(arguments: list[str]) -> int:
         print(f"error: {out}: cannot be written ({error.strerror}); printed", file=sys.stderr)
         return 2
     return 0
-
-
-def _read_job(path: Path) -> Job:
-    try:
-        return Job.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a job in JSON ({error})") from None
 
 
 if __name__ == "__main__":

@@ -7,12 +7,15 @@ that of a uniform guess after warm-up.
 from __future__ import annotations
 
 import math
+import operator
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from operator import itemgetter
 from typing import Any
 
-from completedp.runs.job import Diverged, Limits, Rung, Stopped
+from completedp import reading
+from completedp.errors import UserError, shown
+from completedp.reading import Field
+from completedp.runs.job import CURVE, Diverged, Limits, Rung, Stopped
 
 # The smoothing's horizon in steps: an exponential mean forgets a loss to 1/e over it. At 20 steps the
 # newest loss weighs at most 8 %, so no single spike can carry a healthy run over the threshold; 5 % of a
@@ -34,7 +37,19 @@ CURVE_POINTS = 200
 # A loss on the way is the mean over this share of the run before it: 20 steps of 384 at `tiny`, where one
 # step's loss scatters by more than what trials differ in.
 WINDOW = 0.05
-_STEP = itemgetter(0)
+_STEP = operator.itemgetter(0)
+_STATE: Mapping[str, Field] = {
+    "step": reading.COUNT,
+    "first": reading.NUMBER,
+    "smoothed": reading.NUMBER,
+    "weight": Field(lambda x: reading.is_number(x) and 0 <= x <= 1, "a number in [0, 1]"),
+    "reports": reading.COUNT,
+    "points": CURVE,
+    "pending": Field(
+        lambda losses: isinstance(losses, list) and all(map(reading.is_number, losses)),
+        "a list of finite losses",
+    ),
+}
 
 
 def stride(steps: int) -> int:
@@ -58,7 +73,8 @@ class Monitor:
 
     `on_step(step, loss)` hears of every finite loss; `should_stop()` true ends the run with `Stopped`, and so
     does a rung.
-    Raises `Diverged` with the step and the reason. A run with fewer steps after its warm-up than the
+    Raises `Diverged` with the step and the reason, and `UserError` for a step that is before the last one, or
+    is no whole number. A run with fewer steps after its warm-up than the
     smoothing's horizon is judged by non-finite losses alone.
     """
 
@@ -85,7 +101,16 @@ class Monitor:
         self._pending: list[float] = []
 
     def __call__(self, step: int, loss: float) -> None:
-        loss, before = float(loss), self.step
+        loss, before, given = float(loss), self.step, step
+        try:
+            step = operator.index(step)  # of numpy's and torch's whole numbers too
+        except TypeError:
+            step = -1
+        if step < before:
+            raise UserError(
+                f"the training function reported step {shown(given)} after step {before}; expected whole "
+                "numbers that do not fall"
+            )
         if not math.isfinite(loss):
             raise Diverged(step, f"the training loss is {loss}")
         if self.step == 0:
@@ -116,7 +141,14 @@ class Monitor:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken."""
+        """Go on where `state` was taken. Raises `UserError` for what is none of a run of this length, before
+        anything is changed."""
+        reading.check_fields(state, _STATE, tuple(_STATE), "what judges the run")
+        last = max((step for step, _ in state["points"]), default=0)
+        if not last <= state["step"] <= self._limits.steps:
+            raise UserError(
+                f"what judges the run: step is {state['step']}; expected {last} to {self._limits.steps}"
+            )
         self.step, self._first = state["step"], state["first"]
         self._smoothed, self._weight = state["smoothed"], state["weight"]
         self._reports = state["reports"]

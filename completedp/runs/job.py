@@ -8,9 +8,38 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from completedp import reading
+from completedp.errors import UserError, located, shown
+from completedp.reading import Field
+from completedp.records import build, check_record
 from completedp.resolved import Resolved
 
 Status = Literal["completed", "diverged", "stopped"]
+
+
+def _is_curve(points: object) -> bool:
+    if not isinstance(points, list | tuple):
+        return False
+    last = 0
+    for point in points:
+        if not (isinstance(point, list | tuple) and len(point) == 2):
+            return False
+        step, loss = point
+        if not (reading.is_count(step) and step >= last and reading.is_number(loss)):
+            return False
+        last = step
+    return True
+
+
+CURVE = Field(_is_curve, "pairs of a step, which does not fall, and a finite loss")
+_RUNG: Mapping[str, Field] = {
+    "fraction": Field(lambda x: reading.is_number(x) and 0 < x <= 1, "a number above 0, at most 1"),
+}
+_OUTCOME: Mapping[str, Field] = {
+    "seconds": reading.SECONDS,
+    "metrics": reading.NUMBERS,
+    "curve": CURVE,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +78,15 @@ class Job:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Job:
-        """The inverse of `to_dict`."""
-        rungs = tuple(Rung(**rung) for rung in data.get("rungs", ()))
-        return cls(**{**data, "resolved": Resolved.from_dict(data["resolved"]), "rungs": rungs})
+    def from_dict(cls, data: object, where: str = "the job") -> Job:
+        """The inverse of `to_dict`. Raises `UserError` that begins with `where` for what is none."""
+        record = check_record(cls, data, where)
+        rungs = enumerate(record.get("rungs", ()))
+        inner = {
+            "resolved": Resolved.from_dict(record["resolved"], f"{where}: resolved"),
+            "rungs": tuple(build(Rung, rung, f"{where}: rungs.{i}", _RUNG) for i, rung in rungs),
+        }
+        return cls(**{**record, **inner})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +157,11 @@ class Stopped(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a job ended. `loss` is None unless completed; `curve` holds (step, training loss) pairs, finite."""
+    """How a job ended. `loss` is None unless completed; `curve` holds (step, training loss) pairs, finite.
+
+    Raises `UserError` for fields of other types: a training loop may report anything, and what a journal
+    takes it must be able to give back.
+    """
 
     trial: int
     status: Status
@@ -136,15 +174,27 @@ class Outcome:
     metrics: Mapping[str, float] = field(default_factory=dict)
     curve: tuple[tuple[int, float], ...] = ()
 
+    def __post_init__(self) -> None:
+        where = f"the outcome of trial {shown(self.trial)}"
+        check_record(Outcome, vars(self), where, _OUTCOME)
+        if (self.loss is None) == (self.status == "completed"):
+            raise UserError(
+                f"{where}: status is {self.status!r} and loss {self.loss}; expected a loss of a completed "
+                "run, and of no other"
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Outcome:
-        """The inverse of `to_dict`."""
-        curve = tuple((int(step), float(loss)) for step, loss in data["curve"])
-        return cls(**{**data, "curve": curve})
+    def from_dict(cls, data: object, where: str = "the outcome") -> Outcome:
+        """The inverse of `to_dict`. Raises `UserError` that begins with `where` for what is none."""
+        record = check_record(cls, data, where, _OUTCOME)
+        points = record.get("curve", ())
+        curve = tuple((step, float(loss)) for step, loss in points)
+        with located(where):
+            return cls(**{**record, "curve": curve})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,8 +240,14 @@ class Executor(Protocol):
     def poll(self, timeout: float) -> list[Event]:
         """What happened, waiting up to `timeout` seconds for the first event."""
 
+    def began(self, trial: int) -> bool:
+        """Whether a submitted job has a worker, and does not wait in a queue for one."""
+
     def cancel(self, trial: int) -> None:
         """Ask a running job to end; its outcome then has status `stopped`."""
+
+    def kill(self, trial: int) -> None:
+        """End a running job that hears nothing, with its worker; `poll` tells no more of it."""
 
     def close(self) -> None:
         """End every worker; running jobs are lost."""

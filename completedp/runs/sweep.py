@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from completedp import files
+from completedp import files, reading
 from completedp.runs.curves import read_curve
 from completedp.runs.engine import run
 from completedp.runs.job import Event, Executor, Finished, Job, Outcome
@@ -69,16 +69,18 @@ def run_all(
     executor: Executor,
     directory: Path,
     *,
+    forecast: float | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> dict[int, Outcome]:
     """The outcome of every job by its number, those of earlier calls on `directory` included.
 
-    In the folder jobs have numbers of their own; events bear those of `jobs`. Jobs that were set aside are
-    left out here and tried again by the next call; so are those that an interruption (the first Ctrl-C)
-    kept from starting.
+    `forecast` is how many seconds the longest should take, None where nobody knows. In the folder jobs have
+    numbers of their own; events bear those of `jobs`. Jobs that were set aside are left out here and tried
+    again by the next call; so are those that an interruption (the first Ctrl-C) kept from starting.
     """
     assert len({job.trial for job in jobs}) == len(jobs), "two jobs with one trial number"
-    directory.mkdir(parents=True, exist_ok=True)
+    with files.writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
     path, curves = directory / "journal.jsonl", directory / "curves"
     with Lock(directory / "lock", "sweep"):
         opened = Journal.open(path) if exists(path) else Journal.create(path, {})
@@ -94,7 +96,7 @@ def run_all(
                 if on_event is not None:
                     on_event(_renumbered(event, left[_trial(event) - first].trial))
 
-            run(source, executor, curves=curves, on_event=heard)
+            run(source, executor, curves=curves, forecast=forecast, on_event=heard)
     for trial, outcome in source.outcomes.items():
         found[identity(numbered[trial])] = outcome
     return {
@@ -116,13 +118,16 @@ def _renumbered(event: Event, trial: int) -> Event:
 
 def _finished(directory: Path) -> dict[str, Outcome]:
     """What the folder's journal has, by the job's identity."""
-    return {
-        record["job"]: _outcome(record, directory / "curves")
-        for record in read_records(directory / "journal.jsonl")
-        if record["event"] == "finished"
-    }
+    path = directory / "journal.jsonl"
+    found: dict[str, Outcome] = {}
+    for number, record in enumerate(read_records(path), 1):
+        if record["event"] == "finished":
+            where = f"{path}, line {number}: the journal is damaged"
+            reading.check_fields(record, {"job": reading.TEXT}, ("job",), where)
+            found[record["job"]] = _outcome(record, directory / "curves", where)
+    return found
 
 
-def _outcome(record: Record, curves: Path) -> Outcome:
+def _outcome(record: Record, curves: Path, where: str) -> Outcome:
     fields = {name: value for name, value in record.items() if name not in ("event", "job")}
-    return Outcome.from_dict({**fields, "curve": read_curve(curves, record["trial"])})
+    return Outcome.from_dict({**fields, "curve": read_curve(curves, record["trial"])}, where)

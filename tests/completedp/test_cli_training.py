@@ -1,7 +1,9 @@
 """`completedp train`: what it writes, how it fails, and that an interrupted run goes on."""
 
 import dataclasses
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -232,3 +234,137 @@ def test_a_run_has_a_name_of_its_own(recipe: Recipe) -> None:
         for seed in (0, 1)
     }
     assert len(names) == 4
+
+
+def replaced(path: Path, by: str) -> None:
+    """Another thing in a file's place."""
+    path.unlink()
+    if by == "a folder":
+        path.mkdir()
+    elif by == "a link to itself":
+        path.symlink_to(path.name)
+    else:
+        path.write_text(by)
+
+
+ODD = ["a folder", "a link to itself", "", "{", "[" * 20_000, "[]", "3", '{"run": 1}', "\0"]
+
+
+def test_a_damaged_outcome_is_one_error(train: Train, recipe: Recipe, tmp_path: Path) -> None:
+    recipe.write(tmp_path / "recipe.yaml")
+    train("recipe.yaml", "--out", "run")
+    path = tmp_path / "run" / "outcome.json"
+    whole = path.read_text()
+    for by in (*ODD, whole.replace('"loss": ', '"loss": [', 1), whole.replace('"completed"', "3")):
+        path.unlink()
+        path.write_text(whole)
+        replaced(path, by)
+        status, out, err = train("recipe.yaml", "--out", "run")
+        assert (status, out) == (2, "")
+        assert err.count("error: run/outcome.json: not the outcome of a run (run/outcome.json") == 1
+        assert err.endswith("); remove it, or give another place\n")
+        path.rmdir() if by == "a folder" else path.unlink()
+        path.touch()
+
+
+def test_a_damaged_run_json_is_written_anew(train: Train, recipe: Recipe, tmp_path: Path) -> None:
+    recipe.write(tmp_path / "recipe.yaml")
+    train("recipe.yaml", "--out", "run")
+    path = tmp_path / "run" / "run.json"
+    said = path.read_text()
+    for by in ("a link to itself", "[]", "a folder"):
+        (tmp_path / "run" / "outcome.json").unlink()
+        replaced(path, by)
+        status, _, err = train("recipe.yaml", "--out", "run")
+        if by == "a folder":
+            assert (status, err.count("run/run.json: cannot be written")) == (2, 1)
+        else:
+            assert (status, path.read_text()) == (0, said)
+
+
+def interrupted(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of `recipe.yaml` in `run`, stopped after step 13 of 24."""
+
+    def stop(_: object, progress: Progress) -> None:
+        if progress.step == 13:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("completedp.cli.training._View.on_progress", stop)
+        assert train("recipe.yaml", "--out", "run")[0] == 130
+
+
+def test_a_damaged_curve_is_one_error_and_is_no_need(
+    train: Train, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe.write(tmp_path / "recipe.yaml")
+    interrupted(train, monkeypatch)
+    path = tmp_path / "run" / "curve.jsonl"
+    for by in ('{"step": 1}\n', '{"step": 1, "loss": "x"}\n', "a folder"):
+        replaced(path, by)
+        status, _, err = train("recipe.yaml", "--out", "run")
+        assert (status, err.count("error: run/curve.jsonl")) == (2, 1)
+        assert err.endswith("; remove the file: with it only this curve is lost\n")
+    path.rmdir()
+    assert train("recipe.yaml", "--out", "run")[0] == 0
+    assert [point["step"] for point in curve(tmp_path / "run")] == list(range(13, 25))
+    outcome = json.loads((tmp_path / "run" / "outcome.json").read_text())
+    assert len(outcome["curve"]) == 24
+
+
+def test_a_damaged_checkpoint_is_one_error(
+    train: Train, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe.write(tmp_path / "recipe.yaml")
+    interrupted(train, monkeypatch)
+    (state,) = (tmp_path / "run" / "checkpoints").glob("step-*/state.json")
+    state.write_text("{}")
+    status, _, err = train("recipe.yaml", "--out", "run")
+    assert status == 2
+    assert "state.json: run is missing; expected text); remove run/checkpoints to start" in err
+
+
+def test_weights_are_kept_where_there_are_no_hard_links(
+    train: Train, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe.write(tmp_path / "recipe.yaml")
+    train("recipe.yaml", "--out", "whole")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    train("recipe.yaml", "--out", "run")
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {
+        p.name for p in (tmp_path / "whole").iterdir()
+    }
+    kept = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "run")]
+    assert kept[0] == kept[1]
+
+
+def test_a_full_disk_is_told_and_gone_on_with(
+    train: Train, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe.write(tmp_path / "recipe.yaml")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for place in ("shutil.copyfile", "os.fsync"):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "link", full)
+            patched.setattr(place, full)
+            status, _, err = train("recipe.yaml", "--out", "run")
+        assert status == 2
+        assert "cannot be written (No space left on device); make room, then go on" in err
+        assert not list((tmp_path / "run").glob(".*safetensors"))
+    assert train("recipe.yaml", "--out", "run")[0] == 0
+
+
+def test_a_folder_in_the_place_of_the_weights_is_told(
+    train: Train, recipe: Recipe, tmp_path: Path
+) -> None:
+    recipe.write(tmp_path / "recipe.yaml")
+    (tmp_path / "run" / "model.safetensors").mkdir(parents=True)
+    status, _, err = train("recipe.yaml", "--out", "run")
+    assert (status, err.count("run/model.safetensors: cannot be written")) == (2, 1)

@@ -20,7 +20,6 @@ from completedp.cli.options import data_cache
 from completedp.config import DataConfig, ForeignModel, TrainConfig
 from completedp.errors import UserError
 from completedp.hparams import HParams
-from completedp.lm import tasks
 from completedp.lm.data import prepare
 from completedp.lm.preset_files import load_preset
 from completedp.lm.train import main as train_main

@@ -298,3 +298,41 @@ def test_sizes_beyond_floats_are_refused(large: Recipe) -> None:
             at(large, **wish)
     with pytest.raises(UserError, match="beyond any training"):
         at(large, token_rule=token_rule("1e308"))
+
+
+@pytest.mark.parametrize("name", ["A", "B", "alpha", "beta"])
+@pytest.mark.parametrize("value", ["0", "-1", "1e300", "1e-300", "5e-324", ".inf", ".nan", "many"])
+def test_a_law_of_absurd_numbers_is_refused_with_its_file(
+    tmp_path: Path, name: str, value: str
+) -> None:
+    numbers = {"A": "400", "B": "400", "alpha": "0.3", "beta": "0.3", name: value}
+    path = tmp_path / "law.yaml"
+    path.write_text("".join(f"{key}: {number}\n" for key, number in numbers.items()))
+    with pytest.raises(UserError, match=rf"law\.yaml: {name} is "):
+        token_rule(str(path))
+
+
+@pytest.mark.parametrize("A", [1e-50, 1.0, 1e50])
+@pytest.mark.parametrize("B", [1e-50, 1e50])
+@pytest.mark.parametrize("alpha", [1e-50, 0.3, 1e50])
+@pytest.mark.parametrize("beta", [1e-50, 0.3, 1e50])
+def test_any_law_gives_a_target_or_is_refused(
+    large: Recipe, A: float, B: float, alpha: float, beta: float
+) -> None:
+    rule = LossLaw(A=A, B=B, alpha=alpha, beta=beta)
+    for wish in ({}, {"flops": 1e18}, {"parameters": 1e8}, {"flops": 1e18, "depth": 8}):
+        try:
+            target = at(large, token_rule=rule, **wish)
+        except UserError:
+            continue
+        assert 0 < target.scale.tokens < 1e101
+
+
+@pytest.mark.parametrize("text", ["5e-324", "1e-300", "1e90", "1e300", "1.7e308"])
+def test_any_ratio_gives_a_target_or_is_refused(large: Recipe, text: str) -> None:
+    for wish in ({}, {"flops": 1e18}, {"parameters": 1e8}):
+        try:
+            target = at(large, token_rule=token_rule(text), **wish)
+        except UserError:
+            continue
+        assert 0 < target.scale.tokens < 1e101

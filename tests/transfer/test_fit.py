@@ -1,5 +1,6 @@
 """Laws of the loss: recovered where they are known, and no more certain than their losses."""
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from completedp.cli import main
 from completedp.errors import UserError
-from transfer.fit import Law, extrapolate, fit, measured
+from transfer.fit import Law, draw, extrapolate, fit, measured
 from transfer.speedup import read_document
 
 LAW = Law(base=1e12, E=1.2, A=(0.9, 0.8), gamma=(0.10, 0.12))
@@ -123,3 +124,98 @@ def test_by_the_command_line(
     assert not ended.value.code
     assert "39.1 x the largest budget measured" in capsys.readouterr().out
     assert figure.stat().st_size > 10_000
+
+
+def changed(place: str, value: Any) -> Any:
+    made = document(noise=0.004)
+    *path, last = place.split("/")
+    holder = made
+    for name in path:
+        holder = holder[int(name)] if name.isdecimal() else holder[name]
+    if isinstance(holder, list):
+        holder[int(last)] = value
+    else:
+        holder[last] = value
+    return made
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        ("rows", {}, "rows is {}; expected a list"),
+        ("rows/0", 3, "rows.0: expected an object, got 3"),
+        ("rows/1/flops", "1e12", "rows.1: flops is '1e12'; expected a number of 1 to"),
+        ("rows/1/flops", True, "rows.1: flops is True"),
+        ("rows/1/flops", -1e12, "rows.1: flops is -1"),
+        ("rows/1/flops", 1e300, "rows.1: flops is 1e.300"),
+        ("rows/1/flops", 1e-300, "rows.1: flops is 1e-300"),
+        ("rows/1/flops", 10**400, "rows.1: flops is"),
+        ("rows/1/losses", [], r"rows.1: losses is \[\]"),
+        ("rows/1/losses/tuned", None, "rows.1.losses.tuned: expected an object, got None"),
+        ("rows/1/losses/tuned/1.0", [1], "rows.1.losses.tuned.1.0: expected an object"),
+        ("rows/1/losses/tuned/1.0/0", "low", "tuned.1.0: 0 is 'low'; expected a loss of"),
+        ("rows/1/losses/tuned/1.0/0", None, "tuned.1.0: 0 is None"),
+        ("rows/1/losses/tuned/1.0/0", 0.0, "tuned.1.0: 0 is 0.0"),
+        ("rows/1/losses/tuned/1.0/0", -1.5, "tuned.1.0: 0 is -1.5"),
+        ("rows/1/losses/tuned/1.0/0", 1e300, "tuned.1.0: 0 is 1e.300"),
+        ("rows/1/losses/tuned/1.0/0", float("nan"), "tuned.1.0: 0 is nan"),
+    ],
+)
+def test_a_damaged_file_is_refused_by_its_place(place: str, value: Any, said: str) -> None:
+    with pytest.raises(UserError, match=f"^the speed-up's file is damaged .*{said}.*make it again"):
+        measured(changed(place, value))
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("rows/1/losses/tuned/1.0/0", 1e9),
+        ("rows/1/losses/tuned/1.0/0", 1e-9),
+        ("rows/4/flops", 1e100),
+        ("rows/4/flops", 1),
+        ("rows/4/flops", 1e12 * (1 + 1e-15)),
+    ],
+)
+@pytest.mark.parametrize("flops", [1, 1e16, 1e100])
+def test_absurd_numbers_give_finite_ones_or_none(
+    place: str, value: float, flops: float, tmp_path: Path
+) -> None:
+    """Warnings are errors here: nothing overflows on the way."""
+    data = measured(changed(place, value))
+    with contextlib.suppress(UserError):  # that no law fits
+        json.dumps(extrapolate(data, flops), allow_nan=False)
+        draw(data, flops, tmp_path / "fit.png")
+
+
+def test_losses_without_a_spread_or_with_too_many_scales_are_refused() -> None:
+    with pytest.raises(UserError, match="all seeds of an arm have one loss at every scale"):
+        measured(document(noise=0.0))
+    with pytest.raises(UserError, match="51 scales have two or more whole seeds; expected 3 to 50"):
+        measured(document(noise=0.01, scales=tuple(range(1, 52))))
+    twice = document(noise=0.01, scales=(1, 4, 4))
+    with pytest.raises(UserError, match=r"2 scales have .*each once"):
+        measured(twice)
+    for flops in (0.0, 1e300, float("inf"), -1.0):
+        with pytest.raises(UserError, match="--flops is"):
+            extrapolate(measured(document(noise=0.01)), flops)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "not JSON"),
+        (b"[]", "expected an object"),
+        (b"[" * 100_000, "levels deep"),
+        (b"\xff", "not UTF-8"),
+        (b'{"kind": "plan"}', "not a file of `completedp speedup`"),
+        (b'{"kind": "speedup", "rows": [1e400]}', "beyond every float"),
+    ],
+)
+def test_what_is_no_document_is_refused_with_its_file(
+    tmp_path: Path, content: bytes, said: str
+) -> None:
+    (tmp_path / "speedup.json").write_bytes(content)
+    with pytest.raises(UserError, match=rf"speedup\.json: .*{said}"):
+        read_document(tmp_path / "speedup.json")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_document(tmp_path)

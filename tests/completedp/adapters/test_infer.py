@@ -374,3 +374,13 @@ def test_a_size_that_does_not_grow_is_refused_however_little_the_rest_does() -> 
     wide = on_meta("gpt2", width=64, n_inner=96)
     found = {s.name: s.fan_in for s in inventory_of(wide, on_meta("gpt2", n_inner=96)).whole}
     assert found["transformer.h.0.mlp.c_proj.weight"] == 192
+
+
+def test_a_tensor_without_numbers_is_refused() -> None:
+    """As of a configuration with n_inner 0: how it grows cannot be told."""
+    config = AutoConfig.for_model(
+        "gpt2", n_embd=32, n_layer=2, n_head=2, n_inner=0, vocab_size=64, n_positions=16
+    )
+    model = build(config)
+    with pytest.raises(UserError, match=r"c_fc.weight has a size of 0"):
+        inventory_of(model, model)

@@ -408,3 +408,13 @@ def test_evaluation_windows_spread_and_do_not_overlap(context: int, count: int, 
     assert (np.diff(windows[:, 0]) >= context).all()
     assert windows[0, 0] == 0
     assert count == 1 or windows[-1, -1] == len(tokens) - 1
+
+
+def test_tokens_that_no_vocabulary_has_are_named_before_they_are_trained_on(tmp_path: Path) -> None:
+    corpus = from_text(tmp_path / "text.txt", words(1, 9_000))
+    corpus.check(eval_windows(corpus.split("train"), 16, 160))
+    tokens = np.fromfile(corpus.folder / "train.bin", "<u2")
+    tokens[::7] = 9_999
+    tokens.tofile(corpus.folder / "train.bin")
+    with pytest.raises(UserError, match=r"a damaged corpus .it holds the token 9999"):
+        corpus.check(eval_windows(corpus.split("train"), 16, 160))

@@ -254,6 +254,14 @@ def test_a_run_goes_on_exactly_after_kill_9(recipe: Recipe, tmp_path: Path) -> N
     kill_all(process)
     assert not (run / "outcome.json").exists()
 
+    state = max(run.glob("checkpoints/step-*/state.json"))
+    whole_state = state.read_text()
+    state.write_text("{}")
+    process = launched(2, *command, "--out", run, cwd=tmp_path)
+    output = ended(process)
+    assert output.count("the checkpoint is damaged") == 1, output
+    state.write_text(whole_state)
+
     process = launched(2, *command, "--out", run, cwd=tmp_path)
     output = ended(process)
     assert process.returncode == 0, output

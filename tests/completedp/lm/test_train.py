@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -221,7 +222,81 @@ def test_the_command_writes_a_file_and_refuses_what_is_no_job(
     assert json.loads(capsys.readouterr().out)["trial"] == 3
     assert main([]) == 2
     assert main([str(tmp_path / "gone.json")]) == 2
-    assert "cannot be read" in capsys.readouterr().err
+    assert "gone.json: no such file" in capsys.readouterr().err
     job.write_text('{"trial": 1}')
     assert main([str(job)]) == 2
-    assert "not a job in JSON" in capsys.readouterr().err
+    assert "job.json: task is missing; expected text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        ("arguments.model", [], r"arguments\.model: expected an object, got \[\]"),
+        (
+            "arguments.model.width",
+            "32",
+            r"arguments\.model: width is '32'; expected a whole number",
+        ),
+        ("arguments.model.width", -1, r"arguments\.model: width is -1"),
+        ("arguments.model.size", 3, r"arguments\.model: unknown key 'size'"),
+        ("arguments.model.rope_base", None, "rope_base is None"),
+        ("arguments.data.tokenizer", "words", "tokenizer is 'words'; expected 'bytes' or 'bpe'"),
+        ("arguments.train.batch", 100, "train.batch is 100; expected a multiple of"),
+        ("arguments.train.batch", [256], r"arguments\.train: batch is \[256\]"),
+        ("arguments.train.compile", "no", "compile is 'no'; expected true or false"),
+        ("arguments.train.schedule", {}, r"schedule is \{\}"),
+        ("arguments.split", "train", "split is 'train'; expected 'select' or 'report'"),
+        ("arguments.cache", 3, "cache is 3; expected a path"),
+        ("arguments.cache", "a\0b", "cache is 'a.x00b'; expected a path"),
+        ("arguments.device", 3, "device is 3; expected text"),
+        ("arguments.checkpoints", ["x"], r"checkpoints is \['x'\]; expected a path, or null"),
+        ("arguments.checkpoint_steps", -1, "checkpoint_steps is -1"),
+        ("arguments.parallel", 3, "parallel is 3"),
+        ("arguments.size", 3, "does not take the keywords"),
+        ("task", 3, "task is 3; expected text"),
+        ("seed", None, "seed is None"),
+        ("resolved.residual", {}, "the residual coefficients are of {}; expected 2 of each"),
+        ("resolved.residual.ffn", [1.0], "expected 2 of each of attention, ffn, one a layer"),
+        ("resolved.tensors", [], "trainable parameters without a row"),
+        ("resolved.tensors.0.name", "more", "without a row"),
+        ("resolved.tensors.0.lr", "high", r"resolved\.tensors\.0: lr is 'high'"),
+        ("resolved.tensors.0.beta1", 2, r"resolved\.tensors\.0: beta1 is 2"),
+        ("resolved.output_multiplier", 1e300, "output_multiplier is 1e.300"),
+        ("rungs", [{"fraction": 0.5}], r"rungs\.0: bound is missing"),
+    ],
+)
+def test_a_job_that_does_not_fit_is_one_error(
+    task: Make,
+    arguments: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    place: str,
+    value: Any,
+    said: str,
+) -> None:
+    job = a_job(task, arguments()).to_dict()
+    *path, last = place.split(".")
+    holder: Any = job
+    for name in path:
+        holder = holder[int(name)] if name.isdecimal() else holder[name]
+    holder[last] = value
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    assert main([str(tmp_path / "job.json")]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"error: {tmp_path}/job.json: ")
+    assert re.search(said, captured.err)
+
+
+def test_whole_numbers_are_numbers_in_a_job(
+    task: Make,
+    arguments: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    job = a_job(task, arguments(train={"clip": 1, "z_loss": 0})).to_dict()
+    for row in job["resolved"]["tensors"]:
+        row.update(beta1=0, weight_decay=0)
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    assert main([str(tmp_path / "job.json")]) == 0
+    assert json.loads(capsys.readouterr().out)["status"] == "completed"

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from completedp.errors import UserError
 from completedp.runs.divergence import CURVE_POINTS, Monitor
 from completedp.runs.job import Diverged, Limits, Rung, Stopped
 
@@ -158,3 +160,44 @@ def test_stopped_once_asked() -> None:
     with pytest.raises(Stopped):
         train(monitor, [1.0] * 9)
     assert seen == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"step": "9"}, "step is '9'"),
+        ({"step": 41}, "step is 41; expected 9 to 40"),
+        ({"step": 8}, "step is 8; expected 9 to 40"),
+        ({"first": None}, "first is None; expected a finite number"),
+        ({"smoothed": [1]}, "smoothed is"),
+        ({"weight": 2}, "weight is 2"),
+        ({"reports": 1.5}, "reports is 1.5"),
+        ({"points": [[1, 2], [0, 2]]}, "points is"),
+        ({"points": 3}, "points is 3"),
+        ({"pending": [float("inf")]}, "pending is"),
+    ],
+)
+def test_a_state_of_another_form_is_refused_and_changes_nothing(
+    changes: dict[str, Any], said: str
+) -> None:
+    before, monitor = (Monitor(limits(40)) for _ in range(2))
+    train(before, [2.0] * 9)
+    as_it_was = monitor.state() | {"first": None}
+    with pytest.raises(UserError, match=f"what judges the run: {said}"):
+        monitor.restore({**before.state(), **changes})
+    assert monitor.state() | {"first": None} == as_it_was
+    for name in before.state():
+        with pytest.raises(UserError, match=f"{name} is missing"):
+            monitor.restore({k: v for k, v in before.state().items() if k != name})
+
+
+def test_a_step_is_a_whole_number_that_does_not_fall() -> None:
+    monitor = Monitor(limits(40))
+    monitor(3, 1.0)
+    monitor(3, 1.0)
+    odd: tuple[Any, ...] = (2, 4.0, "5", None)
+    for step in odd:
+        with pytest.raises(
+            UserError, match="after step 3; expected whole numbers that do not fall"
+        ):
+            monitor(step, 1.0)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from toy_tasks import HERE, job
@@ -107,3 +109,48 @@ def test_one_writer(tmp_path: Path) -> None:
     with Lock(tmp_path / "lock"), pytest.raises(UserError, match="is being written by process"):
         run_all([job(0)], InProcessExecutor(), tmp_path)
     assert not (tmp_path / "journal.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"job": None}, "job is None; expected text"),
+        ({"tokens": "many"}, "tokens is 'many'"),
+        ({"loss": []}, "loss is"),
+        ({"metrics": {"x": "y"}}, "metrics is"),
+        ({"speed": 3}, "unknown key 'speed'"),
+        ({"seconds": 1e300}, "seconds is"),
+    ],
+)
+def test_a_damaged_record_is_named_by_its_line(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    jobs = [job(0), job(1, n=5)]
+    run_all(jobs, InProcessExecutor(), tmp_path)
+    path = tmp_path / "journal.jsonl"
+    *before, last = path.read_text().splitlines()
+    path.write_text("\n".join([*before, json.dumps(json.loads(last) | changes)]) + "\n")
+    content = path.read_bytes()
+    for read in (lambda: unfinished(jobs, tmp_path), lambda: run_all(jobs, None, tmp_path)):  # type: ignore[arg-type]
+        with pytest.raises(
+            UserError, match=f"journal.jsonl, line 3: the journal is damaged: .*{said}"
+        ):
+            read()
+    assert path.read_bytes() == content
+
+
+def test_records_that_lack_their_parts_and_damaged_curves_are_refused(tmp_path: Path) -> None:
+    run_all([job(0)], InProcessExecutor(), tmp_path)
+    path = tmp_path / "journal.jsonl"
+    content = path.read_text()
+    first, last = content.splitlines()
+    for name in ("job", "trial", "status", "steps", "tokens", "seconds", "seed"):
+        record = json.loads(last)
+        del record[name]
+        path.write_text(f"{first}\n{json.dumps(record)}\n")
+        with pytest.raises(UserError, match=f"line 2: the journal is damaged: .*{name}"):
+            unfinished([job(0)], tmp_path)
+    path.write_text(content)
+    (tmp_path / "curves" / "0.jsonl").write_text("[]\n")
+    with pytest.raises(UserError, match=r"curves/0\.jsonl, line 1: "):
+        unfinished([job(0)], tmp_path)

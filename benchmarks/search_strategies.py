@@ -36,7 +36,7 @@ from completedp.paired import compare
 from completedp.runs.journal import Journal, TrialRecord, read_records
 from completedp.runs.local import LocalExecutor, default_workers
 from completedp.runs.sweep import run_all
-from search import session
+from search import begin, session
 from search.ledger import confirmation_runs, versions_now
 from search.place import Place
 from search.space import Space
@@ -169,7 +169,7 @@ def _begin_from(base: Place, place: Place, strategy: str) -> None:
             shutil.copy(curve, place.folder / "curves" / curve.name)
     begun = [r for r in read_records(base.journal) if r.get("trial") in shared]
     if not place.journal.exists():
-        session.create(place, study)
+        begin.create(place, study)
     copied = len(read_records(place.journal)) - 1
     with Journal.open(place.journal) as journal:
         for record in begun[copied:]:

@@ -205,8 +205,8 @@ def small_study(tmp_path: Path) -> Place:
     """A study of 12 runs at `tiny`, none of them begun."""
     config = load_preset("tiny")
     from completedp.lm.data import prepare
+    from search.begin import create
     from search.ledger import Study
-    from search.session import create
 
     root = tmp_path / "root"
     corpus = prepare(config.data, config.model.vocab_size, config.train.eval_tokens, root / "data")

@@ -364,18 +364,13 @@ def recover(case: Case) -> None:
     for path in half_made(case.root):
         os.utime(path, (0, 0))  # as if the hour had passed after which they count as left over
     case.printed += [str(mended) for mended in repair(case.root)]
-    commands = [["status"]]
+    _run(case, case.command("status"))
     if case.verb == "search" and began:
-        commands += [["search", "--resume", "s", "--workers", "2"], ["report", "s"]]
-    again = None if case.verb in ("search", "track") else VERBS[case.verb][0](case)
-    for arguments in commands:
-        _run(case, case.command(*arguments))
-    if again is not None:
-        _run(case, again)
-    if case.verb == "search" and not began:
-        _run(case, VERBS["search"][0](case))
-    for arguments in (["track"], ["track"], ["report", "finished"]):
-        _run(case, case.command(*arguments))
+        _run(case, case.command("search", "--resume", "s", "--workers", "2"))
+        _run(case, case.command("report", "s"))
+    elif case.verb != "track":
+        _run(case, VERBS[case.verb][0](case))
+    _run(case, case.command("track"))
     for path in case.root.glob("studies/*/recipe.yaml"):
         Recipe.read(path)
     if (out := case.root / "out.yaml").exists():

@@ -245,10 +245,10 @@ class _Wanted:
 
     def study(self) -> tuple[Study, Place, str]:
         """The study, its place, and a word on its preset; its data comes later."""
+        from search.begin import check_free
         from search.ledger import Study
         from search.place import Place, free_name
         from search.preflight import check_budget
-        from search.session import check_free
 
         if self.budget is None:
             raise UserError(
@@ -360,16 +360,16 @@ class _Run:
 
         from completedp.lm.tasks import user_paths
         from completedp.runs.local import LocalExecutor, devices_of
-        from search import session
+        from search import begin, session
 
         place, study = self.place, self.study
         if not resumed:
             study = dataclasses.replace(study, data=_provenance(corpus))
-            place = session.create(place, study, rename=not self.named)
+            place = begin.create(place, study, rename=not self.named)
             if place != self.place:
                 self.console.print(f"study {place.name}: another search took {self.place.name}")
         elif budget is not None:
-            session.raise_budget(place, budget)
+            begin.raise_budget(place, budget)
         make_job = functools.partial(
             session.language_model_job,
             self.study.config,

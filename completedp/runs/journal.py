@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from completedp import reading
-from completedp.errors import UserError, located, shown
+from completedp.errors import UserError, shown
 from completedp.reading import Field
 from completedp.runs.job import Outcome, Status
 
@@ -202,7 +202,8 @@ def _record(line: bytes, where: str) -> dict[str, Any]:
     where = f"{where}: the journal is damaged"
     if not line.strip():
         raise UserError(f"{where}: a blank line; 'completedp doctor --repair' takes it out")
-    record = reading.as_object(reading.parsed(reading.decoded(line, where), where), where)
+    data = reading.parsed(reading.decoded(line, where), where, quick=True)
+    record = reading.as_object(data, where)
     _check_record(record, where)
     return record
 
@@ -274,8 +275,10 @@ def trials(records: Iterable[Record], path: Path | str = "journal") -> dict[int,
     """
     found: dict[int, TrialRecord] = {}
     for line, record in enumerate(records, 1):
-        with located(f"{path}, line {line}: the journal is damaged"):
+        try:
             take(found, record)
+        except UserError as error:
+            raise UserError(f"{path}, line {line}: the journal is damaged: {error}") from None
     return found
 
 

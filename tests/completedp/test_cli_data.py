@@ -18,9 +18,9 @@ from completedp.lm.data import Corpus, prepare
 from completedp.lm.preset_files import load_preset
 from completedp.plan import Plan
 from completedp.recipe import Recipe
+from search.begin import create
 from search.ledger import Study
 from search.place import Place
-from search.session import create
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -146,7 +146,7 @@ def test_what_an_option_names_is_run_and_nothing_beside_it() -> None:
 
 
 def test_a_study_goes_on_with_the_code_that_it_was_begun_with() -> None:
-    from search import session
+    from search import begin
     from search.ledger import Study
     from search.place import Place
 
@@ -154,9 +154,7 @@ def test_a_study_goes_on_with_the_code_that_it_was_begun_with() -> None:
     place = Place(root=Path("runs"), name="own")
     corpus = prepare(study.data, 256, TRAIN.eval_tokens, data_cache(place.root))
     data = {"digest": corpus.digest, "bytes_per_token": {"select": 1.0, "report": 1.0}}
-    session.create(
-        place, Study(name="own", config=study, seed=0, budget=12, data=data), rename=False
-    )
+    begin.create(place, Study(name="own", config=study, seed=0, budget=12, data=data), rename=False)
     words = ("search", "--resume", "own", "--root", "runs", "--dry-run", "--device", "cpu")
     resumed = call(*words)
     assert resumed.exception is None, resumed.exception

@@ -160,7 +160,7 @@ def _study() -> None:
     from completedp.lm.data import prepare
     from completedp.lm.preset_files import load_preset
     from completedp.runs.local import InProcessExecutor
-    from search import session
+    from search import begin, session
     from search.ledger import Study
     from search.place import Place
 
@@ -172,7 +172,7 @@ def _study() -> None:
         "bytes_per_token": {"report": corpus.bytes_per_token("report")},
     }
     study = Study(name=STUDY, config=config, seed=0, budget=BUDGET, data=data)
-    place = session.create(Place(root=Path("root"), name=STUDY), study)
+    place = begin.create(Place(root=Path("root"), name=STUDY), study)
     make_job = functools.partial(session.language_model_job, config, cache, "cpu")
     session.run(place, InProcessExecutor(), make_job, console=Console(file=io.StringIO()))
     _without_times(place.journal)

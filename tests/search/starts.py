@@ -20,7 +20,7 @@ from completedp.config import DataConfig, ModelConfig, StudyConfig, TrainConfig
 from completedp.hparams import GlobalValues
 from completedp.runs.job import Event
 from completedp.runs.local import InProcessExecutor
-from search import session
+from search import begin, session
 from search.place import Place
 
 CONFIG = StudyConfig(
@@ -45,7 +45,7 @@ class First(InProcessExecutor):
 
 def started(root: Path) -> None:
     place = Place(root=root, name="s")
-    session.create(place, study_of(CONFIG, budget=12))
+    begin.create(place, study_of(CONFIG, budget=12))
     try:
         session.run(place, First(), job_factory(CONFIG), console=Console(stderr=True))
     except Begun:

@@ -24,7 +24,7 @@ from completedp.runs.job import Event
 from completedp.runs.journal import Journal, read_records, trials
 from completedp.runs.local import InProcessExecutor
 from completedp.runs.lock import Held, Lock
-from search import preflight, session
+from search import begin, preflight, session
 from search.figures import draw
 from search.ledger import SMALLEST_BUDGET, confirmation_runs
 from search.place import Place
@@ -64,9 +64,9 @@ class KilledAfter(InProcessExecutor):
         return super().poll(timeout)
 
 
-def begin(tmp_path: Path, config: StudyConfig, **study: Any) -> Place:
+def begun(tmp_path: Path, config: StudyConfig, **study: Any) -> Place:
     place = Place(root=tmp_path, name="s")
-    session.create(place, study_of(config, **study))
+    begin.create(place, study_of(config, **study))
     return place
 
 
@@ -82,7 +82,7 @@ def outcomes(place: Place) -> list[dict[str, Any]]:
 
 
 def test_a_whole_study(tmp_path: Path, config: StudyConfig) -> None:
-    place = begin(tmp_path, config, budget=60)
+    place = begun(tmp_path, config, budget=60)
     summary = go_on(place, config)
     assert summary is not None
     by_trial = trials(read_records(place.journal))
@@ -117,13 +117,13 @@ def test_a_whole_study(tmp_path: Path, config: StudyConfig) -> None:
 
 
 def test_identical_searches_give_identical_bytes(tmp_path: Path, config: StudyConfig) -> None:
-    places = [begin(tmp_path / name, config, budget=24) for name in "ab"]
+    places = [begun(tmp_path / name, config, budget=24) for name in "ab"]
     for place in places:
         go_on(place, config)
     first, second = (place.recipe.read_bytes() for place in places)
     assert first == second
     assert outcomes(places[0]) == outcomes(places[1])
-    other = begin(tmp_path / "c", config, budget=24, seed=1)
+    other = begun(tmp_path / "c", config, budget=24, seed=1)
     go_on(other, config)
     assert other.recipe.read_bytes() != first
 
@@ -132,9 +132,9 @@ def test_identical_searches_give_identical_bytes(tmp_path: Path, config: StudyCo
 def test_a_killed_study_resumes_to_the_same_bytes(
     tmp_path: Path, config: StudyConfig, events: int
 ) -> None:
-    whole = begin(tmp_path / "whole", config, budget=24)
+    whole = begun(tmp_path / "whole", config, budget=24)
     go_on(whole, config)
-    place = begin(tmp_path / "killed", config, budget=24)
+    place = begun(tmp_path / "killed", config, budget=24)
     with pytest.raises(Killed):
         go_on(place, config, KilledAfter(events))
     assert go_on(place, config) is not None
@@ -145,7 +145,7 @@ def test_a_killed_study_resumes_to_the_same_bytes(
 def test_a_done_study_prints_its_summary_again(
     tmp_path: Path, config: StudyConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = begin(tmp_path, config, budget=12)
+    place = begun(tmp_path, config, budget=12)
     first = go_on(place, config)
     journal = place.journal.read_bytes()
     recipe = place.recipe.read_bytes()
@@ -157,7 +157,7 @@ def test_a_done_study_prints_its_summary_again(
 
 def test_diverged_trials_are_counted_and_named(tmp_path: Path, config: StudyConfig) -> None:
     steep = dataclasses.replace(config, values=dataclasses.replace(config.values, lr=2**-4))
-    place = begin(tmp_path, steep, budget=40)
+    place = begun(tmp_path, steep, budget=40)
     summary = go_on(place, steep)
     assert summary is not None
     assert summary["outcomes"]["diverged"] == len(summary["diverged"]) > 0
@@ -171,7 +171,7 @@ def test_nothing_completed_is_said(tmp_path: Path, config: StudyConfig) -> None:
     search = SearchConfig(global_octaves={"lr": 0.1})
     values = dataclasses.replace(config.values, lr=1.0)
     hopeless = dataclasses.replace(config, values=values, search=search)
-    place = begin(tmp_path, hopeless, budget=12)
+    place = begun(tmp_path, hopeless, budget=12)
     with pytest.raises(UserError, match=r"none of the \d global trials completed.*lower values.lr"):
         go_on(place, hopeless)
     # Said before the rest of the budget is spent around an untried point.
@@ -179,7 +179,7 @@ def test_nothing_completed_is_said(tmp_path: Path, config: StudyConfig) -> None:
 
 
 def test_workers_that_all_died_are_no_cliff(tmp_path: Path, config: StudyConfig) -> None:
-    place = begin(tmp_path, config, budget=12)
+    place = begun(tmp_path, config, budget=12)
     with Journal.open(place.journal) as journal:
         for trial in range(place.read().global_limit):
             proposed = {"event": "proposed", "trial": trial, "values": {}, "seed": 0}
@@ -194,7 +194,7 @@ def test_workers_that_all_died_are_no_cliff(tmp_path: Path, config: StudyConfig)
 def test_a_global_only_study_confirms_one_arm(tmp_path: Path, config: StudyConfig) -> None:
     search = SearchConfig(global_share=1.0)
     only = dataclasses.replace(config, search=search)
-    place = begin(tmp_path, only, budget=40)
+    place = begun(tmp_path, only, budget=40)
     summary = go_on(place, only)
     assert summary is not None
     confirmed = summary["confirmed"]
@@ -206,12 +206,12 @@ def test_a_global_only_study_confirms_one_arm(tmp_path: Path, config: StudyConfi
 def test_raising_the_budget_searches_on_and_confirms_again(
     tmp_path: Path, config: StudyConfig
 ) -> None:
-    place = begin(tmp_path, config, budget=24)
+    place = begun(tmp_path, config, budget=24)
     go_on(place, config)
     with pytest.raises(UserError, match="next useful total is"):
-        session.raise_budget(place, 25)
-    session.raise_budget(place, 40)
-    session.raise_budget(place, 40)
+        begin.raise_budget(place, 25)
+    begin.raise_budget(place, 40)
+    begin.raise_budget(place, 40)
     summary = go_on(place, config)
     assert summary is not None
     by_trial = trials(read_records(place.journal))
@@ -246,7 +246,7 @@ class Waiting(InProcessExecutor):
 
 
 def test_the_module_phase_waits_for_every_global_trial(tmp_path: Path, config: StudyConfig) -> None:
-    place = begin(tmp_path, config, budget=24)
+    place = begun(tmp_path, config, budget=24)
     go_on(place, config, Waiting())
     ended: set[int] = set()
     for record in read_records(place.journal):
@@ -260,7 +260,7 @@ def test_the_module_phase_waits_for_every_global_trial(tmp_path: Path, config: S
 def test_an_arm_that_diverges_on_fresh_seeds_is_not_chosen(
     tmp_path: Path, config: StudyConfig
 ) -> None:
-    place = begin(tmp_path, config, budget=24)
+    place = begun(tmp_path, config, budget=24)
     go_on(place, config)
     lines = [json.loads(line) for line in place.journal.read_text().splitlines()]
     arm_of = {r["trial"]: r["arm"] for r in lines if r.get("phase") == "confirm"}
@@ -280,13 +280,13 @@ def test_names_with_path_parts_are_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_a_study_in_the_way(tmp_path: Path, config: StudyConfig) -> None:
-    place = begin(tmp_path, config)
+    place = begun(tmp_path, config)
     with pytest.raises(UserError, match="--resume s"):
-        session.create(place, study_of(config))
+        begin.create(place, study_of(config))
 
 
 def test_an_edited_first_line_is_refused(tmp_path: Path, config: StudyConfig) -> None:
-    place = begin(tmp_path, config)
+    place = begun(tmp_path, config)
     record = json.loads(place.journal.read_text())
     record["config"]["train"]["batch"] = 2048
     place.journal.write_text(json.dumps(record) + "\n")
@@ -295,7 +295,7 @@ def test_an_edited_first_line_is_refused(tmp_path: Path, config: StudyConfig) ->
 
 
 def test_a_journal_of_another_space_is_refused(tmp_path: Path, config: StudyConfig) -> None:
-    place = begin(tmp_path, config)
+    place = begun(tmp_path, config)
     with place.journal.open("a") as file:
         values = {"type.lr.router": 1.0}
         record = {"event": "proposed", "trial": 0, "values": values, "phase": "module", "seed": 1}
@@ -312,7 +312,7 @@ def test_smallest_budget_leaves_something_to_search_with() -> None:
 def test_a_study_that_cannot_be_read_hides_no_other(
     tmp_path: Path, config: StudyConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    begin(tmp_path, config, budget=12)
+    begun(tmp_path, config, budget=12)
     broken = tmp_path / "studies" / "a-broken-one" / "journal.jsonl"
     broken.parent.mkdir()
     broken.write_text('{"event": "study", "schema": 7}\n')
@@ -330,9 +330,9 @@ def test_a_study_that_cannot_be_read_hides_no_other(
 
 
 def test_a_raised_budget_hides_no_earlier_confirmation(tmp_path: Path, config: StudyConfig) -> None:
-    place = begin(tmp_path, config, budget=12)
+    place = begun(tmp_path, config, budget=12)
     go_on(place, config)
-    session.raise_budget(place, 24)
+    begin.raise_budget(place, 24)
     cost = Forecast(runs=12, workers=1, epochs=None, seconds_per_run=None)
     announced = preflight.describe(place.read(), cost)[1]
     assert "24 runs = 4 global + 12 per module + 4 to confirm on fresh seeds + 4 that" in announced
@@ -346,7 +346,7 @@ def test_a_raised_budget_hides_no_earlier_confirmation(tmp_path: Path, config: S
 def test_a_study_that_cannot_be_written_is_still_shown(
     tmp_path: Path, config: StudyConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = begin(tmp_path, config, budget=24)
+    place = begun(tmp_path, config, budget=24)
     summary = go_on(place, config)
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     monkeypatch.setattr(Recipe, "write", lambda *_: pytest.fail("written"))
@@ -359,7 +359,7 @@ def test_two_searches_that_begin_at_once_have_a_name_each(
     tmp_path: Path, config: StudyConfig
 ) -> None:
     places = [
-        session.create(Place(root=tmp_path, name="study-1"), study_of(config), rename=True)
+        begin.create(Place(root=tmp_path, name="study-1"), study_of(config), rename=True)
         for _ in range(2)
     ]
     assert [place.name for place in places] == ["study-1", "study-2"]
@@ -373,10 +373,10 @@ def test_a_search_that_begins_while_another_takes_its_name(
     place.folder.mkdir(parents=True)
     with Lock(place.lock):
         with pytest.raises(Held, match="study study-1 is being written by process"):
-            session.create(place, study_of(config))
+            begin.create(place, study_of(config))
 
         def taken(_: float) -> None:
             Journal.create(place.journal, study_of(config).to_record()).close()
 
         monkeypatch.setattr("time.sleep", taken)
-        assert session.create(place, study_of(config), rename=True).name == "study-2"
+        assert begin.create(place, study_of(config), rename=True).name == "study-2"

@@ -15,7 +15,7 @@ from completedp.runs.divergence import Monitor
 from completedp.runs.job import Limits, Rung, Stopped
 from completedp.runs.journal import read_records
 from completedp.runs.local import InProcessExecutor
-from search import session
+from search import begin, session
 from search.place import Place
 from search.stopping import FEWEST, STOPPING, KeepShare, forecast, stopping_named
 
@@ -86,7 +86,7 @@ def test_a_study_with_rungs(
     for stopping in STOPPING:
         search = dataclasses.replace(config.search, stopping=stopping, strategy="trust-region")
         place = Place(root=tmp_path, name=stopping)
-        session.create(place, study_of(dataclasses.replace(config, search=search), budget=80))
+        begin.create(place, study_of(dataclasses.replace(config, search=search), budget=80))
         run = functools.partial(session.run, place, console=Console(quiet=True))
         summary = run(InProcessExecutor(), job_factory(config))
         assert summary is not None

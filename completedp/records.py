@@ -36,7 +36,8 @@ def build(kind: type[T], data: object, where: str, fields: Mapping[str, Field] |
 def check_record(
     kind: Any, data: object, where: str, fields: Mapping[str, Field] | None = None
 ) -> dict[str, Any]:
-    """`data` itself, an object with the fields of the dataclass `kind`, each of its type.
+    """`data`, an object with the fields of the dataclass `kind`, each of its type; a whole number for a float
+    is made one, as torch wants it.
 
     `fields` says more of some than their types do. What a field holds in its turn is not looked at. Raises
     `UserError` that begins with `where`.
@@ -46,7 +47,8 @@ def check_record(
     check_fields(record, {**declared, **fields} if fields else declared, required, where)
     for name in record.keys() - declared.keys():
         raise UserError(f"{where}: unknown key {shown(name)}{nearest(name, declared)}")
-    return record
+    whole = {name for name in _floats(kind) if isinstance(record.get(name), int)}
+    return {**record, **{name: float(record[name]) for name in whole}} if whole else record
 
 
 @functools.cache
@@ -57,6 +59,13 @@ def _declared(kind: Any) -> tuple[dict[str, Field], tuple[str, ...]]:
     missing = dataclasses.MISSING
     required = (f.name for f in fields if f.default is f.default_factory is missing)
     return {f.name: _field(hints[f.name]) for f in fields}, tuple(required)
+
+
+@functools.cache
+def _floats(kind: Any) -> frozenset[str]:
+    """The names of the fields that hold a float, or None."""
+    hints = typing.get_type_hints(kind)
+    return frozenset(name for name, hint in hints.items() if hint in (float, float | None))
 
 
 def _field(hint: Any) -> Field:

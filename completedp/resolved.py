@@ -127,7 +127,7 @@ class Resolved:
             if row.name in rows:
                 raise UserError(f"{where}.tensors.{i}: a second row of {shown(row.name)}; keep one")
             rows[row.name] = row
-        residual = {branch: tuple(c) for branch, c in record["residual"].items()}
+        residual = {branch: tuple(map(float, c)) for branch, c in record["residual"].items()}
         return cls(**{**record, "tensors": tuple(rows.values()), "residual": residual})
 
 

@@ -80,15 +80,16 @@ class Study:
     @classmethod
     def from_record(cls, record: Mapping[str, Any], where: str) -> Study:
         """Raises `UserError` where the configuration is not this version's or was edited."""
-        check_study(record, where)
         with located(f"{where}, line 1: the journal is damaged"):
-            reading.check_fields(record, {"data": _DATA}, ("data",), "the study's record")
-            config = files.validate(StudyConfig, record["config"], "config")
-            if files.digest(record["config"]) != record["digest"]:
+            # First: what another version has written is told by the keys of its configuration.
+            config = files.validate(StudyConfig, record.get("config"), "config")
+            if files.digest(record["config"]) != (digest := record.get("digest")):
                 raise UserError(
-                    f"the configuration does not match its digest {shown(record['digest'])}; it was "
-                    "edited: begin a new study instead"
+                    f"the configuration does not match its digest {shown(digest)}; it was edited: begin a "
+                    "new study instead"
                 )
+            reading.check_fields(record, {"data": _DATA}, ("data",), "the study's record")
+        check_study(record, where)
         names = ("name", "seed", "budget", "data", "versions")
         return cls(config=config, **{name: record[name] for name in names})
 

@@ -8,6 +8,7 @@ import pytest
 from completedp.errors import UserError
 from completedp.reading import Field, is_number
 from completedp.records import build
+from completedp.resolved import Resolved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,3 +68,10 @@ def test_a_field_may_ask_for_more_than_its_type() -> None:
     assert build(Thing, THING, "here", above).weight == 2
     with pytest.raises(UserError, match="here: weight is 0; expected a number above 0"):
         build(Thing, {**THING, "weight": 0}, "here", above)
+
+
+def test_a_whole_number_for_a_float_is_made_one() -> None:
+    """torch fills no tensor of floats with -10^20 as a whole number."""
+    data = {"tensors": [], "residual": {"ffn": [-(10**20)]}, "output_multiplier": -(10**20)}
+    found = Resolved.from_dict(data)
+    assert repr(found.output_multiplier) == repr(found.residual["ffn"][0]) == "-1e+20"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import io
 import json
@@ -298,16 +299,19 @@ def _fields_at(kind: Any, location: list[str]) -> list[str]:
 
 def _type_at(kind: Any, part: int | str) -> Any:
     """What a dataclass's field is declared as."""
+    return _hints(kind).get(str(part), object)
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """The declared types of a dataclass's fields. Kept: a long list of wrong rows asks for each of them."""
     import dataclasses
     import typing
 
-    return (
-        typing.get_type_hints(kind).get(str(part), object)
-        if dataclasses.is_dataclass(kind)
-        else object
-    )
+    return typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
 
 
+@functools.cache
 def _members(kind: Any) -> list[Any]:
     """The dataclasses of a union of several."""
     import dataclasses

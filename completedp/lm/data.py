@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from completedp.config import DataConfig
-from completedp.errors import UserError, shown
+from completedp.errors import UserError, first_line, shown
 from completedp.lm.sources import Source, is_gone, open_source
 from completedp.lm.token_files import stored_dtype
 from completedp.lm.tokenizer import BytePairs, Bytes, Tokenizer
@@ -67,17 +67,22 @@ class Corpus:
 
     def split(self, name: Split) -> npt.NDArray[Any]:
         """The split's tokens, memory-mapped, uint16 (uint32 where the vocabulary needs it)."""
-        return np.memmap(self.folder / f"{name}.bin", dtype=self._meta["dtype"], mode="r")
+        try:
+            tokens = np.memmap(self.folder / f"{name}.bin", dtype=self._meta["dtype"], mode="r")
+        except (OSError, ValueError) as error:  # cut since it was looked at
+            raise _damaged(self.folder, f"{name}.bin: {first_line(error)}") from None
+        if len(tokens) != self.tokens(name):
+            raise _damaged(
+                self.folder, f"{name}.bin has {len(tokens)} of {self.tokens(name)} tokens"
+            )
+        return tokens
 
     def check(self, windows: npt.NDArray[np.int64]) -> None:
         """Raises `UserError` for tokens that no vocabulary has: the files were damaged since. A look at each
         batch costs microseconds; on a GPU such a token would end the process in the middle of a kernel."""
         vocab_size = self._meta["vocab_size"]
         if windows.size and (top := int(windows.max())) >= vocab_size:
-            raise UserError(
-                f"{self.folder}: a damaged corpus (it holds the token {top} of a vocabulary of "
-                f"{vocab_size}); remove the folder, and it is prepared again"
-            )
+            raise _damaged(self.folder, f"it holds the token {top} of a vocabulary of {vocab_size}")
 
     def tokens(self, name: Split) -> int:
         """Tokens of a split."""
@@ -97,6 +102,13 @@ class Corpus:
         return f"{read}; tokens: {tokens}"
 
 
+def _damaged(folder: Path, why: str) -> UserError:
+    """What is said of a prepared corpus whose files are not what they were."""
+    return UserError(
+        f"{folder}: a damaged corpus ({why}); remove the folder, and it is prepared again"
+    )
+
+
 def _checked_meta(folder: Path) -> dict[str, Any]:
     """What a prepared corpus says of itself. Raises `UserError` where that or a split is damaged."""
     try:
@@ -104,9 +116,7 @@ def _checked_meta(folder: Path) -> dict[str, Any]:
         if fault := _fault(meta, folder):
             raise UserError(fault)
     except UserError as error:
-        raise UserError(
-            f"{folder}: a damaged corpus ({error}); remove the folder, and it is prepared again"
-        ) from None
+        raise _damaged(folder, str(error)) from None
     return meta
 
 
@@ -197,10 +207,7 @@ def _held(
         return None
     corpus = Corpus(folder)
     if corpus.digest != digest:
-        raise UserError(
-            f"{folder}: a damaged corpus (its digest is {corpus.digest}, expected {digest}); remove the "
-            "folder, and it is prepared again"
-        )
+        raise _damaged(folder, f"its digest is {corpus.digest}, expected {digest}")
     return corpus
 
 

@@ -122,6 +122,7 @@ def test_a_press_in_the_first_seconds_is_not_swallowed(
         search, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=tmp_path
     ) as process:
         while not hears(process, signal.SIGHUP):
+            assert process.poll() is None, process.communicate()
             time.sleep(0.005)
         time.sleep(seconds)
         process.send_signal(number)

@@ -90,7 +90,7 @@ def main() -> None:
         base = made_base(work)
         seconds = {verb: undisturbed(verb, base, work) for verb in VERBS}
         print(json.dumps({"seconds undisturbed": seconds}), flush=True)
-        for number in range(len(done), arguments.cases):
+        for number in sorted({*range(arguments.cases)} - {row["case"] for row in done}):
             row = one(number, arguments.seed, base, work, seconds)
             done.append(row)
             with kept.open("a", encoding="utf-8") as file:
@@ -314,6 +314,8 @@ def disturbed(case: Case) -> int | None:
         text=True,
         start_new_session=True,
         errors="replace",
+        # What runs this may ignore it, as nohup does.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     ) as process:
         _wait(process, case.moment)
         TROUBLES[case.trouble](case, process)

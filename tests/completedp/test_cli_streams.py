@@ -119,9 +119,14 @@ def test_a_press_in_the_first_seconds_is_not_swallowed(
     root = str(tmp_path / "root")
     search = [*COMMAND, "search", "--budget", "12", "--preset", "tiny", "--root", root, "--yes"]
     with subprocess.Popen(
-        search, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=tmp_path
+        search,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=tmp_path,
+        # What runs these tests may ignore it, as nohup does.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     ) as process:
-        while not hears(process, signal.SIGHUP):
+        while not hears(process, signal.SIGTERM):
             assert process.poll() is None, process.communicate()
             time.sleep(0.005)
         time.sleep(seconds)

@@ -253,8 +253,9 @@ def test_interrupted_finishes_what_runs_and_hands_out_nothing_new(
 
 
 SEARCH = """
-import json, sys
+import json, signal, sys
 from pathlib import Path
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # what runs these tests may ignore it, as nohup does
 sys.path += [sys.argv[1]]
 from toy_tasks import HERE, job
 from completedp.runs.engine import run

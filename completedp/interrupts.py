@@ -1,8 +1,8 @@
 """Ctrl-C and its like: the first asks to finish what runs, the second ends at once.
 
 Schedulers send SIGTERM as a warning before they kill, and a terminal that is closed sends SIGHUP: both count
-as a press of Ctrl-C. A signal that whoever started the program has set to be ignored, as `nohup` does, stays
-ignored.
+as a press of Ctrl-C. Under `nohup` SIGHUP stays ignored. SIGINT does not, though a shell sets it so for what
+a script starts behind itself: who sends it there means it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def deferred() -> Iterator[threading.Event]:
 
 
 def _heard() -> list[signal.Signals]:
-    return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in SIGNALS if not (under_nohup and number == signal.SIGHUP)]
 
 
 def _end(_signal: int, _frame: object) -> None:

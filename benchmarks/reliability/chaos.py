@@ -37,7 +37,7 @@ from typing import Any
 
 import yaml
 
-from completedp import files, reading
+from completedp import files, interrupts, reading
 from completedp.lm.preset_files import load_preset
 from completedp.plan import Plan
 from completedp.recipe import Recipe
@@ -314,8 +314,7 @@ def disturbed(case: Case) -> int | None:
         text=True,
         start_new_session=True,
         errors="replace",
-        # What runs this may ignore it, as nohup does.
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+        preexec_fn=_as_on_a_terminal,
     ) as process:
         _wait(process, case.moment)
         TROUBLES[case.trouble](case, process)
@@ -327,6 +326,12 @@ def disturbed(case: Case) -> int | None:
             case.stuck.append(f"the verb did not end in {LIMIT_SECONDS:g} s")
     case.printed.append(f"$ {case.verb}, {case.trouble}\n{out}")
     return process.returncode
+
+
+def _as_on_a_terminal() -> None:
+    """What runs this may ignore signals, as `nohup` does, and a shell for what it starts behind itself."""
+    for number in interrupts.SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _jumping(case: Case) -> str:

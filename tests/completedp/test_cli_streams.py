@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from completedp import interrupts
 from completedp.cli import streams
 
 COMMAND = [sys.executable, "-m", "completedp"]
@@ -102,6 +103,12 @@ def test_the_home_folder_is_found_in_every_path(tmp_path: Path, way: str) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
 
+def as_on_a_terminal() -> None:
+    """What runs these tests may ignore signals, as `nohup` does."""
+    for number in interrupts.SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+
+
 def hears(process: subprocess.Popen[bytes], number: signal.Signals) -> bool:
     """Whether it has a handler for the signal: before that, Python itself is still starting."""
     status = Path(f"/proc/{process.pid}/status").read_text()
@@ -123,8 +130,7 @@ def test_a_press_in_the_first_seconds_is_not_swallowed(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         cwd=tmp_path,
-        # What runs these tests may ignore it, as nohup does.
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+        preexec_fn=as_on_a_terminal,
     ) as process:
         while not hears(process, signal.SIGTERM):
             assert process.poll() is None, process.communicate()

@@ -255,7 +255,9 @@ def test_interrupted_finishes_what_runs_and_hands_out_nothing_new(
 SEARCH = """
 import json, signal, sys
 from pathlib import Path
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # what runs these tests may ignore it, as nohup does
+for number in (signal.SIGTERM, signal.SIGHUP):  # what runs these tests may ignore it, as nohup does
+    signal.signal(number, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path += [sys.argv[1]]
 from toy_tasks import HERE, job
 from completedp.runs.engine import run
@@ -371,6 +373,18 @@ def test_a_press_that_somebody_swallowed_still_ends(tmp_path: Path) -> None:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def test_under_nohup_a_closed_terminal_is_no_press(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interrupts.deferred() as pressed:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not pressed.is_set()
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert pressed.is_set()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture

@@ -368,7 +368,7 @@ def test_by_the_command_line(
 
     one = ["--parameterizations", "completed-p", "--workers", "1"]
     status, out, _ = call(*one, "--dry-run")
-    assert (status, out.splitlines()[0]) == (0, "12 runs, 0 of them finished before")
+    assert (status, out.splitlines()[1]) == (0, "12 runs, 0 of them finished before")
     assert not folder.exists()
     status, out, _ = call(*one)
     first = json.loads((folder / "baseline-lr-tokens-cosine.json").read_text())
@@ -377,7 +377,7 @@ def test_by_the_command_line(
     assert "the learning rate" in out
     assert (folder / "baseline-lr-tokens-cosine.png").exists()
     status, out, err = call("--workers", "1", "--json")
-    assert err.splitlines()[0] == "18 runs, 12 of them finished before"
+    assert err.splitlines()[1] == "18 runs, 12 of them finished before"
     assert err.count(": loss ") == 6
     document = json.loads(out)
     both = document["parameterizations"]

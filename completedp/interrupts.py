@@ -8,6 +8,7 @@ a script starts behind itself: who sends it there means it.
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ _ending = threading.Event()
 def listen() -> None:
     """From here on such a signal raises `KeyboardInterrupt`; to be called by the main thread as it begins."""
     _ending.clear()
+    sys.unraisablehook = _quietly
     for number in _heard():
         signal.signal(number, _end)
 
@@ -68,6 +70,13 @@ def deferred() -> Iterator[threading.Event]:
 def _heard() -> list[signal.Signals]:
     under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [number for number in SIGNALS if not (under_nohup and number == signal.SIGHUP)]
+
+
+def _quietly(unraisable: sys.UnraisableHookArgs) -> None:
+    """A press that meets a destructor cannot be raised from there, and Python prints its traceback; it is
+    remembered all the same."""
+    if not isinstance(unraisable.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
 
 
 def _end(_signal: int, _frame: object) -> None:

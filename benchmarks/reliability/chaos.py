@@ -297,8 +297,14 @@ def one(
             "stuck": case.stuck,
             "tracebacks": text.count("Traceback (most recent call last)"),
             "left": len(left),
-            **({"printed": text[-3000:]} if case.stuck or "Traceback" in text else {}),
+            **({"printed": _telling(text)} if case.stuck or "Traceback" in text else {}),
         }
+
+
+def _telling(text: str) -> str:
+    """The first traceback with what precedes it, and the end."""
+    start = max(0, text.find("Traceback") - 300)
+    return f"{text[start : start + 2500]} … {text[-1500:]}"
 
 
 def disturbed(case: Case) -> int | None:

@@ -375,6 +375,24 @@ def test_a_press_that_somebody_swallowed_still_ends(tmp_path: Path) -> None:
             signal.signal(number, handler)
 
 
+def test_a_press_that_meets_a_destructor_prints_nothing() -> None:
+    program = (
+        "import os, signal\n"
+        "from completedp import interrupts\n"
+        "class Thing:\n"
+        "    def __del__(self): os.kill(os.getpid(), signal.SIGTERM)\n"
+        "interrupts.listen()\n"
+        "Thing()\n"
+        "try:\n"
+        "    with interrupts.deferred(): print('went on')\n"
+        "except KeyboardInterrupt: print('remembered')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("remembered\n", "")
+
+
 def test_under_nohup_a_closed_terminal_is_no_press(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

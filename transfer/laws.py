@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -106,7 +107,7 @@ def token_rule(text: str) -> TokenRule:
     try:
         ratio = float(text)
     except ValueError:
-        return _law_of(Path(text))
+        return _law_of(Path(os.path.expanduser(text)))
     if not (math.isfinite(ratio) and ratio > 0):
         raise UserError(f"--tokens-per-parameter is {shown(text)}; expected a number above 0")
     return Ratio(per_parameter=ratio, source="given")

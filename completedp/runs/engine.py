@@ -157,7 +157,8 @@ class _Loop:
         for trial in self.running:
             self._silent[trial] += turn if self._executor.began(trial) else 0.0
         for event in events:
-            self._silent[_trial_of(event)] = 0.0
+            if (trial := trial_of(event)) in self._silent:
+                self._silent[trial] = 0.0
         patience = self._patience()
         hanging = [
             t for t, silent in self._silent.items() if patience is not None and silent > patience
@@ -213,5 +214,6 @@ class _Loop:
         )
 
 
-def _trial_of(event: Event) -> int:
+def trial_of(event: Event) -> int:
+    """The trial that an event is of."""
     return event.outcome.trial if isinstance(event, Finished) else event.trial

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from completedp import files, reading
 from completedp.runs.curves import read_curve
-from completedp.runs.engine import run
+from completedp.runs.engine import run, trial_of
 from completedp.runs.job import Event, Executor, Finished, Job, Outcome
 from completedp.runs.journal import Journal, Record, exists, finished_record, read_records
 from completedp.runs.lock import Lock
@@ -94,7 +94,7 @@ def run_all(
 
             def heard(event: Event) -> None:
                 if on_event is not None:
-                    on_event(_renumbered(event, left[_trial(event) - first].trial))
+                    on_event(_renumbered(event, left[trial_of(event) - first].trial))
 
             run(source, executor, curves=curves, forecast=forecast, on_event=heard)
     for trial, outcome in source.outcomes.items():
@@ -104,10 +104,6 @@ def run_all(
         for job in jobs
         if identity(job) in found
     }
-
-
-def _trial(event: Event) -> int:
-    return event.outcome.trial if isinstance(event, Finished) else event.trial
 
 
 def _renumbered(event: Event, trial: int) -> Event:

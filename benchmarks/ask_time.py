@@ -31,10 +31,10 @@ from completedp.lm.preset_files import load_preset
 from completedp.runs.job import Died, Finished, Job, Outcome
 from completedp.runs.journal import finished_record
 from completedp.runs.local import LocalExecutor
-from search import session
-from search.ledger import Ledger, Study, confirmation_runs
+from search import study_run
+from search.proposer import Proposer
 from search.space import Space
-from search.study import StudySource
+from search.study import Study, StudySpec, confirmation_runs
 
 RESULTS = Path(__file__).parent / "results"
 OBSERVED, GLOBAL = 200, 2
@@ -103,7 +103,7 @@ class Training:
     def _next(self) -> Job:
         self._started += 1
         hparams = HParams(global_=self._config.values)
-        return session.language_model_job(
+        return study_run.language_model_job(
             self._config, self._folder, "cpu", self._started, hparams, 0, "select"
         )
 
@@ -114,9 +114,9 @@ def asked(strategy: str, asks: int) -> list[float]:
     share = GLOBAL / (OBSERVED + asks)
     search = dataclasses.replace(tiny.search, strategy=strategy, global_share=share)
     config = dataclasses.replace(tiny, search=search)
-    make_job = functools.partial(session.language_model_job, config, Path("unused"), "cpu")
-    source = StudySource(
-        Ledger.from_records(observed(config, asks), "memory"),
+    make_job = functools.partial(study_run.language_model_job, config, Path("unused"), "cpu")
+    source = Proposer(
+        Study.from_records(observed(config, asks), "memory"),
         lambda _: None,
         make_job,
         lambda _: (),
@@ -136,7 +136,7 @@ def observed(config: StudyConfig, asks: int) -> list[dict[str, Any]]:
     """A journal with two global trials and 200 per-module ones."""
     searching = GLOBAL + OBSERVED + asks
     budget = next(b for b in count(searching) if b - confirmation_runs(b) >= searching)
-    study = Study(name="asks", config=config, seed=0, budget=budget, data={})
+    study = StudySpec(name="asks", config=config, seed=0, budget=budget, data={})
     records = [{"event": "study", **study.to_record()}]
     rng = np.random.default_rng(0)
     coordinates = Space.from_config(config).part("type", "depth")

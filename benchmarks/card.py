@@ -24,12 +24,12 @@ from completedp import files
 from completedp.config import Model, TrainConfig
 from completedp.hparams import HParams
 from completedp.lm.preset_files import load_preset
-from completedp.lm.tasks import training_job
 from completedp.lm.train import language_model
 from completedp.resolved import Resolved, resolve
 from completedp.runs.local import LocalExecutor, devices_of
 from completedp.runs.sweep import run_all
 from completedp.scale import Ratios
+from completedp.training.jobs import training_job
 
 RESULTS = Path(__file__).parent / "results"
 # Enough to be steady, and short: a step of `tiny` takes milliseconds, one of `proxy-50m` a tenth of a second.

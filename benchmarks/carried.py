@@ -15,9 +15,9 @@ from typing import Any
 
 import carry
 
-from completedp.paired import compare
 from completedp.recipe import Recipe
-from transfer import speedup
+from completedp.stats import compare
+from transfer.measuring import speedup
 
 PARAMETERIZATIONS = ("completed-p", "completep", "mup", "sp-fan-in")
 ARMS: tuple[speedup.Arm, ...] = ("baseline", "tuned")

@@ -10,13 +10,13 @@ from typing import Any
 
 from completedp import files
 from completedp.lm.data import prepare
-from completedp.lm.plan_run import plan_jobs
 from completedp.recipe import Recipe
 from completedp.runs.job import Outcome
 from completedp.runs.local import LocalExecutor, default_workers, devices_of
 from completedp.runs.sweep import run_all
 from completedp.seeds import derive_seed
-from transfer.speedup import Run, Setting, runs_folder
+from completedp.training.run_folder import plan_jobs
+from transfer.measuring.speedup import Run, Setting, runs_folder
 
 RESULTS = Path(__file__).parent / "results"
 

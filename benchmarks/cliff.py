@@ -21,8 +21,8 @@ from completedp.recipe import Recipe
 from completedp.runs.journal import read_records, trials
 from completedp.runs.local import LocalExecutor, default_workers
 from completedp.runs.sweep import run_all
-from search.session import language_model_job
 from search.space import Space
+from search.study_run import language_model_job
 
 RESULTS = Path(__file__).parent / "results"
 FIRST = 20  # what the search may spend on learning where the cliff is

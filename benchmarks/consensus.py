@@ -29,11 +29,11 @@ import records
 from what_carries import table
 
 from completedp.hparams import KINDS, HParams
-from completedp.paired import compare
 from completedp.recipe import Recipe
-from search.ledger import Ledger
+from completedp.stats import compare
 from search.space import Space
-from transfer.speedup import runs
+from search.study import Study
+from transfer.measuring.speedup import runs
 
 Point = Mapping[str, float]
 ARMS = ("each", "mean", "half", "best 10")
@@ -51,18 +51,18 @@ def main() -> None:
     arguments = parser.parse_args()
     recipe = Recipe.read(arguments.recipe)
     paths = sorted((Path(__file__).parent / "records").glob("trust-region-bo-?.jsonl.xz"))
-    ledgers = [Ledger.from_records(records.read(path), str(path)) for path in paths]
-    points = [best_points(ledger, 1)[0] for ledger in ledgers]
-    space = Space.from_config(ledgers[0].study.config)
+    studies = [Study.from_records(records.read(path), str(path)) for path in paths]
+    points = [best_points(study, 1)[0] for study in studies]
+    space = Space.from_config(studies[0].spec.config)
     found = {
         name: space.to_hparams(point)
-        for name, point in configurations(ledgers, points).items()
+        for name, point in configurations(studies, points).items()
         if name.startswith(tuple(arguments.arms))
     }
     own_values = [space.to_hparams(point).to_dict() for point in points]
     assert recipe.hparams.to_dict() in own_values, "a recipe of one of the searches"
     if arguments.write:
-        mean_of(recipe, space.to_hparams(mean(points)), ledgers).write(arguments.write)
+        mean_of(recipe, space.to_hparams(mean(points)), studies).write(arguments.write)
     rows: list[dict[str, Any]] = [{"agreement": agreement(points)}]
     print(json.dumps(rows[0], indent=1))
     names = " ".join(json.dumps(arm) for arm in arguments.arms)
@@ -82,13 +82,13 @@ def main() -> None:
         carry.write(arguments, recipe, rows, own)
 
 
-def best_points(ledger: Ledger, number: int) -> list[Point]:
+def best_points(study: Study, number: int) -> list[Point]:
     """The per-module trials of lowest loss, in octaves; they share their global values."""
-    trials = [t for t in ledger.of_phase("module") if t.loss is not None]
+    trials = [t for t in study.of_phase("module") if t.loss is not None]
     return [t.values for t in sorted(trials, key=lambda t: (t.loss, t.trial))[:number]]
 
 
-def configurations(ledgers: Sequence[Ledger], points: Sequence[Point]) -> dict[str, Point]:
+def configurations(studies: Sequence[Study], points: Sequence[Point]) -> dict[str, Point]:
     """By name; every search has global values of its own."""
     return {
         **{f"each {i}": point for i, point in enumerate(points)},
@@ -97,7 +97,7 @@ def configurations(ledgers: Sequence[Ledger], points: Sequence[Point]) -> dict[s
             f"half {i}": {k: v if is_global(k) else v / 2 for k, v in point.items()}
             for i, point in enumerate(points)
         },
-        **{f"best {BEST}, {i}": mean(best_points(one, BEST)) for i, one in enumerate(ledgers)},
+        **{f"best {BEST}, {i}": mean(best_points(one, BEST)) for i, one in enumerate(studies)},
     }
 
 
@@ -105,9 +105,9 @@ def mean(points: Sequence[Point]) -> Point:
     return {key: statistics.fmean(point[key] for point in points) for key in points[0]}
 
 
-def mean_of(recipe: Recipe, hparams: HParams, ledgers: Sequence[Ledger]) -> Recipe:
+def mean_of(recipe: Recipe, hparams: HParams, studies: Sequence[Study]) -> Recipe:
     """The recipe with the mean's values, which no search has confirmed."""
-    names = [ledger.study.name for ledger in ledgers]
+    names = [study.spec.name for study in studies]
     provenance = {"data": recipe.provenance["data"], "mean_of": names}
     return dataclasses.replace(recipe, hparams=hparams, provenance=provenance)
 

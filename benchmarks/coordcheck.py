@@ -25,7 +25,7 @@ import torch
 from transformers import LlamaConfig
 
 from completedp import files
-from completedp.config import ForeignModel, StudyConfig
+from completedp.config import ExternalModel, StudyConfig
 from completedp.coordcheck import check
 from completedp.coordcheck.faults import FAULTS, FaultySubject
 from completedp.coordcheck.figure import draw
@@ -189,7 +189,7 @@ def subject(arm: Arm, arguments: argparse.Namespace) -> Subject:
 def as_llama(config: StudyConfig, root: Path) -> StudyConfig:
     """The preset with a Llama of its shape."""
     own = config.model
-    assert not isinstance(own, ForeignModel), "a preset has the reference model"
+    assert not isinstance(own, ExternalModel), "a preset has the reference model"
     heads = own.width // own.head_dim
     described = LlamaConfig(
         hidden_size=own.width,
@@ -203,7 +203,7 @@ def as_llama(config: StudyConfig, root: Path) -> StudyConfig:
     )
     path = root / "llama.json"
     files.write_json(path, described.to_diff_dict())
-    model = ForeignModel(
+    model = ExternalModel(
         source=f"hf:{path.resolve()}",
         width=own.width,
         depth=own.depth,

@@ -19,13 +19,13 @@ from typing import Any
 
 import carry
 
-from completedp.paired import compare
 from completedp.recipe import Recipe
 from completedp.runs.job import Outcome
 from completedp.seeds import derive_seed
-from transfer.budget import Wish, target_for
-from transfer.planner import make_plan
-from transfer.speedup import Arm, Run, speedup
+from completedp.stats import compare
+from transfer.measuring.speedup import Arm, Run, speedup
+from transfer.planning.planner import make_plan
+from transfer.planning.target import TargetRequest, target_for
 
 # In multiples of the base's width and depth; both have 16 times the base's hidden parameters.
 SHAPES = {"deep and narrow": (1, 16), "optimal": (2, 4)}
@@ -56,7 +56,7 @@ def wanted(recipe: Recipe, shape: tuple[int, int], arguments: argparse.Namespace
     steps = round(arguments.tokens * base.tokens / base.batch)
     target = target_for(
         recipe,
-        Wish(
+        TargetRequest(
             width=shape[0] * base.width,
             depth=shape[1] * base.depth,
             batch=base.batch,

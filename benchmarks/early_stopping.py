@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from completedp import files
-from completedp.paired import compare
 from completedp.runs.curves import read_curve
 from completedp.runs.divergence import loss_at
 from completedp.runs.journal import read_records, trials
+from completedp.stats import compare
 from search.stopping import KeepShare
 
 RESULTS = Path(__file__).parent / "results"

@@ -15,7 +15,7 @@ from typing import Any
 
 from completedp import files
 from completedp.config import SearchConfig
-from completedp.paired import compare
+from completedp.stats import compare
 
 RESULTS = Path(__file__).parent / "results"
 RUNS = {"100": 162, "150": 212}

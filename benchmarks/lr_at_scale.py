@@ -17,10 +17,10 @@ from typing import Any
 import carry
 
 from completedp.hparams import HParams
-from completedp.paired import compare
 from completedp.recipe import Recipe
-from transfer import check
-from transfer.speedup import Arm, Run, runs
+from completedp.stats import compare
+from transfer.measuring import transfer_check
+from transfer.measuring.speedup import Arm, Run, runs
 
 ARMS: tuple[Arm, ...] = ("baseline", "tuned")
 Losses = dict[float, dict[Arm, dict[int, float]]]
@@ -56,8 +56,8 @@ def main() -> None:
 
 def times(recipe: Recipe, factor: float) -> tuple[Recipe, HParams]:
     """The recipe and its baseline with every learning rate times a factor."""
-    scaled = dataclasses.replace(recipe, hparams=check.times(recipe.hparams, "lr", factor))
-    return scaled, check.times(recipe.baseline, "lr", factor)
+    scaled = dataclasses.replace(recipe, hparams=transfer_check.times(recipe.hparams, "lr", factor))
+    return scaled, transfer_check.times(recipe.baseline, "lr", factor)
 
 
 def row(

@@ -22,12 +22,12 @@ import numpy as np
 from completedp import files
 from completedp.runs.curves import read_curve
 from completedp.runs.journal import read_records
-from search.place import Place
+from search.study_folder import StudyFolder
 
 PARTS = 24
 
 
-def keep(place: Place, folder: Path) -> None:
+def keep(place: StudyFolder, folder: Path) -> None:
     """Write a study's file into `folder`."""
     records = [_with_curve(record, place) for record in read_records(place.journal)]
     steps = max(r.get("steps", 0) for r in records)
@@ -40,7 +40,7 @@ def keep(place: Place, folder: Path) -> None:
     path.write_bytes(lzma.compress(text.encode(), preset=9))
 
 
-def _with_curve(record: dict[str, Any], place: Place) -> dict[str, Any]:
+def _with_curve(record: dict[str, Any], place: StudyFolder) -> dict[str, Any]:
     if record["event"] != "finished":
         return record
     return {**record, "curve": read_curve(place.folder / "curves", record["trial"])}
@@ -61,7 +61,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lzma.decompress(path.read_bytes()).splitlines()]
 
 
-def restore(path: Path, place: Place) -> None:
+def restore(path: Path, place: StudyFolder) -> None:
     """The study's journal again, without its curves: its trials can be read, copied and judged."""
     lines = [{k: v for k, v in record.items() if k != "curve"} for record in read(path)]
     place.folder.mkdir(parents=True, exist_ok=True)

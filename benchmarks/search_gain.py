@@ -25,14 +25,14 @@ from completedp import files
 from completedp.config import StudyConfig
 from completedp.hparams import HParams
 from completedp.lm.preset_files import load_preset
-from completedp.lm.tasks import training_job
-from completedp.paired import compare
 from completedp.recipe import Recipe
 from completedp.resolved import resolve
 from completedp.runs.job import Job, Outcome
 from completedp.runs.local import LocalExecutor, default_workers
 from completedp.runs.sweep import run_all
 from completedp.scale import Ratios
+from completedp.stats import compare
+from completedp.training.jobs import training_job
 
 sys.path.insert(0, str(Path(__file__).parent))
 from watch import watch

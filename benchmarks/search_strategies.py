@@ -32,14 +32,14 @@ from kill_resume import short
 from completedp import files
 from completedp.config import SearchConfig, StudyConfig
 from completedp.lm.preset_files import load_preset
-from completedp.paired import compare
 from completedp.runs.journal import Journal, TrialRecord, read_records
 from completedp.runs.local import LocalExecutor, default_workers
 from completedp.runs.sweep import run_all
-from search import begin, session
-from search.ledger import confirmation_runs, versions_now
-from search.place import Place
+from completedp.stats import compare
+from search import begin, study_run
 from search.space import Space
+from search.study import confirmation_runs, versions_now
+from search.study_folder import StudyFolder
 
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parents[1] / "docs"
@@ -60,7 +60,7 @@ def main() -> None:
         for strategy in dict.fromkeys([BASE, *arguments.strategies]):
             if any(r["strategy"] == strategy and r["search_seed"] == seed for r in rows):
                 continue
-            place = Place(root=root, name=f"{strategy}-{seed}")
+            place = StudyFolder(root=root, name=f"{strategy}-{seed}")
             searched(place, strategy, seed, config, arguments)
             rows.append(judged(place, strategy, seed, arguments.checkpoints))
             records.keep(place, arguments.records)
@@ -118,13 +118,13 @@ def _arguments() -> argparse.Namespace:
 
 
 def searched(
-    place: Place, strategy: str, seed: int, config: StudyConfig, arguments: argparse.Namespace
+    place: StudyFolder, strategy: str, seed: int, config: StudyConfig, arguments: argparse.Namespace
 ) -> None:
     """Run or finish one strategy's study by the command line."""
     if (place.folder / "summary.json").exists():
         return
     if strategy != BASE:
-        base = Place(root=place.root, name=f"{BASE}-{seed}")
+        base = StudyFolder(root=place.root, name=f"{BASE}-{seed}")
         if not base.journal.exists():
             records.restore(arguments.records / f"{base.name}.jsonl.xz", base)
         _begin_from(base, place, strategy)
@@ -146,22 +146,22 @@ def _search(how: list[str]) -> None:
     subprocess.run(["completedp", "search", *how, "--yes"], check=True)
 
 
-def _begin_from(base: Place, place: Place, strategy: str) -> None:
+def _begin_from(base: StudyFolder, place: StudyFolder, strategy: str) -> None:
     """A study with the global trials of another, and a strategy of its own from there.
 
     An interrupted copy is gone on with.
     """
-    ledger = base.read()
-    config = ledger.study.config
+    study = base.read()
+    config = study.spec.config
     name, _, stopping = strategy.partition(".")
     search = dataclasses.replace(config.search, strategy=name, stopping=stopping or "none")
     study = dataclasses.replace(
-        ledger.study,
+        study.spec,
         name=place.name,
         config=dataclasses.replace(config, search=search),
         versions=versions_now(),
     )
-    shared = {t.trial for t in ledger.of_phase("global")}
+    shared = {t.trial for t in study.of_phase("global")}
     for trial in shared:
         curve = base.folder / "curves" / f"{trial}.jsonl"
         if curve.exists():
@@ -176,26 +176,24 @@ def _begin_from(base: Place, place: Place, strategy: str) -> None:
             journal.append(record)
 
 
-def judged(place: Place, strategy: str, seed: int, checkpoints: list[int]) -> dict[str, Any]:
+def judged(place: StudyFolder, strategy: str, seed: int, checkpoints: list[int]) -> dict[str, Any]:
     """The loss on fresh seeds of what the study would have handed over after so many trials."""
-    ledger = place.read()
-    config = ledger.study.config
+    study = place.read()
+    config = study.spec.config
     space = Space.from_config(config)
-    modules = ledger.of_phase("module")
-    start = ledger.centre
+    modules = study.of_phase("module")
+    start = study.centre
     assert start is not None
     chosen: dict[int, TrialRecord] = {0: start}
     for number in checkpoints:
         chosen[number] = handed_over([start, *modules[:number]])
-    confirmed = {
-        (t.extra["of"], t.seed): t for t in ledger.confirmations if t.status != "set_aside"
-    }
+    confirmed = {(t.extra["of"], t.seed): t for t in study.confirmations if t.status != "set_aside"}
     seeds = list(dict.fromkeys(s for _, s in confirmed))
     distinct = list({record.trial: record for record in chosen.values()}.values())
     # The study itself has confirmed its last incumbent and the global one, on these seeds.
     wanted = [(r, s) for r in distinct for s in seeds if (r.trial, s) not in confirmed]
     folder = place.root / "judged" / place.name
-    make_job = functools.partial(session.language_model_job, config, place.root / "data", "cpu")
+    make_job = functools.partial(study_run.language_model_job, config, place.root / "data", "cpu")
     jobs = [
         make_job(i, space.to_hparams(record.values), s, "report")
         for i, (record, s) in enumerate(wanted)

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from completedp import files
-from completedp.lm.tasks import training_job
-from completedp.paired import compare
 from completedp.recipe import Recipe
 from completedp.resolved import resolve
 from completedp.runs.job import Job
@@ -24,6 +22,8 @@ from completedp.runs.local import LocalExecutor, default_workers
 from completedp.runs.sweep import run_all
 from completedp.scale import Ratios
 from completedp.seeds import derive_seed
+from completedp.stats import compare
+from completedp.training.jobs import training_job
 from search.confirm import ARMS
 
 RESULTS = Path(__file__).parent / "results"

@@ -18,9 +18,9 @@ from typing import Any
 import carry
 
 from completedp.hparams import KINDS, HParams
-from completedp.paired import compare
 from completedp.recipe import Recipe
-from transfer.speedup import Run, runs
+from completedp.stats import compare
+from transfer.measuring.speedup import Run, runs
 
 
 def main() -> None:

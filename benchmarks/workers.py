@@ -18,12 +18,12 @@ from completedp import files
 from completedp.hparams import HParams
 from completedp.lm.data import prepare
 from completedp.lm.preset_files import load_preset
-from completedp.lm.tasks import training_job
 from completedp.resolved import resolve
 from completedp.runs.job import Job
 from completedp.runs.local import LocalExecutor
 from completedp.runs.sweep import run_all
 from completedp.scale import Ratios
+from completedp.training.jobs import training_job
 
 RESULTS = Path(__file__).parent / "results"
 

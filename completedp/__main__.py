@@ -9,7 +9,7 @@ def main() -> None:
     """Hear Ctrl-C from the first moment on, also while the command line is imported."""
     try:
         interrupts.listen()
-        from completedp.cli import main as run
+        from completedp.cli.app import main as run
     except KeyboardInterrupt:
         sys.exit(130)
     run()

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from completedp.adapters.folding import idle_hooks
-from completedp.config import ForeignModel
+from completedp.config import ExternalModel
 from completedp.errors import UserError
 from completedp.resolved import TensorRow
 
@@ -135,7 +135,7 @@ def audit(
 
 def _as_trained(plan: Planned) -> Planned:
     # By its model: to import `Plan` would bring the file formats into every worker.
-    if isinstance(getattr(plan, "model", None), ForeignModel):
+    if isinstance(getattr(plan, "model", None), ExternalModel):
         from completedp.adapters.parametrized import planned
 
         return planned(cast("Plan", plan))

@@ -106,7 +106,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ForeignModel:
+class ExternalModel:
     """A model nobody here wrote, at one width and depth. `source`: `hf:CONFIG.json` or
     `package.module:factory`; `modules`: (pattern, module type) in order, the first match wins.
     `context` is the length of the sequences it trains on, in tokens."""
@@ -128,12 +128,12 @@ class ForeignModel:
                     f"model.{name} is {value}; expected 1 to {ModelConfig.LARGEST[name]}"
                 )
 
-    def scaled(self, *, width: int, depth: int) -> ForeignModel:
+    def scaled(self, *, width: int, depth: int) -> ExternalModel:
         """The same family at another width and depth."""
         return dataclasses.replace(self, width=width, depth=depth)
 
 
-Model = ModelConfig | ForeignModel
+Model = ModelConfig | ExternalModel
 
 
 Format = Literal["text", "rows", "parquet", "tokens"]

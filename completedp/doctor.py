@@ -180,13 +180,13 @@ def _losses(device: str, compiled: Sequence[bool]) -> list[float]:
     import dataclasses
 
     from completedp.hparams import HParams
-    from completedp.inventory import own_inventory
     from completedp.lm.preset_files import load_preset
-    from completedp.lm.tasks import training_job
+    from completedp.models import own_inventory
     from completedp.resolved import resolve
     from completedp.runs.local import LocalExecutor
     from completedp.runs.sweep import run_all
     from completedp.scale import Ratios
+    from completedp.training.jobs import training_job
 
     config = load_preset("tiny")
     batch = config.train.batch

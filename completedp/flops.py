@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from completedp.config import ForeignModel, Model, ModelConfig
+from completedp.config import ExternalModel, Model, ModelConfig
 
 # Backward makes two products for each of forward: the gradients of the input and of the weight.
 _TRAINING_PER_FORWARD = 3
@@ -46,7 +46,7 @@ def parameters(model: ModelConfig) -> dict[str, int]:
 def parameter_count(model: Model) -> int:
     """All trainable numbers, embeddings included; in closed form, as fast for a thousand layers. Of another's
     model they are counted."""
-    if isinstance(model, ForeignModel):
+    if isinstance(model, ExternalModel):
         return sum(_foreign_sizes(model).values())
     return _multiplied(model) + _not_multiplied(model)
 
@@ -77,9 +77,9 @@ def training_flops(model: Model, tokens: int) -> int:
     return _TRAINING_PER_FORWARD * _FLOPS_PER_MAC * tokens * (_multiplied(model) + mixing)
 
 
-def _foreign_sizes(model: ForeignModel) -> dict[str, int]:
+def _foreign_sizes(model: ExternalModel) -> dict[str, int]:
     """Elements by role."""
-    from completedp.adapters.foreign import found_in
+    from completedp.adapters.external import found_in
 
     found = found_in(model)
     shapes = {p.name: p.shape for p in found.observed.parameters}
@@ -92,7 +92,7 @@ def _foreign_sizes(model: ForeignModel) -> dict[str, int]:
 
 def _multiplied(model: Model) -> int:
     """Parameters of matrix products."""
-    if isinstance(model, ForeignModel):
+    if isinstance(model, ExternalModel):
         sizes = _foreign_sizes(model)
         return sizes["hidden_weight"] + sizes["unembedding"]
     attention = 2 * model.width * (model.width + model.kv_heads * model.head_dim)

@@ -13,7 +13,7 @@ from completedp import files
 from completedp.config import (
     SCHEMA,
     DataConfig,
-    ForeignModel,
+    ExternalModel,
     Model,
     ModelConfig,
     TrainConfig,
@@ -21,7 +21,7 @@ from completedp.config import (
 )
 from completedp.errors import UserError
 from completedp.flops import parameter_count, training_flops
-from completedp.inventory import grown_inventory
+from completedp.models import grown_inventory
 from completedp.modules import BRANCHES, FUSED, TensorSpec
 from completedp.resolved import LARGEST_FLOAT32, Resolved, TensorRow
 from completedp.rules import PARAMETERIZATIONS, RuleOptions
@@ -74,7 +74,7 @@ class Plan:
 
     def check_reference(self) -> None:
         """Raises `UserError` for a plan of another model."""
-        if isinstance(self.model, ForeignModel):
+        if isinstance(self.model, ExternalModel):
             raise UserError(
                 f"the plan is of {self.model.source}, and this form is of the reference architecture: use "
                 "json, or completedp.parametrize(model, recipe, batch=…, tokens=…) in your own code"

@@ -12,7 +12,7 @@ from completedp import files
 from completedp.config import (
     SCHEMA,
     DataConfig,
-    ForeignModel,
+    ExternalModel,
     Model,
     ModelConfig,
     TrainConfig,
@@ -54,7 +54,7 @@ class Recipe:
     @property
     def reference(self) -> ModelConfig:
         """The reference model's shape. Raises `UserError` for a recipe of another model."""
-        if isinstance(self.model, ForeignModel):
+        if isinstance(self.model, ExternalModel):
             raise UserError(
                 f"the recipe is of the model {self.model.source}, whose shapes only its own code knows: give "
                 "--width and --depth (beside --flops they leave the tokens to be chosen)"

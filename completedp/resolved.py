@@ -13,7 +13,7 @@ from completedp.hparams import HParams
 from completedp.modules import BRANCH_ENDS, BRANCHES, Inventory, TensorSpec
 from completedp.reading import Field
 from completedp.records import build, check_record
-from completedp.rules import RuleSet, rule_options
+from completedp.rules import ScalingRules, rule_options
 from completedp.scale import Ratios
 
 # What tensors of float32 hold.
@@ -145,7 +145,7 @@ def resolve(
     `RuleOptions`. Raises `UserError` for a multiplier that drives β below 0, a β rule that leaves
     (0, 1), and everything `RuleOptions` refuses.
     """
-    rules = RuleSet(name=parameterization, ratios=ratios, options=rule_options(options))
+    rules = ScalingRules(name=parameterization, ratios=ratios, options=rule_options(options))
     rows = tuple(_row(hparams, spec, inventory, rules) for spec in inventory)
     residual = {
         branch: tuple(
@@ -161,7 +161,9 @@ def resolve(
     return Resolved(tensors=rows, residual=residual, output_multiplier=output)
 
 
-def _row(hparams: HParams, spec: TensorSpec, inventory: Inventory, rules: RuleSet) -> TensorRow:
+def _row(
+    hparams: HParams, spec: TensorSpec, inventory: Inventory, rules: ScalingRules
+) -> TensorRow:
     def multiplier(kind: str) -> float:
         return hparams.type_multiplier(kind, spec.module_type) * hparams.depth_multiplier(
             kind, spec.layer, inventory.layers, inventory.base_layers
@@ -193,7 +195,7 @@ def _row(hparams: HParams, spec: TensorSpec, inventory: Inventory, rules: RuleSe
     )
 
 
-def _beta(tensor: str, kind: str, base: float, multiplier: float, rules: RuleSet) -> float:
+def _beta(tensor: str, kind: str, base: float, multiplier: float, rules: ScalingRules) -> float:
     """First the multipliers on 1-β, then the rule."""
     one_minus = (1.0 - base) * multiplier
     if one_minus > 1.0:

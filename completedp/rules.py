@@ -23,7 +23,7 @@ from completedp.scale import Ratios
 
 
 @dataclass(frozen=True, kw_only=True)
-class Power:
+class Monomial:
     """fan^`fan` · m_N^`width` · m_L^(`depth` + `depth_alpha`·α) · q^`q`.
 
     `fan` is the tensor's own fan-in ratio, m_N unless a rounding made it differ; q = m_B / m_D^(2p).
@@ -44,23 +44,23 @@ class Power:
             * math.pow(q, self.q)
         )
 
-    def __mul__(self, other: Power) -> Power:
+    def __mul__(self, other: Monomial) -> Monomial:
         fields = (f.name for f in dataclasses.fields(self))
-        return Power(**{name: getattr(self, name) + getattr(other, name) for name in fields})
+        return Monomial(**{name: getattr(self, name) + getattr(other, name) for name in fields})
 
 
-ONE = Power()
+ONE = Monomial()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class RoleRule:
     """One role's factors. `decay` is AdamW's coupled λ, `independent` Loshchilov–Hutter's s_t·λ."""
 
-    variance: Power = ONE
-    lr: Power = ONE
-    eps: Power = ONE
-    decay: Power = ONE
-    independent: Power = ONE
+    variance: Monomial = ONE
+    lr: Monomial = ONE
+    eps: Monomial = ONE
+    decay: Monomial = ONE
+    independent: Monomial = ONE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,73 +73,77 @@ class Parameterization:
     factors in a model's code that go with its width stay there.
     """
 
-    rows: Mapping[str, Row]
+    rows: Mapping[str, RoleRule]
     source: str
     axes: frozenset[str] = frozenset()
-    residual: Power = ONE
-    output: Power = ONE
-    tied_output: Power = ONE
+    residual: Monomial = ONE
+    output: Monomial = ONE
+    tied_output: Monomial = ONE
     standard: bool = False
     options: frozenset[str] = frozenset()
 
 
-_ROOT_Q = Power(q=0.5)
-_ROOT_Q_INVERSE = Power(q=-0.5)
+_ROOT_Q = Monomial(q=0.5)
+_ROOT_Q_INVERSE = Monomial(q=-0.5)
 # A hidden gradient carries m_L^-α, so the lr keeps α = 1's product with it: m_L^(α-1).
-_HIDDEN_LR = Power(depth=-1, depth_alpha=1, q=0.5)
-_HIDDEN_EPS = Power(width=-1, depth_alpha=-1, q=-0.5)
-_HIDDEN_INDEPENDENT = Power(depth=-1, depth_alpha=1, q=1)
-_HIDDEN_VECTOR = Row(lr=_HIDDEN_LR, eps=_HIDDEN_EPS, decay=_ROOT_Q, independent=_HIDDEN_INDEPENDENT)
-_EMBEDDING = Row(lr=_ROOT_Q, eps=Power(width=-1, q=-0.5), decay=_ROOT_Q, independent=Power(q=1))
-_OUTPUT_VECTOR = Row(lr=_ROOT_Q, eps=_ROOT_Q_INVERSE, decay=_ROOT_Q, independent=Power(q=1))
+_HIDDEN_LR = Monomial(depth=-1, depth_alpha=1, q=0.5)
+_HIDDEN_EPS = Monomial(width=-1, depth_alpha=-1, q=-0.5)
+_HIDDEN_INDEPENDENT = Monomial(depth=-1, depth_alpha=1, q=1)
+_HIDDEN_VECTOR = RoleRule(
+    lr=_HIDDEN_LR, eps=_HIDDEN_EPS, decay=_ROOT_Q, independent=_HIDDEN_INDEPENDENT
+)
+_EMBEDDING = RoleRule(
+    lr=_ROOT_Q, eps=Monomial(width=-1, q=-0.5), decay=_ROOT_Q, independent=Monomial(q=1)
+)
+_OUTPUT_VECTOR = RoleRule(lr=_ROOT_Q, eps=_ROOT_Q_INVERSE, decay=_ROOT_Q, independent=Monomial(q=1))
 
 # [CompletedP], Table 1.
-COMPLETED_P: Mapping[str, Row] = {
+COMPLETED_P: Mapping[str, RoleRule] = {
     "embedding": _EMBEDDING,
     "position_embedding": _EMBEDDING,  # [D]
-    "hidden_weight": Row(
-        variance=Power(fan=-1),
-        lr=Power(fan=-1) * _HIDDEN_LR,
+    "hidden_weight": RoleRule(
+        variance=Monomial(fan=-1),
+        lr=Monomial(fan=-1) * _HIDDEN_LR,
         eps=_HIDDEN_EPS,
-        decay=Power(fan=1, q=0.5),
+        decay=Monomial(fan=1, q=0.5),
         independent=_HIDDEN_INDEPENDENT,
     ),
     "hidden_bias": _HIDDEN_VECTOR,
     "hidden_norm": _HIDDEN_VECTOR,
     # A gain shared by the heads sums m_N times as many of them, so width cancels in its gradient.
-    "qk_norm": dataclasses.replace(_HIDDEN_VECTOR, eps=Power(depth_alpha=-1, q=-0.5)),  # lr [D]
+    "qk_norm": dataclasses.replace(_HIDDEN_VECTOR, eps=Monomial(depth_alpha=-1, q=-0.5)),  # lr [D]
     "final_norm": _OUTPUT_VECTOR,
-    "unembedding": Row(
-        variance=Power(fan=-2),
-        lr=Power(fan=-1, q=0.5),
+    "unembedding": RoleRule(
+        variance=Monomial(fan=-2),
+        lr=Monomial(fan=-1, q=0.5),
         eps=_ROOT_Q_INVERSE,
-        decay=Power(fan=1, q=0.5),
-        independent=Power(q=1),
+        decay=Monomial(fan=1, q=0.5),
+        independent=Monomial(q=1),
     ),
     "unembedding_bias": _OUTPUT_VECTOR,  # variance, lr [D]
 }
 ROLES: tuple[str, ...] = tuple(COMPLETED_P)
 
 # The measured gradient of the final norm falls as m_N^-1: it passes through the unembedding [D].
-FINAL_NORM_EPS: Mapping[str, Power] = {
+FINAL_NORM_EPS: Mapping[str, Monomial] = {
     "table": _ROOT_Q_INVERSE,
-    "gradient": Power(width=-1, q=-0.5),
+    "gradient": Monomial(width=-1, q=-0.5),
 }
 
 
-def _coupled_product(rows: Mapping[str, Row]) -> dict[str, Row]:
+def _coupled_product(rows: Mapping[str, RoleRule]) -> dict[str, RoleRule]:
     """Independent decay where no table prints one: the product of the lr and λ factors [D]."""
     return {role: dataclasses.replace(r, independent=r.lr * r.decay) for role, r in rows.items()}
 
 
-_PLAIN = {role: Row() for role in ROLES}
-_PER_WIDTH = Power(width=-1)
+_PLAIN = {role: RoleRule() for role in ROLES}
+_PER_WIDTH = Monomial(width=-1)
 
 PARAMETERIZATIONS: Mapping[str, Parameterization] = {
     "sp": Parameterization(rows=_PLAIN, source="CompleteP Table 1, SP column", standard=True),
     # Unlike `sp`, the variance follows 1 / fan_in, as people really initialise.
     "sp-fan-in": Parameterization(
-        rows={**_PLAIN, "hidden_weight": Row(variance=Power(fan=-1))},
+        rows={**_PLAIN, "hidden_weight": RoleRule(variance=Monomial(fan=-1))},
         source="SP with hidden variance 1 / fan_in [C]",
         axes=frozenset({"width"}),
         standard=True,
@@ -157,12 +161,12 @@ PARAMETERIZATIONS: Mapping[str, Parameterization] = {
                 **COMPLETED_P,
                 "embedding": dataclasses.replace(_EMBEDDING, eps=ONE),
                 "position_embedding": dataclasses.replace(_EMBEDDING, eps=ONE),
-                "unembedding": Row(),
+                "unembedding": RoleRule(),
             }
         ),
         source="CompleteP Table 1",
         axes=frozenset({"width", "depth"}),
-        residual=Power(depth_alpha=-1),
+        residual=Monomial(depth_alpha=-1),
         output=_PER_WIDTH,
         tied_output=_PER_WIDTH,
     ),
@@ -170,7 +174,7 @@ PARAMETERIZATIONS: Mapping[str, Parameterization] = {
         rows=COMPLETED_P,
         source="Complete(d)P Table 1",
         axes=frozenset({"width", "depth", "batch", "tokens"}),
-        residual=Power(depth_alpha=-1),
+        residual=Monomial(depth_alpha=-1),
         tied_output=_PER_WIDTH,
         options=frozenset({"duration_exponent", "beta_rule", "final_norm_eps"}),
     ),
@@ -224,7 +228,7 @@ class RuleOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RuleSet:
+class ScalingRules:
     """A parameterisation at given ratios: asks the table for one tensor's factors."""
 
     name: str
@@ -270,7 +274,7 @@ class RuleSet:
             ]
         )
 
-    def value(self, power: Power, fan: float | None = None) -> float:
+    def value(self, power: Monomial, fan: float | None = None) -> float:
         """The number a table entry stands for; `fan` defaults to m_N."""
         active = self._active
         if fan is None or "width" not in self.parameterization.axes:
@@ -286,7 +290,7 @@ class RuleSet:
             )
         return value
 
-    def row(self, role: str) -> Row:
+    def row(self, role: str) -> RoleRule:
         """The role's row with the options applied to it."""
         if role not in ROLES:
             raise UserError(f"unknown role {role!r}{nearest(role, ROLES)}")
@@ -358,7 +362,7 @@ def factors(
     finite and positive.
     """
     ratios = Ratios(width=width, depth=depth, batch=batch, tokens=tokens)
-    rules = RuleSet(name=parameterization, ratios=ratios, options=rule_options(options))
+    rules = ScalingRules(name=parameterization, ratios=ratios, options=rule_options(options))
     return {
         "tensors": {role: rules.factors(role) for role in ROLES},
         "residual_multiplier": rules.residual_multiplier,

@@ -9,13 +9,13 @@ from completedp import files
 from completedp.errors import UserError
 from completedp.runs.journal import Journal, exists
 from completedp.runs.lock import Held, Lock
-from search.ledger import Study
-from search.place import Place, free_name
+from search.study import StudySpec
+from search.study_folder import StudyFolder, free_name
 
 _MOMENT = 0.05  # s
 
 
-def check_free(place: Place) -> None:
+def check_free(place: StudyFolder) -> None:
     """Raises `UserError` where the place holds a study already."""
     if exists(place.journal):
         raise UserError(
@@ -24,7 +24,7 @@ def check_free(place: Place) -> None:
         )
 
 
-def create(place: Place, study: Study, *, rename: bool = False) -> Place:
+def create(place: StudyFolder, spec: StudySpec, *, rename: bool = False) -> StudyFolder:
     """Begin a study: `study.yaml`, then the journal, whose first line makes it exist.
 
     Returns where it is: with `rename` under the next free name, if another search took this one meanwhile.
@@ -33,9 +33,9 @@ def create(place: Place, study: Study, *, rename: bool = False) -> Place:
         if not rename:
             check_free(place)
         elif exists(place.journal):
-            place = Place(root=place.root, name=free_name(place.root))
+            place = StudyFolder(root=place.root, name=free_name(place.root))
         try:
-            if _begun(place, study):
+            if _begun(place, spec):
                 return place
         except Held:
             if not rename:
@@ -43,7 +43,7 @@ def create(place: Place, study: Study, *, rename: bool = False) -> Place:
             time.sleep(_MOMENT)  # until the other one's journal says that the name is taken
 
 
-def _begun(place: Place, study: Study) -> bool:
+def _begun(place: StudyFolder, spec: StudySpec) -> bool:
     """Whether the study is now there; not where another has come first."""
     try:
         place.folder.mkdir(parents=True, exist_ok=True)
@@ -54,18 +54,18 @@ def _begun(place: Place, study: Study) -> bool:
     with Lock(place.lock):
         if exists(place.journal):
             return False
-        files.write_yaml(place.folder / "study.yaml", study.config.to_dict())
-        record = dataclasses.replace(study, name=place.name).to_record()
+        files.write_yaml(place.folder / "study.yaml", spec.config.to_dict())
+        record = dataclasses.replace(spec, name=place.name).to_record()
         Journal.create(place.journal, record).close()
     return True
 
 
-def raise_budget(place: Place, budget: int) -> None:
+def raise_budget(place: StudyFolder, budget: int) -> None:
     """Give a study more runs in all. A budget equal to the present one changes nothing."""
     with Lock(place.lock):
-        ledger = place.read()
-        if budget == ledger.budget:
+        study = place.read()
+        if budget == study.budget:
             return
-        ledger.check_raise(budget)
+        study.check_raise(budget)
         with Journal.open(place.journal) as journal:
             journal.append({"event": "budget", "budget": budget})

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from completedp.paired import Comparison
 from completedp.runs.journal import TrialRecord
+from completedp.stats import Comparison
 
 ARMS = ("global", "module")
 FEWEST_PAIRS = 6  # below this a t interval says more about luck than about the recipe

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from completedp.runs.job import Died, Event, Finished, Progress
 from completedp.runs.journal import TrialRecord
-from search.ledger import Ledger
-from search.standing import Standing, standing
+from search.status import StudyStatus, standing
+from search.study import Study
 
 
 class Display(Protocol):
@@ -25,7 +25,7 @@ class Display(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
     def event(self, event: Event) -> None:
-        """Something happened; the ledger already knows of it."""
+        """Something happened; the study already knows of it."""
 
     def say(self, text: str) -> None:
         """A line that must stay readable: a warning, a decision."""
@@ -38,9 +38,9 @@ _STAGES = {
 }
 
 
-def headline(ledger: Ledger) -> dict[str, str]:
+def headline(study: Study) -> dict[str, str]:
     """The state of a study in a few words each; also what `status` prints."""
-    state = standing(ledger)
+    state = standing(study)
     few = {
         "diverged": state.diverged,
         "stopped": state.stopped,
@@ -60,7 +60,7 @@ def headline(ledger: Ledger) -> dict[str, str]:
     return words
 
 
-def _phase(state: Standing) -> str:
+def _phase(state: StudyStatus) -> str:
     """Which part of the budget is being spent."""
     if state.stage == "done":
         return "done"
@@ -69,7 +69,7 @@ def _phase(state: Standing) -> str:
     return f"{_STAGES[state.stage]}, {state.stage_done} of {state.stage_runs}"
 
 
-def _lead(state: Standing) -> str:
+def _lead(state: StudyStatus) -> str:
     """The incumbent's difference to global: confirmed where that has begun, else as the search sees it."""
     if (found := state.confirmed) is not None:
         return (
@@ -96,9 +96,9 @@ def trial_line(record: TrialRecord, budget: int) -> str:
     return f"trial {record.trial:{width}d}  {record.phase:7s} {seconds}  {end}{arm}"
 
 
-def retry_line(event: Event, ledger: Ledger) -> str | None:
+def retry_line(event: Event, study: Study) -> str | None:
     """That a trial died and is tried again; one given up has its trial line."""
-    if not isinstance(event, Died) or ledger.trials[event.trial].status is not None:
+    if not isinstance(event, Died) or study.trials[event.trial].status is not None:
         return None
     return f"trial {event.trial} died ({event.reason}); it is tried again"
 
@@ -106,10 +106,10 @@ def retry_line(event: Event, ledger: Ledger) -> str | None:
 class PlainDisplay:
     """One line a trial, for logs."""
 
-    def __init__(self, ledger: Ledger, console: Console) -> None:
-        self._ledger = ledger
+    def __init__(self, study: Study, console: Console) -> None:
+        self._study = study
         self._console = console
-        self._shown = {t.trial for t in ledger.trials.values() if t.status is not None}
+        self._shown = {t.trial for t in study.trials.values() if t.status is not None}
 
     def __enter__(self) -> Self:
         return self
@@ -120,17 +120,17 @@ class PlainDisplay:
     def event(self, event: Event) -> None:
         if not isinstance(event, Progress):
             self._show_finished()
-        if retry := retry_line(event, self._ledger):
+        if retry := retry_line(event, self._study):
             self.say(retry)
 
     def say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _show_finished(self) -> None:
-        for record in self._ledger.trials.values():
+        for record in self._study.trials.values():
             if record.status is not None and record.trial not in self._shown:
                 self._shown.add(record.trial)
-                self.say(trial_line(record, self._ledger.budget))
+                self.say(trial_line(record, self._study.budget))
 
 
 class LiveDisplay:
@@ -138,12 +138,12 @@ class LiveDisplay:
 
     RECENT = 6
 
-    def __init__(self, ledger: Ledger, console: Console) -> None:
-        self._ledger = ledger
+    def __init__(self, study: Study, console: Console) -> None:
+        self._study = study
         self._console = console
         self._progress: dict[int, Progress] = {}
         self._began = time.monotonic()
-        self._done_before = len(ledger.trials) - len(ledger.pending)
+        self._done_before = len(study.trials) - len(study.pending)
         self._live = Live(
             console=console, get_renderable=self._render, refresh_per_second=2, transient=False
         )
@@ -162,18 +162,18 @@ class LiveDisplay:
             self._progress.pop(event.outcome.trial, None)
         else:
             self._progress.pop(event.trial, None)
-        if retry := retry_line(event, self._ledger):
+        if retry := retry_line(event, self._study):
             self.say(retry)
 
     def say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _render(self) -> RenderableType:
-        ledger = self._ledger
-        done = len(ledger.trials) - len(ledger.pending)
+        study = self._study
+        done = len(study.trials) - len(study.pending)
         facts = Table.grid(padding=(0, 2))
-        facts.add_row("study", f"{ledger.study.name}   time left {self._time_left(done)}")
-        for name, text in headline(ledger).items():
+        facts.add_row("study", f"{study.spec.name}   time left {self._time_left(done)}")
+        for name, text in headline(study).items():
             facts.add_row(name, text)
         running = Table.grid(padding=(0, 2))
         for progress in sorted(self._progress.values(), key=lambda p: p.trial):
@@ -183,22 +183,22 @@ class LiveDisplay:
                 f"step {progress.step}/{progress.steps}",
                 f"train loss {progress.loss:.3f}",
             )
-        finished = [t for t in ledger.trials.values() if t.status is not None]
-        recent = [Text(trial_line(t, ledger.budget)) for t in finished[-self.RECENT :]]
+        finished = [t for t in study.trials.values() if t.status is not None]
+        recent = [Text(trial_line(t, study.budget)) for t in finished[-self.RECENT :]]
         bar = Table.grid()  # a bar by itself does not end its line
-        bar.add_row(ProgressBar(total=ledger.budget, completed=done, width=60))
+        bar.add_row(ProgressBar(total=study.budget, completed=done, width=60))
         return Group(facts, bar, running, *recent)
 
     def _time_left(self, done: int) -> str:
         since = done - self._done_before
         if since < 2:
             return "not yet known"
-        seconds = (time.monotonic() - self._began) / since * (self._ledger.budget - done)
+        seconds = (time.monotonic() - self._began) / since * (self._study.budget - done)
         return f"about {seconds / 60:.0f} min" if seconds >= 90 else f"about {seconds:.0f} s"
 
 
-def display_for(ledger: Ledger, console: Console) -> Display:
+def display_for(study: Study, console: Console) -> Display:
     """Live on a terminal, plain elsewhere."""
     if console.is_terminal:
-        return LiveDisplay(ledger, console)
-    return PlainDisplay(ledger, console)
+        return LiveDisplay(study, console)
+    return PlainDisplay(study, console)

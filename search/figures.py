@@ -14,24 +14,24 @@ import matplotlib.pyplot as plt
 from completedp import files
 from completedp.config import Model
 from completedp.hparams import KINDS, HParams, types_of
-from completedp.inventory import own_inventory
-from search.ledger import Ledger
+from completedp.models import own_inventory
+from search.study import Study
 
 _COLOURS = {"global": "#4c78a8", "module": "#e45756"}
 _LABELS = {"global": "global", "module": "per module"}
 
 
-def draw(ledger: Ledger, hparams: HParams, folder: Path) -> list[Path]:
+def draw(study: Study, hparams: HParams, folder: Path) -> list[Path]:
     """Write every figure as PNG into `folder`, in place of earlier ones, and return their paths.
 
     `hparams` is the configuration whose multipliers are drawn.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [_save(_loss_by_trial(ledger), folder / "loss_by_trial.png")]
+    paths = [_save(_loss_by_trial(study), folder / "loss_by_trial.png")]
     for kind in KINDS:
         path = folder / f"multipliers_{kind}.png"
         if kind in hparams.types or kind in hparams.depth:
-            paths.append(_save(_multipliers(kind, hparams, ledger.study.config.model), path))
+            paths.append(_save(_multipliers(kind, hparams, study.spec.config.model), path))
         else:
             path.unlink(missing_ok=True)  # an earlier configuration's
     return paths
@@ -43,14 +43,14 @@ def _save(figure: Any, path: Path) -> Path:
     return path
 
 
-def _loss_by_trial(ledger: Ledger) -> Any:
+def _loss_by_trial(study: Study) -> Any:
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    finite = [t.loss for t in ledger.of_phase("global", "module") if t.loss is not None]
+    finite = [t.loss for t in study.of_phase("global", "module") if t.loss is not None]
     # The interesting losses lie near the best; what is worse than the median by far goes to the edge.
     low, middle = min(finite), sorted(finite)[len(finite) // 2]
     top = middle + 1.5 * (middle - low) + 0.01
     for phase, colour in _COLOURS.items():
-        trials = ledger.of_phase(phase)
+        trials = study.of_phase(phase)
         done = [(t.trial, t.loss) for t in trials if t.loss is not None]
         if not done:
             continue
@@ -65,7 +65,7 @@ def _loss_by_trial(ledger: Ledger) -> Any:
         )
         best = [min(loss[: i + 1]) for i in range(len(loss))]
         axes.step(number, best, where="post", color=colour, linewidth=1.5)
-    diverged = [t.trial for t in ledger.of_phase("global", "module") if t.status == "diverged"]
+    diverged = [t.trial for t in study.of_phase("global", "module") if t.status == "diverged"]
     if diverged:
         label = f"diverged ({len(diverged)})"
         axes.scatter(diverged, [top] * len(diverged), marker="x", s=24, color="black", label=label)
@@ -73,7 +73,7 @@ def _loss_by_trial(ledger: Ledger) -> Any:
     axes.set(
         xlabel="trial",
         ylabel="loss (nats a token, select split)",
-        title=f"{ledger.study.name}: loss by trial (line: best so far; worse than the top: at the top)",
+        title=f"{study.spec.name}: loss by trial (line: best so far; worse than the top: at the top)",
     )
     axes.legend(loc="best", fontsize=8)
     axes.grid(alpha=0.25)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from completedp.config import DataConfig, StudyConfig
 from completedp.errors import UserError
 from completedp.lm import sources
-from completedp.lm.cost import MOST_EPOCHS, Forecast, mean_seconds
-from search.ledger import SMALLEST_BUDGET, Ledger, confirmation_runs
+from completedp.training.forecast import MOST_EPOCHS, Forecast, mean_seconds
 from search.space import Space
+from search.study import SMALLEST_BUDGET, Study, confirmation_runs
 
 BYTES_PER_BPE_TOKEN = 4  # of English text with a 32k vocabulary, roughly
 PROXY_50M_TOKENS = 1.6e9
@@ -51,12 +51,12 @@ def forecast(
     )
 
 
-def describe(ledger: Ledger, cost: Forecast) -> list[str]:
+def describe(study: Study, cost: Forecast) -> list[str]:
     """The lines printed before a search starts or goes on."""
-    config, budget = ledger.study.config, ledger.budget
+    config, budget = study.spec.config, study.budget
     space = Space.from_config(config)
     confirming = confirmation_runs(budget)
-    searching, on_global = ledger.search_limit, ledger.global_limit
+    searching, on_global = study.search_limit, study.global_limit
     stale = budget - searching - confirming
     before = f" + {stale} that confirmed before" if stale else ""
     a_run, total = "unknown time", "unknown"

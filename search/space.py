@@ -14,7 +14,7 @@ from typing import Literal
 from completedp.config import StudyConfig
 from completedp.errors import UserError
 from completedp.hparams import KINDS, GlobalValues, HParams, types_of
-from completedp.inventory import own_inventory
+from completedp.models import own_inventory
 
 Part = Literal["global", "type", "depth"]
 Values = Mapping[str, float]

@@ -1,229 +1,208 @@
-"""The study as a source of jobs: it proposes, confirms, and writes every decision to the journal first."""
+"""What a study's journal says: its configuration, budget, trials, incumbents and confirmation runs."""
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any, Literal
 
-import numpy as np
+import completedp
+from completedp import files, reading
+from completedp.config import StudyConfig
+from completedp.errors import UserError, located, shown
+from completedp.reading import Field
+from completedp.runs.journal import TrialRecord, check_study, take, trials
 
-from completedp.errors import UserError
-from completedp.hparams import HParams
-from completedp.runs.job import Job, Outcome, Rung
-from completedp.runs.journal import TrialRecord, finished_record
-from completedp.seeds import derive_seed
-from search.confirm import ARMS
-from search.experiment import AxExperiment
-from search.ledger import Ledger, confirmation_runs
-from search.space import Coordinate, Space
-from search.stopping import Curve, forecast, stopping_named
-from search.strategies import Arena, Observation, strategy_named
-
-# More than a round of confirmation has, so that every round has seeds of its own.
-MOST_SEEDS = 1000
-
-Append = Callable[[Mapping[str, Any]], None]
-CurveOf = Callable[[int], Curve]
+SMALLEST_BUDGET = 12  # 4 confirmation runs and 8 to search with
+Phase = Literal["global", "module"]
 
 
-class JobFactory(Protocol):
-    """How a trial becomes a job: which task with which arguments."""
+def _is_data(value: Any) -> bool:
+    """What is known of a corpus: its digest, and the report split's bytes a token, where there are any."""
+    if not isinstance(value, dict) or not isinstance(value.get("bytes_per_token"), dict):
+        return False
+    per_token = value["bytes_per_token"].get("report")
+    digest = value.get("digest")
+    return (digest is None or isinstance(digest, str)) and (
+        per_token is None or (reading.is_number(per_token) and per_token > 0)
+    )
 
-    def __call__(
-        self, trial: int, hparams: HParams, seed: int, split: Literal["select", "report"]
-    ) -> Job: ...
+
+_DATA = Field(_is_data, "an object with digest and bytes_per_token")
 
 
-class StudySource:
-    """The engine's source of jobs for one study.
+def confirmation_runs(budget: int) -> int:
+    """Runs of a budget kept for the confirmation: both arms on 2 to 8 fresh seeds."""
+    return 2 * max(2, min(8, budget // 20))
 
-    A proposal is a pure function of the study's seed and its journal, and where trials are stopped early of
-    the curves of the trials before it too (`curve_of`): nothing else is kept. Search trials share one seed,
-    so that their differences are those of the hyperparameters; confirmations take fresh ones.
-    """
 
-    def __init__(
-        self, ledger: Ledger, append: Append, make_job: JobFactory, curve_of: CurveOf
-    ) -> None:
-        self.ledger = ledger
-        self._append = append
-        self._make_job = make_job
-        self._curve_of = functools.cache(curve_of)
-        self._stopping = stopping_named(ledger.study.config.search.stopping)
-        self._space = Space.from_config(ledger.study.config)
-        self._strategy = strategy_named(ledger.study.config.search.strategy)
-        self._ax = AxExperiment(self._space, self._propose)
-        self._waiting = [t.trial for t in ledger.pending]
-        for record in ledger.of_phase("global", "module"):
-            self._space.check(record.values, f"trial {record.trial}")
-            self._ax.attach(record.trial, record.values)
-            self._tell(record)
+def global_runs(share: float, searching: int) -> int:
+    """Search runs of the global arm: its share, and at least the preset's own values and one other."""
+    return max(2, round(share * searching))
+
+
+def versions_now() -> dict[str, str]:
+    """What a study's numbers may depend on beside its configuration."""
+    packages = ("torch", "ax-platform", "botorch", "gpytorch", "scipy", "numpy")
+    return {
+        "completedp": completedp.__version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySpec:
+    """The first record of a journal: what the study is, once and for all."""
+
+    name: str
+    config: StudyConfig
+    seed: int
+    budget: int
+    data: Mapping[str, Any]
+    versions: Mapping[str, str] = field(default_factory=versions_now)
+
+    def to_record(self) -> dict[str, Any]:
+        """The journal's first record; the journal adds event and schema."""
+        config = self.config.to_dict()
+        return {
+            "name": self.name,
+            "config": config,
+            "digest": files.digest(config),
+            "seed": self.seed,
+            "budget": self.budget,
+            "data": dict(self.data),
+            "versions": dict(self.versions),
+        }
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], where: str) -> StudySpec:
+        """Raises `UserError` where the configuration is not this version's or was edited."""
+        with located(f"{where}, line 1: the journal is damaged"):
+            # First: what another version has written is told by the keys of its configuration.
+            config = files.validate(StudyConfig, record.get("config"), "config")
+            if files.digest(record["config"]) != (digest := record.get("digest")):
+                raise UserError(
+                    f"the configuration does not match its digest {shown(digest)}; it was edited: begin a "
+                    "new study instead"
+                )
+            reading.check_fields(record, {"data": _DATA}, ("data",), "the study's record")
+        check_study(record, where)
+        names = ("name", "seed", "budget", "data", "versions")
+        return cls(config=config, **{name: record[name] for name in names})
+
+
+@dataclass
+class Study:
+    """A study and its trials so far: a view of the journal's records, old and new."""
+
+    spec: StudySpec
+    records: list[dict[str, Any]]
+    trials: dict[int, TrialRecord] = field(default_factory=dict)
+
+    @classmethod
+    def from_records(cls, records: Sequence[Mapping[str, Any]], where: str) -> Study:
+        """Raises `UserError` for records that are no whole, consistent study."""
+        held = [dict(record) for record in records]
+        spec = StudySpec.from_record(held[0], where)
+        return cls(spec=spec, records=held, trials=trials(held, where))
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Take a record that the journal has just taken."""
+        take(self.trials, record)
+        self.records.append(dict(record))
+
+    @property
+    def budget(self) -> int:
+        """The total in force: the study's own, or what it was last raised to."""
+        raised = [int(r["budget"]) for r in self.records if r["event"] == "budget"]
+        return raised[-1] if raised else self.spec.budget
+
+    @property
+    def round(self) -> int:
+        """How often the budget was raised; confirmations of an earlier round are stale."""
+        return sum(r["event"] == "budget" for r in self.records)
 
     @property
     def done(self) -> bool:
-        """Every run of the budget has finished or been set aside."""
-        return len(self.ledger.trials) >= self.ledger.budget and not self.ledger.pending
+        """Whether the study ended, and its budget was not raised since."""
+        return bool(self.records[-1]["event"] == "done")
 
-    def next(self) -> Job | None:
-        """The next job: an interrupted one again, a proposal, or a confirmation run."""
-        if self._waiting:
-            record = self.ledger.trials[self._waiting.pop(0)]
-        elif len(self.ledger.trials) >= self.ledger.budget:
-            return None
-        elif not self.ledger.search_proposed:
-            if self._at_the_border and self._pending("global"):
-                return None  # the centre of the per-module phase is not known yet
-            record = self._search_trial()
-        elif self._pending("global", "module"):
-            return None  # the incumbents are not known yet
-        else:
-            record = self._confirmation_trial()
-        split: Literal["select", "report"] = "report" if record.phase == "confirm" else "select"
-        hparams = self._space.to_hparams(record.values)
-        job = self._make_job(record.trial, hparams, record.seed, split)
-        rungs = tuple(Rung(**rung) for rung in record.extra.get("rungs", ()))
-        return dataclasses.replace(job, rungs=rungs)
-
-    def finished(self, outcome: Outcome) -> None:
-        """Record an outcome."""
-        self._record(finished_record(outcome))
-        self._tell(self.ledger.trials[outcome.trial])
-
-    def set_aside(self, trial: int, reason: str) -> None:
-        """Record a trial that died every time it was tried."""
-        self._record({"event": "set_aside", "trial": trial, "reason": reason})
-        self._tell(self.ledger.trials[trial])
-
-    def _record(self, record: Mapping[str, Any]) -> None:
-        self._append(record)
-        self.ledger.add(record)
-
-    def _tell(self, record: TrialRecord) -> None:
-        if record.phase == "confirm":
-            return  # Ax knows the select split only
-        if record.status == "completed":
-            assert record.loss is not None
-            self._ax.completed(record.trial, record.loss)
-        elif record.status == "diverged":
-            self._ax.diverged(record.trial, record.reason or "diverged")
-        elif record.status is not None:
-            self._ax.abandoned(record.trial)
+    def of_phase(self, *phases: str) -> list[TrialRecord]:
+        """The trials of these phases in the order they were proposed."""
+        return [t for t in self.trials.values() if t.phase in phases]
 
     @property
-    def _at_the_border(self) -> bool:
-        """Whether the next search trial is the first per-module one."""
-        return self.ledger.next_phase == "module" and not self.ledger.of_phase("module")
+    def confirmations(self) -> list[TrialRecord]:
+        """The confirmation trials of the current round."""
+        return self.confirmations_of(self.round)
 
-    def _pending(self, *phases: str) -> bool:
-        return any(t.phase in phases for t in self.ledger.pending)
+    def confirmations_of(self, number: int) -> list[TrialRecord]:
+        """Those of a round, the first being 0."""
+        return [t for t in self.of_phase("confirm") if t.extra.get("round") == number]
 
-    def _search_trial(self) -> TrialRecord:
-        trial = len(self.ledger.trials)
-        phase = self.ledger.next_phase
-        if self._at_the_border:
-            self.arms()  # refuses to go on from nothing
-        values = self._ax.ask(trial)
-        rungs = self._rungs() if phase == "module" else ()
-        kept = [c.name for c in self._space.coordinates if phase == "module" or c.part == "global"]
-        return self._proposed(
-            trial=trial,
-            values={name: values[name] for name in kept},
-            phase=phase,
-            seed=derive_seed(self.ledger.study.seed, "search"),
-            **({"rungs": [dataclasses.asdict(rung) for rung in rungs]} if rungs else {}),
-        )
+    @property
+    def search_limit(self) -> int:
+        """How many of the budget's runs search."""
+        stale = len(self.of_phase("confirm")) - len(self.confirmations)
+        return self.budget - stale - confirmation_runs(self.budget)
 
-    def _rungs(self) -> tuple[Rung, ...]:
-        """On record with the proposal, so that a resumed trial has the same."""
-        ended = [t for t in self.ledger.of_phase("module") if t.status in ("completed", "stopped")]
-        return self._stopping.rungs([self._curve_of(t.trial) for t in ended])
+    def raised_to(self, budget: int) -> Study:
+        """The study as it will be when the budget has been raised."""
+        return Study.from_records([*self.records, {"event": "budget", "budget": budget}], "raised")
 
-    def _proposed(self, **record: Any) -> TrialRecord:
-        self._record({"event": "proposed", **record})
-        return self.ledger.trials[record["trial"]]
+    @property
+    def global_limit(self) -> int:
+        """How many of those belong to the global arm."""
+        return global_runs(self.spec.config.search.global_share, self.search_limit)
 
-    def _propose(self) -> Mapping[str, float]:
-        """The strategy's point for the trial about to be numbered."""
-        phase, trial = self.ledger.next_phase, len(self.ledger.trials)
-        rng = np.random.default_rng([self.ledger.study.seed, trial])
-        if phase == "global":
-            fixed: Mapping[str, float] = {}
-            moving = self._space.part("global")
-        else:
-            centre = self.ledger.centre
-            assert centre is not None, "the border was passed with a global incumbent"
-            fixed = centre.values
-            moving = self._space.part("type", "depth")
-        point_D = self._strategy.propose(self._arena(moving, phase), rng)
-        proposed = {c.name: float(x) for c, x in zip(moving, point_D, strict=True)}
-        return self._space.project({**fixed, **proposed})
+    @property
+    def next_phase(self) -> Phase:
+        """The phase of the next search trial."""
+        return "global" if len(self.of_phase("global")) < self.global_limit else "module"
 
-    def _arena(self, moving: tuple[Coordinate, ...], phase: str) -> Arena:
-        bounds_D = np.array([c.octaves for c in moving])
-        centre = self.ledger.centre if phase == "module" else None
-        seen = [centre] if centre else []
-        trials = self.ledger.of_phase(phase)
-        observations = [
-            Observation(
-                point_D=np.array([t.values.get(c.name, 0.0) for c in moving]),
-                status=t.status or "pending",
-                loss=t.loss,
-                forecast=self._forecast(t, trials) if t.status == "stopped" else None,
-            )
-            for t in seen + trials
-        ]
-        return Arena(
-            seed=self.ledger.study.seed,
-            lower_D=-bounds_D,
-            upper_D=bounds_D,
-            start_D=np.zeros(len(moving)),
-            observations=observations,
-        )
+    @property
+    def search_proposed(self) -> bool:
+        """Whether every search trial has been handed out."""
+        return len(self.of_phase("global", "module")) >= self.search_limit
 
-    def _forecast(self, stopped: TrialRecord, trials: Sequence[TrialRecord]) -> float | None:
-        finished = [(self._curve_of(t.trial), t.loss) for t in trials if t.loss is not None]
-        return forecast(self._curve_of(stopped.trial), finished)
+    def best(self, phase: str) -> TrialRecord | None:
+        """The completed trial with the lowest loss; the earlier one of equals."""
+        finished = [t for t in self.of_phase(phase) if t.loss is not None]
+        return min(finished, key=lambda t: t.loss or 0.0, default=None)
 
-    def _confirmation_trial(self) -> TrialRecord:
-        """Both arms of a seed one after the other, so that an interrupted study holds whole pairs."""
-        arms = self.arms()
-        number = len(self.ledger.confirmations)
-        assert number < confirmation_runs(self.ledger.budget)
-        names = list(arms)
-        arm = names[number % len(names)]
-        return self._proposed(
-            trial=len(self.ledger.trials),
-            values=dict(arms[arm].values),
-            phase="confirm",
-            seed=derive_seed(
-                self.ledger.study.seed,
-                "confirm",
-                MOST_SEEDS * self.ledger.round + number // len(names),
-            ),
-            arm=arm,
-            of=arms[arm].trial,
-            round=self.ledger.round,
-        )
+    @property
+    def centre(self) -> TrialRecord | None:
+        """The global configuration that the per-module phase moves around: the best before it began.
 
-    def arms(self) -> dict[str, TrialRecord]:
-        """The incumbents to confirm, by arm; a study without a per-module phase has only the global one."""
-        best = {arm: self.ledger.best(arm) for arm in ARMS}
-        arms = {arm: record for arm, record in best.items() if record is not None}
-        if "global" not in arms:
-            tried = self.ledger.of_phase("global")
-            diverged = [t.reason for t in tried if t.status == "diverged"]
-            if diverged:
-                reason = diverged[0]
-                advice = (
-                    "begin a new study from a preset with a lower values.lr or narrower "
-                    "search.global_octaves: this one keeps its own"
-                )
-            else:
-                reason = tried[0].reason
-                advice = "their workers died: mend that, then begin a new study"
+        Later global trials (of a raised budget) compete as the baseline, but do not move it: per-module
+        trials stay comparable.
+        """
+        first = min((t.trial for t in self.of_phase("module")), default=len(self.trials))
+        earlier = [t for t in self.of_phase("global") if t.trial < first and t.loss is not None]
+        return min(earlier, key=lambda t: t.loss or 0.0, default=None)
+
+    @property
+    def pending(self) -> list[TrialRecord]:
+        """Proposed, neither finished nor set aside."""
+        return [t for t in self.trials.values() if t.status is None]
+
+    def check_raise(self, budget: int) -> None:
+        """Raises `UserError` for another total than the present one that is of no use."""
+        if budget < (least := self.smallest_raise()):
             raise UserError(
-                f"none of the {len(tried)} global trials completed (the first: {reason}); {advice}"
+                f"--budget is {budget}; study {self.spec.name!r} has {self.budget}, and the next useful "
+                f"total is {least} (its confirmation runs again)"
             )
-        return arms
+
+    def smallest_raise(self) -> int:
+        """The least budget beyond the present one that leaves a run to search with."""
+        used = len(self.trials)
+        budget = max(self.budget + 1, used + 1)
+        while budget - len(self.of_phase("confirm")) - confirmation_runs(budget) <= len(
+            self.of_phase("global", "module")
+        ):
+            budget += 1
+        return budget

@@ -16,7 +16,7 @@ import yaml
 from completedp.lm.preset_files import load_preset
 from completedp.recipe import Recipe
 from completedp.runs.lock import Lock
-from search.place import Place
+from search.study_folder import StudyFolder
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -24,7 +24,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     def completedp(*arguments: str, root: Path = tmp_path / "root") -> Any:
-        program = "from completedp.cli import main; main()"
+        program = "from completedp.cli.app import main; main()"
         return subprocess.run(
             [sys.executable, "-c", program, *arguments, "--root", str(root)],
             capture_output=True,
@@ -155,7 +155,7 @@ def test_presets_that_are_none(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_refused_resume_leaves_the_study_as_it_was(
-    run: Run, tmp_path: Path, small_study: Place
+    run: Run, tmp_path: Path, small_study: StudyFolder
 ) -> None:
     before = small_study.journal.read_bytes()
     arguments = ("search", "--resume", "s", "--budget", "300")
@@ -201,22 +201,22 @@ def test_resume_of_no_study(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def small_study(tmp_path: Path) -> Place:
+def small_study(tmp_path: Path) -> StudyFolder:
     """A study of 12 runs at `tiny`, none of them begun."""
     config = load_preset("tiny")
     from completedp.lm.data import prepare
     from search.begin import create
-    from search.ledger import Study
+    from search.study import StudySpec
 
     root = tmp_path / "root"
     corpus = prepare(config.data, config.model.vocab_size, config.train.eval_tokens, root / "data")
-    place = Place(root=root, name="s")
+    place = StudyFolder(root=root, name="s")
     data = {"digest": corpus.digest, "bytes_per_token": {"report": 1.0}}
-    create(place, Study(name="s", config=config, seed=0, budget=12, data=data))
+    create(place, StudySpec(name="s", config=config, seed=0, budget=12, data=data))
     return place
 
 
-def test_two_writers(run: Run, small_study: Place) -> None:
+def test_two_writers(run: Run, small_study: StudyFolder) -> None:
     with Lock(small_study.lock):
         done = run("search", "--resume", "s", "--workers", "1")
     assert done.returncode == 2

@@ -50,9 +50,9 @@ def test_import_is_light() -> None:
 )
 def test_light_verbs_import_nothing_heavy(verb: list[str]) -> None:
     code = (
-        "import sys, completedp.cli\n"
+        "import sys, completedp.cli.app\n"
         f"sys.argv = ['completedp', *{verb!r}]\n"
-        "try:\n    completedp.cli.main()\n"
+        "try:\n    completedp.cli.app.main()\n"
         "except SystemExit as end:\n    assert not end.code, end.code\n"
     )
     assert loaded_after(code).isdisjoint(("torch", "ax", "botorch", "mlflow", "matplotlib"))

@@ -31,7 +31,7 @@ LOOPS = 6
 BUDGET = 12
 SECONDS = 600
 TOKENS = 16_384  # a run that ends within a second
-COMMAND = "import sys; sys.setswitchinterval({}); from completedp.cli import main; main()"
+COMMAND = "import sys; sys.setswitchinterval({}); from completedp.cli.app import main; main()"
 
 
 def main() -> None:

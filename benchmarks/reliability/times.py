@@ -80,7 +80,7 @@ def environment(tree: Path) -> dict[str, str]:
 
 
 def program(*arguments: str) -> list[str]:
-    return [sys.executable, "-c", "from completedp.cli import main; main()", *arguments]
+    return [sys.executable, "-c", "from completedp.cli.app import main; main()", *arguments]
 
 
 def status(tree: Path, root: Path) -> float:

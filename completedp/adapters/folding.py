@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from completedp.adapters.infer import ForeignInventory
+from completedp.adapters.infer import ExternalInventory
 from completedp.errors import UserError
 from completedp.modules import BRANCH_ENDS, BRANCH_POST_NORMS, TensorSpec
 from completedp.resolved import Resolved
@@ -36,7 +36,7 @@ class Multiplier:
 
 
 def multipliers(
-    found: ForeignInventory, resolved: Resolved, parameterization: str
+    found: ExternalInventory, resolved: Resolved, parameterization: str
 ) -> tuple[Multiplier, ...]:
     """Of each residual branch, of the logits, and against a factor of the code, those that are 1 among them.
 
@@ -49,7 +49,7 @@ def multipliers(
     )
 
 
-def _residual(found: ForeignInventory, resolved: Resolved) -> Iterator[Multiplier]:
+def _residual(found: ExternalInventory, resolved: Resolved) -> Iterator[Multiplier]:
     specs: dict[tuple[str, int | None], list[TensorSpec]] = {}
     for spec in found.whole:
         specs.setdefault((spec.module_type, spec.layer), []).append(spec)
@@ -61,7 +61,7 @@ def _residual(found: ForeignInventory, resolved: Resolved) -> Iterator[Multiplie
             yield _on(end, c, f"layer {layer}", f"the last linear map of its {branch} branch")
 
 
-def _logits(found: ForeignInventory, resolved: Resolved) -> Multiplier:
+def _logits(found: ExternalInventory, resolved: Resolved) -> Multiplier:
     """On the final norm where its tensor alone can take it: a tied matrix is an embedding as well."""
     wanted = "final_norm" if found.whole.tied else "unembedding"
     specs = [s for s in found.whole if s.module_type == wanted]
@@ -79,7 +79,7 @@ def _on(specs: Sequence[TensorSpec], c: float, where: str, what: str) -> Multipl
     return Multiplier(module=_owner(weights[0].name), tensors=tuple(s.name for s in specs), c=c)
 
 
-def _against_code(found: ForeignInventory, parameterization: str) -> Iterator[Multiplier]:
+def _against_code(found: ExternalInventory, parameterization: str) -> Iterator[Multiplier]:
     """A factor in the code that goes with the width is divided out."""
     if not PARAMETERIZATIONS[parameterization].standard:
         (embedding,) = (s for s in found.whole if s.module_type == "embedding")

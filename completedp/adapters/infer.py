@@ -42,7 +42,7 @@ class Fused:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ForeignInventory:
+class ExternalInventory:
     """What `inventory_of` found. `whole` has one spec a tensor. `embedding_factor`: the factor that the
     code puts on the embedding's output, over the base's."""
 
@@ -73,7 +73,7 @@ class ForeignInventory:
 
 def inventory_of(
     model: nn.Module, base: nn.Module, modules: Sequence[tuple[str, str]] = ()
-) -> ForeignInventory:
+) -> ExternalInventory:
     """The inventory of `model` as grown from `base`, both of one family; either may be on the meta device.
 
     `modules`: (pattern, module type) in order, searched in qualified names; the first match wins over the
@@ -118,7 +118,7 @@ def inventory_of(
             + (f"; and {len(refused) - 6} more" if len(refused) > 6 else "")
             + ". Correct a type by an ordered list of (pattern, module type)"
         )
-    return ForeignInventory(
+    return ExternalInventory(
         whole=Inventory(
             tensors=tuple(specs),
             layers=observed.layers,

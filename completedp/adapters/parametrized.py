@@ -12,15 +12,15 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from completedp import apply
+from completedp import optimizer
+from completedp.adapters.external import build_model, grown
 from completedp.adapters.folding import Multiplier, hook, multipliers
-from completedp.adapters.foreign import build_model, grown
-from completedp.adapters.infer import ForeignInventory, Fused, inventory_of
+from completedp.adapters.infer import ExternalInventory, Fused, inventory_of
 from completedp.auditing import plain_name
-from completedp.config import ForeignModel
+from completedp.config import ExternalModel
 from completedp.errors import UserError
 from completedp.hparams import HParams
-from completedp.inventory import check_types
+from completedp.models import check_types
 from completedp.plan import Plan
 from completedp.recipe import Recipe
 from completedp.resolved import Resolved, TensorRow, resolve
@@ -37,7 +37,7 @@ class Parametrized:
     that went into each tensor, `part_std` the init std of each part of a fused tensor."""
 
     model: nn.Module
-    inventory: ForeignInventory
+    inventory: ExternalInventory
     ratios: Ratios
     resolved: Resolved
     folded: Mapping[str, float]
@@ -61,7 +61,7 @@ class Parametrized:
                     f"{name} is on the meta device and holds no values; build the model on a device that "
                     "does (its buffers have values too): only `base` may stay on meta"
                 )
-        apply.initialize(self.model, self.resolved, seed)
+        optimizer.initialize(self.model, self.resolved, seed)
         stds = {row.name: row.init_std for row in self.tensors}
         with torch.no_grad():
             for fused in self.inventory.fused:
@@ -74,11 +74,11 @@ class Parametrized:
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Groups for `torch.optim.AdamW`, one for each set of equal values."""
-        return apply.param_groups(self.model, self.resolved)
+        return optimizer.param_groups(self.model, self.resolved)
 
     def adamw(self) -> torch.optim.AdamW:
         """AdamW over the groups."""
-        return apply.adamw(self.model, self.resolved)
+        return optimizer.adamw(self.model, self.resolved)
 
     def clip_grad_norm_(self, max_norm: float) -> torch.Tensor:
         """`torch.nn.utils.clip_grad_norm_` by the norm that a hooked model has; returns that norm."""
@@ -123,7 +123,7 @@ def parametrize(
     multipliers of types that the model has not, and what `resolve` refuses.
     """
     base = _base_of(model, recipe) if base is None else base
-    if isinstance(recipe.model, ForeignModel):
+    if isinstance(recipe.model, ExternalModel):
         modules = [*modules, *recipe.model.modules]
     found = inventory_of(model, base, modules)
     scale = Scale(width=found.width, depth=found.whole.layers, batch=batch, tokens=tokens)
@@ -146,7 +146,7 @@ def parametrize(
 def _base_of(model: nn.Module, recipe: Recipe) -> nn.Module:
     """The model that the recipe was found on; of the reference model's recipe, the Hugging Face model's own
     family at its scale."""
-    if isinstance(recipe.model, ForeignModel):
+    if isinstance(recipe.model, ExternalModel):
         return build_model(recipe.model)
     from completedp.adapters.huggingface import base_of
 
@@ -155,7 +155,7 @@ def _base_of(model: nn.Module, recipe: Recipe) -> nn.Module:
 
 def apply_values(
     model: nn.Module,
-    found: ForeignInventory,
+    found: ExternalInventory,
     hparams: HParams,
     ratios: Ratios,
     *,
@@ -184,14 +184,14 @@ def trial_values(net: nn.Module, resolved: Resolved, model: Mapping[str, Any]) -
 
     Raises `UserError` for a model that is not the study's.
     """
-    described = ForeignModel(**model)
+    described = ExternalModel(**model)
     return values_at(net, described, described, resolved)
 
 
 def values_at(
     net: nn.Module,
-    model: ForeignModel,
-    base: ForeignModel,
+    model: ExternalModel,
+    base: ExternalModel,
     resolved: Resolved,
     parameterization: str = "completed-p",
 ) -> Parametrized:
@@ -206,14 +206,14 @@ def values_at(
 def planned(plan: Plan) -> Parametrized:
     """The values of another's model's plan, its coefficients folded, on the model on the meta device."""
     model, base = plan.model, plan.base
-    assert isinstance(model, ForeignModel), "the reference model's plan needs no folding"
-    assert isinstance(base, ForeignModel), "of one family"
+    assert isinstance(model, ExternalModel), "the reference model's plan needs no folding"
+    assert isinstance(base, ExternalModel), "of one family"
     return values_at(build_model(model), model, base, plan.resolved, plan.parameterization)
 
 
 def with_resolved(
     model: nn.Module,
-    found: ForeignInventory,
+    found: ExternalInventory,
     resolved: Resolved,
     ratios: Ratios,
     parameterization: str,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from completedp.adapters.infer import ForeignInventory
+from completedp.adapters.infer import ExternalInventory
 from completedp.modules import BRANCH_ENDS, BRANCH_POST_NORMS, TensorSpec
 
 COLUMNS = ("parameter", "module type", "role", "base shape", "shape", "fan-in", "base start")
 
 
-def rows(found: ForeignInventory) -> list[tuple[str, ...]]:
+def rows(found: ExternalInventory) -> list[tuple[str, ...]]:
     """A row for each parameter of layer 0 and outside of the stack, in the model's order."""
     parameters = {p.name: p for p in found.observed.parameters}
     table: list[tuple[str, ...]] = []
@@ -32,7 +32,7 @@ def rows(found: ForeignInventory) -> list[tuple[str, ...]]:
     return table
 
 
-def notes(found: ForeignInventory) -> list[str]:
+def notes(found: ExternalInventory) -> list[str]:
     """What is peculiar to this model, and what is done about it."""
     said = []
     if found.whole.tied:
@@ -57,7 +57,7 @@ def notes(found: ForeignInventory) -> list[str]:
     return said
 
 
-def document(found: ForeignInventory) -> dict[str, Any]:
+def document(found: ExternalInventory) -> dict[str, Any]:
     """The whole inventory as plain JSON."""
     parameters = {p.name: p for p in found.observed.parameters}
     return {

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from completedp import reading
-from completedp.adapters.foreign import build_model, logits_of
+from completedp.adapters.external import build_model, logits_of
 from completedp.adapters.parametrized import Parametrized, values_at
-from completedp.config import ForeignModel
+from completedp.config import ExternalModel
 from completedp.errors import UserError
-from completedp.lm.parallel import Loss, Team, compiled_loss
+from completedp.lm.parallel import Loss, ProcessGroup, compiled_loss
 from completedp.lm.train import (
     LanguageModelTask,
     checked_arguments,
@@ -74,7 +74,7 @@ def foreign_model(
     checkpoint_steps: int = 0,
     parallel: str | None = None,
     digest: str | None = None,
-) -> ForeignModelTask:
+) -> ExternalModelTask:
     """The factory a `Job` names: its arguments as plain JSON types, as `language_model`'s.
 
     `base` is the width and depth of the base that the rows were carried from by `parameterization`; the
@@ -85,7 +85,7 @@ def foreign_model(
     )
     reading.check_fields(reading.as_object(model, "arguments.model"), _MODEL, (), "arguments.model")
     own, texts, run = checked_arguments(
-        ForeignModel,
+        ExternalModel,
         model,
         data,
         train,
@@ -102,11 +102,11 @@ def foreign_model(
             f"several processes share a run of the reference model only, not of {own.source}: start "
             "one, or take the values by completedp.parametrize into a trainer of your own"
         )
-    return ForeignModelTask(
+    return ExternalModelTask(
         model=own,
         base=own if base is None else own.scaled(**base),
         parameterization=parameterization,
-        checkpoints=open_checkpoints(checkpoints, checkpoint_steps, Team()),
+        checkpoints=open_checkpoints(checkpoints, checkpoint_steps, ProcessGroup()),
         data=texts,
         train=run,
         split=split,
@@ -116,12 +116,12 @@ def foreign_model(
     )
 
 
-class ForeignModelTask(LanguageModelTask):
+class ExternalModelTask(LanguageModelTask):
     """As `LanguageModelTask`, for a model whose residual coefficients are folded."""
 
-    model_config: ForeignModel
+    model_config: ExternalModel
 
-    def __init__(self, *, base: ForeignModel, parameterization: str, **rest: Any) -> None:
+    def __init__(self, *, base: ExternalModel, parameterization: str, **rest: Any) -> None:
         super().__init__(**rest)
         self._base, self._parameterization = base, parameterization
         self._values: Parametrized | None = None

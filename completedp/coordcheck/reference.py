@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from completedp.apply import adamw, initialize
 from completedp.config import ModelConfig, StudyConfig
 from completedp.coordcheck.study import StudySubject
 from completedp.coordcheck.subject import Part, Ready, Watched
 from completedp.hparams import HParams
 from completedp.lm.model import LanguageModel
 from completedp.modules import BRANCH_ENDS, Inventory, TensorSpec
+from completedp.optimizer import adamw, initialize
 from completedp.resolved import Resolved, resolve
 from completedp.scale import Ratios, Scale
 

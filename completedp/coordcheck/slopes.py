@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from completedp.coordcheck.measure import Key, Quantity
 from completedp.coordcheck.subject import Part
-from completedp.rules import ONE, Power, RuleOptions
+from completedp.rules import ONE, Monomial, RuleOptions
 
 Axis = Literal["width", "depth", "batch"]
 AXES: tuple[Axis, ...] = ("width", "depth", "batch")
@@ -25,28 +25,28 @@ TOLERANCE = 0.15
 # The power of m_N and m_L with which a size goes where training is the same at every scale: derived from the
 # rules, for many entries to average over, not from measurements. What is not here is 1. Two powers: the size
 # goes over from one to the other while the model learns, and its slope lies between.
-EXPECTED: Mapping[tuple[Quantity, Part], tuple[Power, ...]] = {
+EXPECTED: Mapping[tuple[Quantity, Part], tuple[Monomial, ...]] = {
     # A branch carries its coefficient m_L^-α; behind a norm every hidden input is of size 1.
-    ("output", "branch"): (Power(depth_alpha=-1),),
+    ("output", "branch"): (Monomial(depth_alpha=-1),),
     # m_N entries of variance m_N^-2, summed with random signs.
-    ("output", "unembedding"): (Power(width=-0.5),),
+    ("output", "unembedding"): (Monomial(width=-0.5),),
     # An AdamW step is as long as the lr, m_L^(α-1) in a block; fan-in · m_N^-1 adds up along the input.
-    ("update", "hidden"): (Power(depth=-1, depth_alpha=1),),
-    ("update", "qk_norm"): (Power(depth=-1, depth_alpha=1),),
+    ("update", "hidden"): (Monomial(depth=-1, depth_alpha=1),),
+    ("update", "qk_norm"): (Monomial(depth=-1, depth_alpha=1),),
     # Times its coefficient, so that 2L of them sum to 1 ([CompleteP]'s feature learning in every layer).
-    ("update", "branch"): (Power(depth=-1),),
+    ("update", "branch"): (Monomial(depth=-1),),
     # The multiplier on the logits is in its gain.
-    ("output", "tied_norm"): (Power(width=-1),),
-    ("update", "tied_norm"): (Power(width=-1),),
-    ("change", "tied_norm"): (Power(width=-1),),
+    ("output", "tied_norm"): (Monomial(width=-1),),
+    ("update", "tied_norm"): (Monomial(width=-1),),
+    ("change", "tied_norm"): (Monomial(width=-1),),
     # Every ε goes as its tensor's gradient [CompletedP], with two exceptions. A gain shared by m_N heads sums
     # m_N terms of m_N^-1: with random signs at init, because the heads' outputs are random there, with one
     # sign once they are learned, which is what its ε is for.
-    ("gradient", "qk_norm"): (Power(width=-0.5), ONE),
+    ("gradient", "qk_norm"): (Monomial(width=-0.5), ONE),
     # The final norm's gradient passes through the unembedding, as m_N^-1; the printed ε does not follow it
     # (option `final_norm_eps`: `gradient` does).
-    ("gradient", "final_norm"): (Power(width=-1),),
-    ("gradient", "tied_norm"): (Power(width=-1),),
+    ("gradient", "final_norm"): (Monomial(width=-1),),
+    ("gradient", "tied_norm"): (Monomial(width=-1),),
 }
 
 

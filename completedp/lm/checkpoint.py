@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from completedp import files, reading
 from completedp.errors import UserError, first_line, shown
-from completedp.lm.parallel import Team
+from completedp.lm.parallel import ProcessGroup
 from completedp.records import build
 from completedp.runs.job import Report, ResumableReport
 from completedp.runs.journal import sync
@@ -56,7 +56,7 @@ class Checkpoints:
 
     folder: Path
     every: int
-    team: Team = field(default_factory=Team)
+    team: ProcessGroup = field(default_factory=ProcessGroup)
     _run: str = field(default="", init=False)
 
     def open_for(self, content: Mapping[str, Any]) -> None:

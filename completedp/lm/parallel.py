@@ -46,14 +46,14 @@ def compiled_loss(loss: Callable[..., Any]) -> Loss:
     return cast(Loss, torch.compile(loss))
 
 
-def join(kind: str | None) -> Team:
+def join(kind: str | None) -> ProcessGroup:
     """This process's place among those that torchrun started, as `kind` (`ddp`, `fsdp`) trains; alone for
     None and for one process."""
     if kind is None:
-        return Team()
+        return ProcessGroup()
     team_class = named({"ddp": Replicated, "fsdp": Sharded}, kind, "way to train in parallel")
     if processes() == 1:
-        return Team()
+        return ProcessGroup()
     if not dist.is_initialized():
         gpus = torch.cuda.is_available() and dist.is_nccl_available()
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=_TIMEOUT)
@@ -72,7 +72,7 @@ def follows_from_another(error: Exception) -> bool:
     return isinstance(error, dist.DistError) or any(words in str(error) for words in closed)
 
 
-class Team:
+class ProcessGroup:
     """One process that trains alone. What several do otherwise, the classes below override.
 
     A method marked "together" must be called by every rank.
@@ -165,7 +165,7 @@ class Team:
             yield
 
 
-class _Several(Team):
+class _Several(ProcessGroup):
     """What `ddp` and `fsdp` have in common: this process is one rank of a group."""
 
     def __init__(self) -> None:

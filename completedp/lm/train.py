@@ -25,16 +25,16 @@ import torch
 from torch import Tensor
 
 from completedp import reading, trust
-from completedp.apply import adamw, initialize
 from completedp.auditing import audit
 from completedp.config import DataConfig, Model, ModelConfig, TrainConfig, check_together
 from completedp.errors import UserError, located, shown
 from completedp.lm import schedule
 from completedp.lm.data import Corpus, TrainBatches, eval_windows, prepare
 from completedp.lm.model import LanguageModel
-from completedp.lm.parallel import Loss, Team, join
+from completedp.lm.parallel import Loss, ProcessGroup, join
 from completedp.lm.throughput import Speedometer
 from completedp.modules import BRANCHES
+from completedp.optimizer import adamw, initialize
 from completedp.reading import Field
 from completedp.records import build
 from completedp.resolved import Resolved
@@ -124,7 +124,7 @@ def checked_arguments(
     return configs
 
 
-def open_checkpoints(folder: str | None, steps: int, team: Team) -> Checkpoints | None:
+def open_checkpoints(folder: str | None, steps: int, team: ProcessGroup) -> Checkpoints | None:
     """A run's checkpoints every so many steps, where it has a folder for them; this needs safetensors."""
     if folder is None:
         return None
@@ -165,12 +165,12 @@ class LanguageModelTask:
         cache: Path,
         device: torch.device,
         checkpoints: Checkpoints | None = None,
-        team: Team | None = None,
+        team: ProcessGroup | None = None,
         digest: str | None = None,
     ) -> None:
         self.model_config, self.train_config = model, train
         self.split: Literal["select", "report"] = split
-        self.device, self.team = device, team or Team()
+        self.device, self.team = device, team or ProcessGroup()
         self.team.use(device)
         self.team.check(model, train)
         with self.team.in_turn(cache):

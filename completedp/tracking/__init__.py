@@ -3,6 +3,6 @@
 from completedp.tracking.run_view import RunView, SyncedRun
 from completedp.tracking.server import serve
 from completedp.tracking.tracker import Tracker, track
-from completedp.tracking.view import Synced
+from completedp.tracking.view import SyncedStudy
 
-__all__ = ["RunView", "Synced", "SyncedRun", "Tracker", "serve", "track"]
+__all__ = ["RunView", "SyncedRun", "SyncedStudy", "Tracker", "serve", "track"]

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from completedp import files
-from completedp.lm.plan_run import Described, read_points
 from completedp.tracking.store import ENDED, RUN_STATUS, Store, flatten, milliseconds, text
+from completedp.training.run_folder import RunRecord, read_points
 
 _NOTE = (
     "A training by `completedp train`. `train_loss` by step and `loss`, the evaluation on the report split, "
@@ -50,7 +50,7 @@ class RunView:
     def sync(self, state: Literal["running", "ended"]) -> SyncedRun:
         """One pass. `ended`: nothing trains, so a run without an outcome was interrupted."""
         self._store.check()
-        described = Described.read(self._folder)
+        described = RunRecord.read(self._folder)
         record = "" if described.outcome is None else files.digest(described.outcome.to_dict())
         if not self._run:
             self._load(described, record)
@@ -69,7 +69,7 @@ class RunView:
             self._whole = True
         return SyncedRun(run=self._folder.name, written=1, removed=self._removed)
 
-    def _load(self, described: Described, record: str) -> None:
+    def _load(self, described: RunRecord, record: str) -> None:
         """Find the run, or make it; remove doubles and what shows another outcome."""
         identity = files.digest({"name": self._folder.name, "run": described.run})
         kept: Any = None
@@ -123,7 +123,7 @@ class RunView:
         )
         self._last_step = max([self._last_step, *(step for step, _ in new)])
 
-    def _write_end(self, described: Described, record: str) -> None:
+    def _write_end(self, described: RunRecord, record: str) -> None:
         outcome = described.outcome
         assert outcome is not None, "the run has ended"
         start, end = described.ended - outcome.seconds, described.ended

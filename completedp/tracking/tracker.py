@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from completedp.errors import UserError, first_line, nearest
-from completedp.lm.plan_run import RUN, trained
 from completedp.runs.journal import studies
 from completedp.runs.lock import locked
 from completedp.tracking.run_view import RunView, SyncedRun
 from completedp.tracking.store import DATABASE, Store, import_mlflow
-from completedp.tracking.view import StudyView, Synced
+from completedp.tracking.view import StudyView, SyncedStudy
+from completedp.training.run_folder import RUN, trained
 
 # A database locked by another study's writer is free again within a second; a broken one is not.
 ATTEMPTS = 3
@@ -31,7 +31,7 @@ class View(Protocol):
 
 def track(
     root: Path, name: str | None = None, warn: Callable[[str], object] = warnings.warn
-) -> list[Synced | SyncedRun]:
+) -> list[SyncedStudy | SyncedRun]:
     """Bring the view of one study or trained plan, or of all, in line with their folders.
 
     Where a broken database had to be set aside, as `warn` is told, all are rebuilt. Raises `UserError` for an
@@ -67,22 +67,22 @@ def _passes(
     warn: Callable[[str], object],
     *,
     suspect: bool = False,
-) -> list[Synced | SyncedRun]:
+) -> list[SyncedStudy | SyncedRun]:
     store = Store(root, warn, suspect=suspect)
     if name is not None and not store.replaced:
         return [_track_one(store, folder) for folder in found if name == folder.name]
     return [_tracked(store, folder) for folder in found]
 
 
-def _tracked(store: Store, folder: Path) -> Synced | SyncedRun:
+def _tracked(store: Store, folder: Path) -> SyncedStudy | SyncedRun:
     """One among others: one that cannot be read must not keep them from being tracked."""
     try:
         return _track_one(store, folder)
     except UserError as error:
-        return Synced(study=folder.name, fault=str(error))
+        return SyncedStudy(study=folder.name, fault=str(error))
 
 
-def _track_one(store: Store, folder: Path) -> Synced | SyncedRun:
+def _track_one(store: Store, folder: Path) -> SyncedStudy | SyncedRun:
     is_run = (folder / RUN).exists()
     with _writer(folder, wait=False) as held:
         if is_run:
@@ -92,7 +92,9 @@ def _track_one(store: Store, folder: Path) -> Synced | SyncedRun:
                 else SyncedRun(run=folder.name, busy=True)
             )
         return (
-            StudyView(store, folder).sync("ended") if held else Synced(study=folder.name, busy=True)
+            StudyView(store, folder).sync("ended")
+            if held
+            else SyncedStudy(study=folder.name, busy=True)
         )
 
 

@@ -29,7 +29,7 @@ _NOTE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Synced:
+class SyncedStudy:
     """What one pass did: trial runs written, found whole, and removed; `busy` if a search has the view."""
 
     study: str
@@ -52,7 +52,7 @@ class StudyView:
         self._removed = 0
         self._steps_logged: set[int] = set()
 
-    def sync(self, state: Literal["running", "ended"]) -> Synced:
+    def sync(self, state: Literal["running", "ended"]) -> SyncedStudy:
         """One pass. `ended`: no search is at work, so the parent run ends too, with its artifacts."""
         self._store.check()
         journal = self._study / "journal.jsonl"
@@ -71,7 +71,7 @@ class StudyView:
         self._write_progress(records, finished)
         if state == "ended":
             self._end_parent(records)
-        return Synced(
+        return SyncedStudy(
             study=self._study.name,
             written=len(missing),
             unchanged=len(finished) - len(missing),

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from completedp.errors import named
-from search.strategies.arena import Arena, Observation, Strategy
-from search.strategies.ax_default import AxDefault
-from search.strategies.cma_es import SeparableCMAES
-from search.strategies.optuna_samplers import OptunaSampler
-from search.strategies.random_box import RandomBox
-from search.strategies.sobol import Sobol
+from search.strategies.base import History, Observation, Strategy
+from search.strategies.baselines.ax_default import AxDefault
+from search.strategies.baselines.cma_es import SeparableCMAES
+from search.strategies.baselines.optuna_samplers import OptunaSampler
+from search.strategies.baselines.random_box import RandomBox
+from search.strategies.baselines.sobol import Sobol
 from search.strategies.trust_region_bo import TrustRegionBO
 from search.strategies.trust_region_random import TrustRegionRandom
 
@@ -28,7 +28,7 @@ STRATEGIES: Mapping[str, Strategy] = {
     "optuna-gp": OptunaSampler("gp"),
 }
 
-__all__ = ["STRATEGIES", "Arena", "Observation", "Strategy", "strategy_named"]
+__all__ = ["STRATEGIES", "History", "Observation", "Strategy", "strategy_named"]
 
 
 def strategy_named(name: str) -> Strategy:

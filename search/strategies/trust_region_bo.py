@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from search.strategies.arena import Arena, Observation, Point
+from search.strategies.base import History, Observation, Point
 
 # Root mean square of a step, octaves in each coordinate: in 37 dimensions; in more the same sum of squares,
 # in fewer at most 1. What a step tells of slopes grows with its length, what it costs with the square.
@@ -42,7 +42,7 @@ class TrustRegionBO:
     shrinks on noise. A diverged trial counts as one at the bound of `bounded`.
     """
 
-    def propose(self, arena: Arena, rng: np.random.Generator) -> Point:
+    def propose(self, arena: History, rng: np.random.Generator) -> Point:
         number = len(arena.observations)
         if number == 0:
             return arena.start_D.copy()
@@ -69,7 +69,7 @@ def steps(dimensions: int, rng: np.random.Generator) -> Point:
     return rng.choice([-length, length], size=dimensions)
 
 
-def expected_best(arena: Arena) -> Point | None:
+def expected_best(arena: History) -> Point | None:
     """The point of the trust region that the model expects the least loss of; None where fewer than two of
     the trials it sees have a loss."""
     from search.strategies.additive import AdditiveModel

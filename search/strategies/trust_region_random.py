@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from search.strategies.arena import Arena, Point
+from search.strategies.base import History, Point
 
 # Octaves to either side in 37 dimensions and fewer. One length for all: with mixed lengths the best third
 # is the shortest steps as much as the best directions, because what a random step costs by curvature
@@ -33,7 +33,7 @@ CENTRE_EVERY = 8
 class TrustRegionRandom:
     """Uniform in ± r octaves around the weighted mean of the best trials."""
 
-    def propose(self, arena: Arena, rng: np.random.Generator) -> Point:
+    def propose(self, arena: History, rng: np.random.Generator) -> Point:
         number = len(arena.observations)
         if number == 0:
             return arena.start_D.copy()
@@ -47,7 +47,7 @@ class TrustRegionRandom:
         return np.clip(point_D, arena.lower_D, arena.upper_D)
 
 
-def centre(arena: Arena) -> Point:
+def centre(arena: History) -> Point:
     """The mean of the best third, weighted by the logarithm of the rank (as CMA-ES recombines)."""
     completed = arena.completed
     if not completed:
@@ -58,7 +58,7 @@ def centre(arena: Arena) -> Point:
     return np.asarray(weights / weights.sum() @ best_KD)
 
 
-def _averaged(arena: Arena) -> int:
+def _averaged(arena: History) -> int:
     """How many trials the centre averages. A stopped trial counts as one that did worse."""
     stopped = sum(o.status == "stopped" for o in arena.observations)
     completed = len(arena.completed)

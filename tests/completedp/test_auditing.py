@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 import completedp
-from completedp.apply import adamw, param_groups
 from completedp.config import ModelConfig
 from completedp.errors import UserError
 from completedp.hparams import HParams
 from completedp.lm.model import LanguageModel
+from completedp.optimizer import adamw, param_groups
 from completedp.resolved import Resolved
 
 SHAPE = ModelConfig(width=32, depth=2, head_dim=16, ffn=48, vocab_size=64, context=16)

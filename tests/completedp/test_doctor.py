@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from completedp import doctor
-from completedp.cli import app
+from completedp.cli.app import app
 from completedp.runs.journal import Journal
 
 

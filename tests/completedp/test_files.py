@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from completedp import files
-from completedp.config import ForeignModel, StudyConfig
+from completedp.config import ExternalModel, StudyConfig
 from completedp.errors import UserError
 from completedp.lm.preset_files import load_preset
 from completedp.recipe import Recipe
@@ -163,7 +163,7 @@ def test_what_cannot_be_written_says_what_to_do(
 def test_of_two_kinds_of_model_the_meant_one_is_spoken_of() -> None:
     content = load_preset("tiny").to_dict()
     foreign = {"source": "a:b", "width": 8, "depth": 2, "vocab_size": 256, "context": 64}
-    assert files.validate(StudyConfig, {**content, "model": foreign}, "x").model == ForeignModel(
+    assert files.validate(StudyConfig, {**content, "model": foreign}, "x").model == ExternalModel(
         **foreign
     )
     for model, said in (

@@ -45,7 +45,7 @@ def test_a_search_folder_of_the_users_own(tmp_path: Path, safe: bool) -> None:
 
 LAST_WORDS = """
 import atexit, sys
-from completedp.cli import main
+from completedp.cli.app import main
 
 class Late:
     def __del__(self):

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from completedp import files, repair
-from completedp.cli import app
+from completedp.cli.app import app
 from completedp.errors import UserError
 from completedp.runs.journal import Journal, read_records
 from completedp.runs.lock import Lock

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import completedp
-from completedp.rules import PARAMETERIZATIONS, ROLES, RuleSet, rule_options
+from completedp.rules import PARAMETERIZATIONS, ROLES, ScalingRules, rule_options
 from completedp.scale import Ratios
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -31,7 +31,7 @@ def test_worked_cases(case: dict[str, Any]) -> None:
     assert got["residual_multiplier"] == pytest.approx(expected["residual_multiplier"], rel=1e-12)
     assert got["output_multiplier"] == pytest.approx(expected["output_multiplier"], rel=1e-12)
     assert got["steps"] == pytest.approx(expected["steps_ratio"], rel=1e-12)
-    rules = RuleSet(
+    rules = ScalingRules(
         name=case["parameterization"],
         ratios=Ratios(**case["ratios"]),
         options=rule_options(options),
@@ -113,9 +113,9 @@ def test_refusals(name: str, arguments: dict[str, Any], message: str) -> None:
         completedp.factors(name, **arguments)
 
 
-def rules_at(beta_rule: str, **ratios: float) -> RuleSet:
+def rules_at(beta_rule: str, **ratios: float) -> ScalingRules:
     options = rule_options({"beta_rule": beta_rule})
-    return RuleSet(name="completed-p", ratios=Ratios(**ratios), options=options)
+    return ScalingRules(name="completed-p", ratios=Ratios(**ratios), options=options)
 
 
 @pytest.mark.parametrize("beta_rule", ["linear", "power"])

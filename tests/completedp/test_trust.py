@@ -14,10 +14,10 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from completedp import trust
-from completedp.adapters.foreign import found_in, grown
-from completedp.cli import app
+from completedp.adapters.external import found_in, grown
+from completedp.cli.app import app
 from completedp.cli.options import data_cache
-from completedp.config import DataConfig, ForeignModel, TrainConfig
+from completedp.config import DataConfig, ExternalModel, TrainConfig
 from completedp.errors import UserError
 from completedp.hparams import HParams
 from completedp.lm.data import prepare
@@ -46,7 +46,7 @@ def loop(**_):
 """
 MARK = Path("imported")
 NAME = "named_in_a_file"
-MODEL = ForeignModel(source=f"{NAME}:make", width=32, depth=2, vocab_size=256, context=32)
+MODEL = ExternalModel(source=f"{NAME}:make", width=32, depth=2, vocab_size=256, context=32)
 TRAIN = TrainConfig(tokens=256 * 8, batch=256, eval_tokens=1024)
 
 
@@ -147,14 +147,16 @@ def test_what_an_option_names_is_run_and_nothing_beside_it() -> None:
 
 def test_a_study_goes_on_with_the_code_that_it_was_begun_with() -> None:
     from search import begin
-    from search.ledger import Study
-    from search.place import Place
+    from search.study import StudySpec
+    from search.study_folder import StudyFolder
 
     study = dataclasses.replace(load_preset("tiny"), model=MODEL, train=TRAIN)
-    place = Place(root=Path("runs"), name="own")
+    place = StudyFolder(root=Path("runs"), name="own")
     corpus = prepare(study.data, 256, TRAIN.eval_tokens, data_cache(place.root))
     data = {"digest": corpus.digest, "bytes_per_token": {"select": 1.0, "report": 1.0}}
-    begin.create(place, Study(name="own", config=study, seed=0, budget=12, data=data), rename=False)
+    begin.create(
+        place, StudySpec(name="own", config=study, seed=0, budget=12, data=data), rename=False
+    )
     words = ("search", "--resume", "own", "--root", "runs", "--dry-run", "--device", "cpu")
     resumed = call(*words)
     assert resumed.exception is None, resumed.exception

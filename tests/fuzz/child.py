@@ -202,7 +202,7 @@ def unreadable(verb: Verb) -> str | None:
     path = Path(told[told.index("--out") + 1] if "--out" in told else told[-1])
     try:
         if verb.out == "plan":
-            from transfer.planner import read_plan
+            from transfer.planning.planner import read_plan
 
             read_plan(path)
         elif verb.out == "python":

@@ -223,7 +223,7 @@ def _brief(model: Any, train: Any) -> bool:
 
 def _plan_is_brief(path: str) -> bool:
     """Whether a plan or recipe is refused, or trains in a moment."""
-    from transfer.planner import read_plan
+    from transfer.planning.planner import read_plan
 
     try:
         plan = read_plan(Path(path))

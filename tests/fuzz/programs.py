@@ -7,7 +7,7 @@ import sys
 
 def completedp(*arguments: str) -> None:
     """`completedp ARGUMENTS`. Raises `SystemExit` where its status is not 0."""
-    from completedp.cli import main
+    from completedp.cli.app import main
 
     sys.argv = ["completedp", *arguments]
     try:

@@ -80,7 +80,7 @@ def import_all() -> None:
         getattr(transformers, family)
     # The same commands every time, whose making takes longer than most cases.
     setattr(typer.main, "get_command", functools.cache(typer.main.get_command))  # noqa: B010
-    from completedp.cli import app
+    from completedp.cli.app import app
 
     typer.main.get_command(app)
     gc.collect()

@@ -160,9 +160,9 @@ def _study() -> None:
     from completedp.lm.data import prepare
     from completedp.lm.preset_files import load_preset
     from completedp.runs.local import InProcessExecutor
-    from search import begin, session
-    from search.ledger import Study
-    from search.place import Place
+    from search import begin, study_run
+    from search.study import StudySpec
+    from search.study_folder import StudyFolder
 
     config, cache = load_preset("mine.yaml"), Path("root/data").resolve()
     corpus = prepare(config.data, config.model.vocab_size, config.train.eval_tokens, cache)
@@ -171,10 +171,10 @@ def _study() -> None:
         "tokens": {"train": corpus.tokens("train")},
         "bytes_per_token": {"report": corpus.bytes_per_token("report")},
     }
-    study = Study(name=STUDY, config=config, seed=0, budget=BUDGET, data=data)
-    place = begin.create(Place(root=Path("root"), name=STUDY), study)
-    make_job = functools.partial(session.language_model_job, config, cache, "cpu")
-    session.run(place, InProcessExecutor(), make_job, console=Console(file=io.StringIO()))
+    study = StudySpec(name=STUDY, config=config, seed=0, budget=BUDGET, data=data)
+    place = begin.create(StudyFolder(root=Path("root"), name=STUDY), study)
+    make_job = functools.partial(study_run.language_model_job, config, cache, "cpu")
+    study_run.run(place, InProcessExecutor(), make_job, console=Console(file=io.StringIO()))
     _without_times(place.journal)
     Path("recipe.yaml").write_bytes(place.recipe.read_bytes())
     _begun_study(place.folder)
@@ -199,12 +199,12 @@ def _plans() -> None:
 
     from completedp.lm.preset_files import load_preset
     from completedp.recipe import Recipe
-    from search import session
+    from search import study_run
 
     _completedp("transfer", "recipe.yaml", "--width", "24", "--out", "plan.yaml")
     _completedp("export", "plan.yaml", "--format", "json", "--out", "exported.json")
     job = functools.partial(
-        session.language_model_job, load_preset("mine.yaml"), Path("root/data"), "cpu"
+        study_run.language_model_job, load_preset("mine.yaml"), Path("root/data"), "cpu"
     )
     made = job(0, Recipe.read(Path("recipe.yaml")).hparams, 7, "report")
     _write("job.json", json.dumps(made.to_dict(), indent=1) + "\n")
@@ -212,14 +212,16 @@ def _plans() -> None:
 
 def _runs() -> None:
     """A finished run that MLflow follows, one that it does not, and one that was interrupted."""
-    from completedp.lm import plan_run
-    from transfer.planner import read_plan
+    from completedp.training import run_folder
+    from transfer.planning.planner import read_plan
 
     _completedp("train", "plan.yaml", "--root", "root", "--device", "cpu")
     _completedp("train", "plan.yaml", "--root", "root", "--device", "cpu", "--out", "finished")
     plan, folder = read_plan(Path("plan.yaml")), Path("interrupted")
     cache = Path("root/data").resolve()
-    job = plan_run.plan_job(plan, data=plan.data, seed=0, folder=folder, cache=cache, device="cpu")
+    job = run_folder.plan_job(
+        plan, data=plan.data, seed=0, folder=folder, cache=cache, device="cpu"
+    )
 
     def interrupt(progress: Any) -> None:
         # The checkpoint of a step is written after its report.
@@ -227,7 +229,7 @@ def _runs() -> None:
             raise KeyboardInterrupt
 
     with contextlib.suppress(KeyboardInterrupt):
-        plan_run.run(job, folder, interrupt, plan=plan)
+        run_folder.run(job, folder, interrupt, plan=plan)
     for outcome in (*Path("root/runs").glob("*/outcome.json"), Path("finished/outcome.json")):
         _without_times(outcome)
 
@@ -235,13 +237,13 @@ def _runs() -> None:
 def _measured() -> None:
     """A speed-up's runs of one scale, and a result of three."""
     from completedp.lm.data import prepare
-    from completedp.lm.plan_run import plan_jobs
     from completedp.recipe import Recipe
     from completedp.runs.job import Outcome
     from completedp.runs.local import InProcessExecutor
     from completedp.runs.sweep import run_all
     from completedp.seeds import derive_seed
-    from transfer import speedup
+    from completedp.training.run_folder import plan_jobs
+    from transfer.measuring import speedup
 
     recipe, cache = Recipe.read(Path("recipe.yaml")), Path("root/data").resolve()
     seeds = tuple(derive_seed(0, "speedup", i) for i in range(2))

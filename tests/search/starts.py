@@ -20,8 +20,8 @@ from completedp.config import DataConfig, ModelConfig, StudyConfig, TrainConfig
 from completedp.hparams import GlobalValues
 from completedp.runs.job import Event
 from completedp.runs.local import InProcessExecutor
-from search import begin, session
-from search.place import Place
+from search import begin, study_run
+from search.study_folder import StudyFolder
 
 CONFIG = StudyConfig(
     model=ModelConfig(width=32, depth=2, head_dim=16, ffn=88, vocab_size=256, context=64),
@@ -44,10 +44,10 @@ class First(InProcessExecutor):
 
 
 def started(root: Path) -> None:
-    place = Place(root=root, name="s")
+    place = StudyFolder(root=root, name="s")
     begin.create(place, study_of(CONFIG, budget=12))
     try:
-        session.run(place, First(), job_factory(CONFIG), console=Console(stderr=True))
+        study_run.run(place, First(), job_factory(CONFIG), console=Console(stderr=True))
     except Begun:
         return
     raise AssertionError("the search ended")

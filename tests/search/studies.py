@@ -9,13 +9,13 @@ from completedp.hparams import HParams
 from completedp.resolved import resolve
 from completedp.runs.job import Job
 from completedp.scale import Ratios
-from search.ledger import Study
-from search.study import JobFactory
+from search.proposer import JobFactory
+from search.study import StudySpec
 
 
-def study_of(config: StudyConfig, *, budget: int = 40, seed: int = 0, name: str = "s") -> Study:
+def study_of(config: StudyConfig, *, budget: int = 40, seed: int = 0, name: str = "s") -> StudySpec:
     data = {"digest": "sha256:0", "tokens": {}, "bytes_per_token": {"report": 1.0}}
-    return Study(name=name, config=config, seed=seed, budget=budget, data=data)
+    return StudySpec(name=name, config=config, seed=seed, budget=budget, data=data)
 
 
 def bowl_job(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from completedp.paired import compare
+from completedp.stats import compare
 from search.confirm import confirmed_arm, verdict
 
 NONE_DIVERGED = {"global": 0, "module": 0}

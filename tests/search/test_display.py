@@ -10,8 +10,8 @@ from studies import study_of
 from completedp.config import StudyConfig
 from completedp.runs.job import Died, Progress
 from search.display import LiveDisplay, PlainDisplay, display_for, headline
-from search.ledger import Ledger
-from search.standing import standing
+from search.status import standing
+from search.study import Study
 
 
 def proposed(trial: int, phase: str, **extra: Any) -> dict[str, Any]:
@@ -27,66 +27,66 @@ def finished(trial: int, loss: float | None) -> dict[str, Any]:
 
 
 @pytest.fixture
-def ledger(config: StudyConfig) -> Ledger:
+def study(config: StudyConfig) -> Study:
     first = {"event": "study", **study_of(config, budget=24).to_record()}
-    return Ledger.from_records([first], "journal")
+    return Study.from_records([first], "journal")
 
 
-def add(ledger: Ledger, *records: dict[str, Any]) -> None:
+def add(study: Study, *records: dict[str, Any]) -> None:
     for record in records:
-        ledger.add(record)
+        study.add(record)
 
 
-def test_a_study_that_has_not_begun(ledger: Ledger) -> None:
-    state = headline(ledger)
+def test_a_study_that_has_not_begun(study: Study) -> None:
+    state = headline(study)
     assert state["runs"].startswith("0 of 24 done")
     assert state["phase"] == "global values, 0 of 5"
     assert state["lead"] == "not yet known"
 
 
-def test_the_lead_is_of_one_seed_until_it_is_confirmed(ledger: Ledger) -> None:
+def test_the_lead_is_of_one_seed_until_it_is_confirmed(study: Study) -> None:
     for trial in range(5):
-        add(ledger, proposed(trial, "global"), finished(trial, 2.0 + trial / 100))
-    add(ledger, proposed(5, "module"), finished(5, 1.9))
-    add(ledger, proposed(6, "module"), finished(6, None))
-    state = headline(ledger)
+        add(study, proposed(trial, "global"), finished(trial, 2.0 + trial / 100))
+    add(study, proposed(5, "module"), finished(5, 1.9))
+    add(study, proposed(6, "module"), finished(6, None))
+    state = headline(study)
     assert "1 diverged" in state["runs"]
     assert state["phase"] == "per-module multipliers, 2 of 15"
     assert state["lead"].startswith("-0.1000 ± 0.0071 nats (one seed")
     for i, arm in enumerate(("global", "module") * 2, 20):
-        add(ledger, proposed(i, "confirm", arm=arm, round=0))
-        add(ledger, finished(i, 2.0 - (0.05 + i / 1000) * (arm == "module")))
-    assert "over 2 fresh paired seeds" in headline(ledger)["lead"]
+        add(study, proposed(i, "confirm", arm=arm, round=0))
+        add(study, finished(i, 2.0 - (0.05 + i / 1000) * (arm == "module")))
+    assert "over 2 fresh paired seeds" in headline(study)["lead"]
 
 
-def test_a_study_whose_global_trials_all_diverged_is_stuck(ledger: Ledger) -> None:
+def test_a_study_whose_global_trials_all_diverged_is_stuck(study: Study) -> None:
     for trial in range(5):
-        add(ledger, proposed(trial, "global"), finished(trial, None))
-    assert headline(ledger)["phase"].startswith("stuck: no global trial completed")
-    state = standing(ledger).to_dict()
+        add(study, proposed(trial, "global"), finished(trial, None))
+    assert headline(study)["phase"].startswith("stuck: no global trial completed")
+    state = standing(study).to_dict()
     assert (state["done"], state["diverged"], state["stage"]) == (5, 5, "stuck")
     assert (state["best"], state["lead"], state["confirmed"]) == ({}, None, None)
 
 
-def test_a_search_of_global_values_alone_is_stuck_too(ledger: Ledger) -> None:
-    for trial in range(ledger.search_limit):
-        add(ledger, proposed(trial, "global"), finished(trial, None))
-    assert ledger.search_proposed
-    assert standing(ledger).stage == "stuck"
+def test_a_search_of_global_values_alone_is_stuck_too(study: Study) -> None:
+    for trial in range(study.search_limit):
+        add(study, proposed(trial, "global"), finished(trial, None))
+    assert study.search_proposed
+    assert standing(study).stage == "stuck"
 
 
-def test_plain_lines_name_every_finished_trial_once(ledger: Ledger) -> None:
+def test_plain_lines_name_every_finished_trial_once(study: Study) -> None:
     out = io.StringIO()
-    display = display_for(ledger, Console(file=out, force_terminal=False))
+    display = display_for(study, Console(file=out, force_terminal=False))
     assert isinstance(display, PlainDisplay)
     with display:
-        add(ledger, proposed(0, "global"))
+        add(study, proposed(0, "global"))
         display.event(Progress(trial=0, step=1, steps=4, loss=3.0))
         assert out.getvalue() == ""
-        add(ledger, finished(0, 1.25), proposed(1, "global"), finished(1, None))
-        add(ledger, proposed(2, "global"))
+        add(study, finished(0, 1.25), proposed(1, "global"), finished(1, None))
+        add(study, proposed(2, "global"))
         display.event(Died(trial=2, reason="killed"))
-        add(ledger, {"event": "set_aside", "trial": 2, "reason": "killed"})
+        add(study, {"event": "set_aside", "trial": 2, "reason": "killed"})
         display.event(Died(trial=2, reason="killed"))
     first, second, retry, aside = out.getvalue().splitlines()
     assert retry == "trial 2 died (killed); it is tried again"
@@ -96,13 +96,13 @@ def test_plain_lines_name_every_finished_trial_once(ledger: Ledger) -> None:
     assert lines[1].endswith("diverged: the training loss is nan")
 
 
-def test_the_live_panel_shows_what_runs(ledger: Ledger) -> None:
+def test_the_live_panel_shows_what_runs(study: Study) -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=120)
-    display = display_for(ledger, console)
+    display = display_for(study, console)
     assert isinstance(display, LiveDisplay)
     with display:
-        add(ledger, proposed(0, "global"), finished(0, 1.25), proposed(1, "global"))
+        add(study, proposed(0, "global"), finished(0, 1.25), proposed(1, "global"))
         display.event(Progress(trial=1, step=3, steps=4, loss=3.0))
         display.say("a decision")
     shown = out.getvalue()

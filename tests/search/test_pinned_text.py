@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from completedp.cli import app
+from completedp.cli.app import app
 from completedp.errors import UserError
 from completedp.runs.journal import read_records
-from search import session
+from search import study_run
 
 
 def test_a_fresh_search_pins_its_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -19,7 +19,7 @@ def test_a_fresh_search_pins_its_text(monkeypatch: pytest.MonkeyPatch, tmp_path:
         asked.append(keywords)
         raise UserError("seen enough")
 
-    monkeypatch.setattr(session, "language_model_job", job)
+    monkeypatch.setattr(study_run, "language_model_job", job)
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("".join(f"line {i} of {i * i % 97} words\n" for i in range(40_000)))
     arguments = ["--preset", "tiny", "--data", str(corpus), "--device", "cpu", "--yes"]

@@ -8,10 +8,10 @@ from studies import study_of
 
 from completedp.config import DataConfig, StudyConfig
 from completedp.errors import UserError
-from completedp.lm.cost import Forecast
 from completedp.lm.preset_files import load_preset
+from completedp.training.forecast import Forecast
 from search import preflight
-from search.ledger import SMALLEST_BUDGET, Ledger, confirmation_runs
+from search.study import SMALLEST_BUDGET, Study, confirmation_runs
 
 
 def test_a_cpu_gets_tiny_whatever_the_data() -> None:
@@ -38,7 +38,7 @@ def test_doubts(epochs: float, seconds: float, doubts: int) -> None:
 
 def test_the_announced_parts_of_the_budget_sum_to_it(config: StudyConfig) -> None:
     cost = Forecast(runs=200, workers=2, epochs=0.1, seconds_per_run=5.0)
-    line = preflight.describe(Ledger(study=study_of(config, budget=200), records=[]), cost)[1]
+    line = preflight.describe(Study(spec=study_of(config, budget=200), records=[]), cost)[1]
     numbers = [
         int(word) for word in line.replace("=", " ").replace("+", " ").split() if word.isdigit()
     ]
@@ -60,8 +60,8 @@ def test_the_time_on_another_machines_gpu_is_not_known(config: StudyConfig) -> N
     cost = preflight.forecast(config, runs=200, workers=2, train_tokens=10**7, device="cuda")
     assert cost.seconds is None
     assert cost.doubts == []
-    ledger = Ledger(study=study_of(config, budget=200), records=[])
-    assert "unknown time" in preflight.describe(ledger, cost)[-1]
+    study = Study(spec=study_of(config, budget=200), records=[])
+    assert "unknown time" in preflight.describe(study, cost)[-1]
 
 
 def test_budget() -> None:

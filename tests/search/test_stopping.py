@@ -15,9 +15,9 @@ from completedp.runs.divergence import Monitor
 from completedp.runs.job import Limits, Rung, Stopped
 from completedp.runs.journal import read_records
 from completedp.runs.local import InProcessExecutor
-from search import begin, session
-from search.place import Place
+from search import begin, study_run
 from search.stopping import FEWEST, STOPPING, KeepShare, forecast, stopping_named
+from search.study_folder import StudyFolder
 
 
 def curve(level: float, steps: int = 100) -> list[tuple[int, float]]:
@@ -81,21 +81,21 @@ def test_a_rung_sees_the_same_loss_in_the_run_and_in_its_curve() -> None:
 def test_a_study_with_rungs(
     tmp_path: Path, config: StudyConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "draw", lambda *_: [])
+    monkeypatch.setattr(study_run, "draw", lambda *_: [])
     best, steps = {}, {}
     for stopping in STOPPING:
         search = dataclasses.replace(config.search, stopping=stopping, strategy="trust-region")
-        place = Place(root=tmp_path, name=stopping)
+        place = StudyFolder(root=tmp_path, name=stopping)
         begin.create(place, study_of(dataclasses.replace(config, search=search), budget=80))
-        run = functools.partial(session.run, place, console=Console(quiet=True))
+        run = functools.partial(study_run.run, place, console=Console(quiet=True))
         summary = run(InProcessExecutor(), job_factory(config))
         assert summary is not None
-        ledger = place.read()
-        ended = ledger.of_phase("module")
+        study = place.read()
+        ended = study.of_phase("module")
         best[stopping] = min(t.loss for t in ended if t.loss is not None)
         steps[stopping] = sum(t.steps for t in ended)
-        stopped = [t for t in ledger.trials.values() if t.status == "stopped"]
-        assert len(ledger.trials) == 80
+        stopped = [t for t in study.trials.values() if t.status == "stopped"]
+        assert len(study.trials) == 80
         assert bool(stopped) == (stopping != "none")
         for t in stopped:
             assert t.phase == "module"

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from completedp.errors import UserError
-from search.strategies import STRATEGIES, Arena, Observation, strategy_named
+from search.strategies import STRATEGIES, History, Observation, strategy_named
 from search.strategies.trust_region_random import CENTRE_EVERY, RADIUS, centre
 
 D = 7
 WALL = np.full(D, 4.0)
 
 
-def arena(losses: list[float | None], seed: int = 0) -> Arena:
+def arena(losses: list[float | None], seed: int = 0) -> History:
     rng = np.random.default_rng(seed)
     observations = [
         Observation(
@@ -23,7 +23,7 @@ def arena(losses: list[float | None], seed: int = 0) -> Arena:
         )
         for loss in losses
     ]
-    return Arena(
+    return History(
         seed=3, lower_D=-WALL, upper_D=WALL, start_D=np.zeros(D), observations=observations
     )
 
@@ -48,7 +48,7 @@ def test_contract(name: str, losses: list[float | None]) -> None:
 def test_one_coordinate_is_enough(name: str) -> None:
     """What a search of the learning rate alone has."""
     tried = [Observation(point_D=np.array([x]), status="completed", loss=x**2) for x in (0.0, 1.0)]
-    alone = Arena(
+    alone = History(
         seed=3,
         lower_D=-WALL[:1],
         upper_D=WALL[:1],
@@ -72,7 +72,7 @@ def test_in_more_dimensions_a_step_is_shorter_in_each() -> None:
     for d in (37, 148):
         start_D = np.zeros(d)
         seen = [Observation(point_D=start_D, status="completed", loss=1.0)]
-        wide = Arena(
+        wide = History(
             seed=0, lower_D=start_D - 4, upper_D=start_D + 4, start_D=start_D, observations=seen
         )
         points = [

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.strategies import STRATEGIES, Arena, Observation, trust_region_bo
+from search.strategies import STRATEGIES, History, Observation, trust_region_bo
 from search.strategies.additive import AdditiveKernel, AdditiveModel, effects
 from search.strategies.trust_region_bo import (
     BEST_EVERY,
@@ -26,13 +26,13 @@ from search.strategies.trust_region_bo import (
 NOISE = 0.01
 
 
-def arena(points_ND: np.ndarray, losses: list[float | None], wall: float = 4.0) -> Arena:
+def arena(points_ND: np.ndarray, losses: list[float | None], wall: float = 4.0) -> History:
     wall_D = np.full(points_ND.shape[1], wall)
     observations = [
         Observation(point_D=point_D, status="diverged" if loss is None else "completed", loss=loss)
         for point_D, loss in zip(points_ND, losses, strict=True)
     ]
-    return Arena(
+    return History(
         seed=0,
         lower_D=-wall_D,
         upper_D=wall_D,
@@ -140,7 +140,7 @@ def test_steps_around_the_expected_best(number: int, wall: float, dimensions: in
         assert np.array_equal(point_D, np.clip(expected_D, -wall, wall))
 
 
-def best_of(here: Arena) -> np.ndarray:
+def best_of(here: History) -> np.ndarray:
     best_D = expected_best(here)
     assert best_D is not None
     return best_D

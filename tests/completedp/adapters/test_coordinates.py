@@ -10,9 +10,9 @@ import pytest
 import torch
 from foreign import config
 
-from completedp.config import ForeignModel
+from completedp.config import ExternalModel
 from completedp.coordcheck import check, measure
-from completedp.coordcheck.foreign import ForeignSubject
+from completedp.coordcheck.external import ForeignSubject
 from completedp.coordcheck.slopes import Axis, Slope, failures
 from completedp.coordcheck.subject import Ready, Watched
 from completedp.errors import UserError
@@ -29,7 +29,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def subject(source: str, cache: Path, width: int = 64) -> ForeignSubject:
-    model = ForeignModel(source=source, width=width, depth=2, vocab_size=256, context=32)
+    model = ExternalModel(source=source, width=width, depth=2, vocab_size=256, context=32)
     study = dataclasses.replace(PRESET, model=model, train=TRAIN)
     return ForeignSubject(study, cache, torch.device("cpu"))
 

@@ -15,7 +15,7 @@ from completedp.adapters import huggingface
 from completedp.adapters.hf_files import read
 from completedp.adapters.huggingface import build, read_config
 from completedp.adapters.source import source_of
-from completedp.cli import app
+from completedp.cli.app import app
 from completedp.errors import UserError
 
 # What a hub's configuration says of code: in the file beside it, or in another repository.

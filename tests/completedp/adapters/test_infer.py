@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoConfig
 
 from completedp.adapters.huggingface import build
-from completedp.adapters.infer import ForeignInventory, inventory_of
+from completedp.adapters.infer import ExternalInventory, inventory_of
 from completedp.config import ModelConfig
 from completedp.errors import UserError
 from completedp.hparams import HParams
@@ -20,7 +20,7 @@ from completedp.lm.model import LanguageModel
 EVERY = (*FAMILIES, *OTHERS)
 
 
-def inferred(family: str, **sizes: Any) -> ForeignInventory:
+def inferred(family: str, **sizes: Any) -> ExternalInventory:
     return inventory_of(on_meta(family, **{"width": 64, "depth": 4, **sizes}), on_meta(family))
 
 

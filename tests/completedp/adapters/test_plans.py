@@ -12,22 +12,22 @@ import pytest
 from foreign import config, reference
 
 import completedp
-from completedp.adapters.foreign import build_model
+from completedp.adapters.external import build_model
 from completedp.adapters.parametrized import planned
 from completedp.adapters.task import foreign_model
-from completedp.apply import adamw
-from completedp.cli import main
-from completedp.config import DataConfig, ForeignModel, TrainConfig
+from completedp.cli.app import main
+from completedp.config import DataConfig, ExternalModel, TrainConfig
 from completedp.errors import UserError
 from completedp.hparams import HParams
-from completedp.inventory import own_inventory
-from completedp.lm import plan_run
+from completedp.models import own_inventory
+from completedp.optimizer import adamw
 from completedp.plan import Plan
 from completedp.recipe import Recipe
 from completedp.runs.job import Stopped
 from completedp.runs.runner import train_function
 from completedp.scale import Scale
-from transfer.planner import make_plan
+from completedp.training import run_folder
+from transfer.planning.planner import make_plan
 
 TRAIN = TrainConfig(tokens=256 * 8, batch=256, eval_tokens=1024, clip=0.3)
 HPARAMS = HParams.from_dict(
@@ -48,10 +48,10 @@ def recipe_of(model: Any, hparams: HParams = HPARAMS) -> Recipe:
     )  # fmt: skip
 
 
-def family(name: str, folder: Path, **changes: Any) -> ForeignModel:
+def family(name: str, folder: Path, **changes: Any) -> ExternalModel:
     path = folder / f"{name}.json"
     path.write_text(config(name, **changes).to_json_string(use_diff=False))
-    return ForeignModel(source=f"hf:{path}", width=32, depth=2, vocab_size=256, context=32)
+    return ExternalModel(source=f"hf:{path}", width=32, depth=2, vocab_size=256, context=32)
 
 
 def larger(recipe: Recipe, **options: Any) -> Plan:
@@ -108,19 +108,19 @@ def test_a_fused_tensor_apart_has_a_row_a_part(tmp_path: Path) -> None:
 def test_the_reference_model_as_somebody_elses_is_carried_as_itself(tmp_path: Path) -> None:
     own = recipe_of(reference(32, 2).config)
     theirs = recipe_of(
-        ForeignModel(source="foreign:reference", width=32, depth=2, vocab_size=256, context=32)
+        ExternalModel(source="foreign:reference", width=32, depth=2, vocab_size=256, context=32)
     )
     plans = [larger(own), larger(theirs)]
     assert plans[0].tensors == plans[1].tensors
     assert (plans[0].parameters, plans[0].flops) == (plans[1].parameters, plans[1].flops)
     losses = []
     for plan in plans:
-        (job,) = plan_run.plan_jobs([(plan, 3)], cache=tmp_path, device="cpu")
+        (job,) = run_folder.plan_jobs([(plan, 3)], cache=tmp_path, device="cpu")
         seen: list[float] = []
         result = train_function(job)(job.resolved, 3, lambda _, loss, seen=seen: seen.append(loss))  # type: ignore[misc]
         losses.append([*seen, result.loss])
     assert losses[1] == pytest.approx(losses[0], rel=2e-5)
-    other, job = plan_run.plan_jobs([(plans[1], 3), (plans[1], 4)], cache=tmp_path, device="cpu")
+    other, job = run_folder.plan_jobs([(plans[1], 3), (plans[1], 4)], cache=tmp_path, device="cpu")
     assert other.arguments["base"] == {"width": 32, "depth": 2}
 
 

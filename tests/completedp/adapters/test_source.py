@@ -11,7 +11,7 @@ from foreign import config
 from typer.testing import CliRunner
 
 from completedp.adapters.source import source_of
-from completedp.cli import app
+from completedp.cli.app import app
 from completedp.errors import UserError
 
 MODULE = """

@@ -14,20 +14,20 @@ import torch
 from foreign import config, reference
 
 import completedp
-from completedp.adapters.foreign import build_model, check_runs, found_in
+from completedp.adapters.external import build_model, check_runs, found_in
 from completedp.adapters.task import foreign_model, mean_loss
-from completedp.config import DataConfig, ForeignModel, TrainConfig
+from completedp.config import DataConfig, ExternalModel, TrainConfig
 from completedp.errors import UserError
 from completedp.flops import parameter_count, training_flops
 from completedp.hparams import HParams
-from completedp.inventory import own_inventory
 from completedp.lm.loss import cross_entropy
 from completedp.lm.preset_files import load_preset
 from completedp.lm.train import language_model
+from completedp.models import own_inventory
 from completedp.recipe import Recipe
 from completedp.resolved import Resolved
 from completedp.scale import Scale
-from transfer.planner import make_plan
+from transfer.planning.planner import make_plan
 
 HERE = Path(__file__).parent
 TRAIN = TrainConfig(tokens=256 * 12, batch=256, eval_tokens=1024, clip=0.3)
@@ -45,13 +45,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tmp_path_factory.mktemp("corpora"))
 
 
-def a_model(source: str, **sizes: Any) -> ForeignModel:
-    return ForeignModel(
+def a_model(source: str, **sizes: Any) -> ExternalModel:
+    return ExternalModel(
         source=source, **{"width": 32, "depth": 2, "vocab_size": 256, "context": 32, **sizes}
     )
 
 
-def recipe_of(model: ForeignModel) -> Recipe:
+def recipe_of(model: ExternalModel) -> Recipe:
     return Recipe(
         parameterization="completed-p", model=model, data=DataConfig(), train=TRAIN, hparams=HPARAMS,
         baseline=HPARAMS, provenance={},
@@ -64,7 +64,7 @@ def losses(task: Any, values: Resolved, seed: int = 5) -> list[float]:
     return found
 
 
-def foreign_losses(model: ForeignModel, cache: str, hparams: HParams = HPARAMS) -> list[float]:
+def foreign_losses(model: ExternalModel, cache: str, hparams: HParams = HPARAMS) -> list[float]:
     task = foreign_model(vars(model), vars(DataConfig()), vars(TRAIN), "select", cache, "cpu")
     values = completedp.resolve(hparams, own_inventory(model), completedp.Ratios())
     return losses(task, values)
@@ -141,7 +141,7 @@ def test_the_order_of_patterns_reaches_the_worker() -> None:
     pairs = (("wo", "attention_out"), ("o", "other"), ("a", "q"))
     model = a_model("foreign:Plain", modules=pairs)
     sent = json.loads(json.dumps(dataclasses.asdict(model), sort_keys=True))
-    assert ForeignModel(**sent) == model
+    assert ExternalModel(**sent) == model
 
 
 def test_the_loss_is_the_reference_models() -> None:
@@ -177,7 +177,7 @@ def test_a_search_on_a_users_factory(tmp_path: Path) -> None:
     path.write_text(json.dumps(small.to_dict()))
     options = ["--budget", "12", "--preset", str(path), "--model", "foreign:plain_bytes", "--width", "32",
                "--depth", "2", "--name", "theirs", "--device", "cpu", "--root", str(tmp_path)]  # fmt: skip
-    program = "from completedp.cli import main; main()"
+    program = "from completedp.cli.app import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", program, "search", *options], cwd=HERE, capture_output=True, text=True,
         check=False,

@@ -12,18 +12,18 @@ from pathlib import Path
 import pytest
 
 import completedp
-from completedp.adapters.foreign import build_model
-from completedp.cli import main
-from completedp.config import ForeignModel, TrainConfig
+from completedp.adapters.external import build_model
+from completedp.cli.app import main
+from completedp.config import ExternalModel, TrainConfig
 from completedp.errors import UserError
-from completedp.lm.plan_run import plan_job, plan_jobs
 from completedp.lm.preset_files import load_preset
 from completedp.recipe import Recipe
 from completedp.runs.journal import read_records
-from transfer.planner import base_plan
+from completedp.training.run_folder import plan_job, plan_jobs
+from transfer.planning.planner import base_plan
 
 PAGE = Path(__file__).parents[3] / "docs" / "training_function.md"
-PROGRAM = "from completedp.cli import main; main()"
+PROGRAM = "from completedp.cli.app import main; main()"
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_a_plan_of_a_loop_is_swept_by_it_and_not_trained_by_another(
     assert TrainConfig(**job.arguments["train"]) == own.train
     with pytest.raises(UserError, match="this verb has the built-in loop"):
         plan_job(plan, data=plan.data, seed=0, folder=tmp_path, cache=tmp_path, device="cpu")
-    model = ForeignModel(source="foreign:Plain", width=32, depth=2, vocab_size=61, context=32)
+    model = ExternalModel(source="foreign:Plain", width=32, depth=2, vocab_size=61, context=32)
     theirs = dataclasses.replace(plan, model=model)
     with pytest.raises(UserError, match=r"or completedp\.parametrize"):
         plan_jobs([(theirs, 3)], cache=tmp_path, device="cpu")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from completedp.cli import app
+from completedp.cli.app import app
 from completedp.errors import UserError
 
 SMALL = ("--ratios", "1,4", "--steps", "2", "--axis", "depth")

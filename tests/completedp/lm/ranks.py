@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from completedp.apply import adamw
 from completedp.launch import end
 from completedp.lm import train
 from completedp.lm.parallel import leave
+from completedp.optimizer import adamw
 from completedp.resolved import Resolved
 from completedp.runs.job import Stopped
 

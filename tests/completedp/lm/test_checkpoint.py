@@ -14,10 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from completedp.apply import adamw
 from completedp.errors import UserError
 from completedp.lm.checkpoint import Checkpoints
 from completedp.lm.train import LanguageModelTask
+from completedp.optimizer import adamw
 from completedp.runs.divergence import Monitor
 from completedp.runs.job import Stopped
 

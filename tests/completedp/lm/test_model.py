@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from completedp.apply import initialize
 from completedp.config import ModelConfig
 from completedp.lm.model import LanguageModel
 from completedp.lm.ops import rms_norm, rotary_tables, rotate
+from completedp.optimizer import initialize
 
 from .conftest import resolved_for
 

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from completedp.cli import main
+from completedp.cli.app import main
 from completedp.config import DataConfig, ModelConfig, TrainConfig
 from completedp.errors import UserError
 from completedp.lm import schedule
-from completedp.lm.parallel import Replicated, Team, join
+from completedp.lm.parallel import ProcessGroup, Replicated, join
 from completedp.lm.train import LanguageModelTask, language_model
 from completedp.recipe import Recipe
 from completedp.resolved import Resolved
@@ -291,7 +291,7 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
 
 
 def test_one_process_needs_no_group() -> None:
-    assert type(join(None)) is type(join("fsdp")) is Team
+    assert type(join(None)) is type(join("fsdp")) is ProcessGroup
     with pytest.raises(UserError, match="unknown way to train in parallel 'fsdp2'; did you mean"):
         join("fsdp2")
 

@@ -12,14 +12,14 @@ import pytest
 
 from completedp import files
 from completedp.errors import UserError
-from completedp.lm.plan_run import RUN, Described
 from completedp.recipe import Recipe
 from completedp.runs.divergence import Monitor
 from completedp.runs.job import Limits, Outcome
 from completedp.runs.lock import locked
 from completedp.tracking import RunView, SyncedRun, Tracker, track
 from completedp.tracking.store import Store
-from transfer.planner import base_plan
+from completedp.training.run_folder import RUN, RunRecord
+from transfer.planning.planner import base_plan
 
 STEPS = 500
 
@@ -191,7 +191,7 @@ def test_a_folder_that_says_nothing_is_refused(tmp_path: Path, recipe: Recipe) -
     folder = write_run(tmp_path, recipe, "run-broken")
     (folder / RUN).write_text("[]")
     with pytest.raises(UserError, match=r"run-broken.*not the folder of a run"):
-        Described.read(folder)
+        RunRecord.read(folder)
 
 
 DAMAGES = [

@@ -34,7 +34,7 @@ def get(port: int, path: str) -> str:
 @contextmanager
 def served(root: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     port = free_port()
-    code = "from completedp.cli import main; main()"
+    code = "from completedp.cli.app import main; main()"
     command = [sys.executable, "-c", code, "ui", "--root", str(root), "--port", str(port)]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True

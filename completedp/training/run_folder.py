@@ -1,0 +1,391 @@
+"""One training run of a plan in a folder of its own: outcome, curve, weights; resumed if interrupted.
+
+The folder holds `plan.yaml` and `run.json` (how the run was started), `curve.jsonl` (one `{"step", "loss"}` a
+line, written as the steps are reported), `checkpoints/` while the run goes on, `lock`, and at its end, unless
+it diverged, `model.safetensors`. `outcome.json` is written last: where it is the run is finished, wherever a
+kill fell. Where several processes train together, the leading one alone writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from completedp import files, reading
+from completedp.config import DataConfig, ExternalModel
+from completedp.errors import UserError
+from completedp.plan import Plan
+from completedp.records import build
+from completedp.runs.curves import points_in
+from completedp.runs.divergence import stride
+from completedp.runs.job import Job, Outcome, Progress
+from completedp.runs.journal import sync
+from completedp.runs.lock import Lock
+from completedp.runs.runner import run_job, train_function
+from completedp.training.jobs import training_job
+
+if TYPE_CHECKING:
+    from completedp.lm.data import Corpus
+    from completedp.lm.throughput import Speedometer
+    from completedp.lm.train import LanguageModelTask
+
+_OUTCOME = "outcome.json"
+RUN = "run.json"
+# A twentieth of a run is the most that an interruption costs; a checkpoint is three times the weights.
+CHECKPOINTS_A_RUN = 20
+
+
+def run_name(plan: Plan, data: DataConfig, seed: int, stem: str) -> str:
+    """A name that only the same run has, so that no other run's results are replaced."""
+    # The text that the values were found on is part of the recipe, whose digest the plan has.
+    values = dataclasses.replace(plan, corpus=None).to_dict()
+    content = files.digest({"plan": values, "data": dataclasses.asdict(data), "seed": seed})
+    return f"{stem}-seed{seed}-{content.removeprefix('sha256:')[:8]}"
+
+
+def kept_corpus(plan: Plan, data: DataConfig, cache: Path) -> Corpus | None:
+    """The corpus that the plan's recipe was tuned on, where its text is gone and the cache has it.
+
+    Raises `UserError` where that is damaged.
+    """
+    from completedp.lm.data import kept
+    from completedp.lm.sources import is_gone
+
+    if plan.corpus is None or plan.train.loop or data != plan.data or not is_gone(data.source):
+        return None
+    return kept(data, plan.model.vocab_size, plan.train.eval_tokens, cache, plan.corpus)
+
+
+def plan_job(
+    plan: Plan,
+    *,
+    data: DataConfig,
+    seed: int,
+    folder: Path | None,
+    cache: Path,
+    device: str,
+    parallel: str | None = None,
+    digest: str | None = None,
+) -> Job:
+    """The plan as a job: evaluated on the report split, its checkpoints in `folder` where one is given; on
+    the corpus with the `digest`, where that is known.
+
+    Raises `UserError` for a loop of the user's where a folder is given (it keeps no checkpoints here), or
+    another's model (it does not know the base that the values were carried from).
+    """
+    foreign = isinstance(plan.model, ExternalModel)
+    if plan.train.loop and (folder is not None or foreign):
+        raise UserError(
+            f"the plan is to be trained by {plan.train.loop}, and this verb has the built-in loop: take the "
+            "values by completedp export or completedp.parametrize, or take train.loop out of the plan"
+        )
+    arguments: dict[str, Any] = {} if plan.train.loop else {"parallel": parallel}
+    if foreign:
+        arguments["base"] = {"width": plan.base.width, "depth": plan.base.depth}
+        arguments["parameterization"] = plan.parameterization
+    if folder is not None:
+        arguments["checkpoints"] = str(folder / "checkpoints")
+        arguments["checkpoint_steps"] = max(1, plan.train.steps // CHECKPOINTS_A_RUN)
+    return training_job(
+        plan.model,
+        data,
+        plan.train,
+        plan.resolved,
+        trial=0,
+        seed=seed,
+        split="report",
+        cache=cache,
+        device=device,
+        digest=digest,
+        **arguments,
+    )
+
+
+def plan_jobs(
+    runs: Iterable[tuple[Plan, int]], *, cache: Path, device: str, digest: str | None = None
+) -> list[Job]:
+    """Each plan with its seed as a job without checkpoints, numbered by its place."""
+    shared: dict[str, Any] = {"folder": None, "cache": cache, "device": device, "digest": digest}
+    return [
+        dataclasses.replace(plan_job(plan, data=plan.data, seed=seed, **shared), trial=i)
+        for i, (plan, seed) in enumerate(runs)
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunEnd:
+    """A run's end. `before`: an earlier call had finished it, and this one has trained nothing."""
+
+    outcome: Outcome
+    before: bool
+
+
+def run(
+    job: Job,
+    folder: Path,
+    on_progress: Callable[[Progress], None],
+    *,
+    plan: Plan | None = None,
+    on_start: Callable[[], None] | None = None,
+) -> RunEnd:
+    """Run the job here and write its folder; where that holds the finished job, give its outcome again.
+
+    The folder describes the run where its `plan` is given. `on_start` is called when the folder is ours and
+    training begins. Of several processes the leading one alone writes and calls back. Raises `UserError`
+    where the folder cannot be written, is being written by another process, or holds another finished run.
+    """
+    from completedp.lm.parallel import join
+
+    team = join(job.arguments["parallel"])
+    with team.together():
+        task = _task(job)  # refusals of the data come before anything is written
+    identity = files.digest(task.run_content(job.resolved, job.seed))
+    with ExitStack() as held:
+        outcome: Outcome | None = None
+        with team.together():
+            if team.leads:
+                with files.writing(folder):
+                    folder.mkdir(parents=True, exist_ok=True)
+                held.enter_context(Lock(folder / "lock", "run"))
+                outcome = _finished(folder, identity)
+                if plan is not None and outcome is None:
+                    _describe(folder, plan, job, task, identity)
+        before = bool(team.led(outcome is not None))
+        if before and not team.leads:
+            outcome = _finished(folder, identity)
+        if outcome is None and team.leads:
+            if on_start is not None:
+                on_start()
+            outcome = _train(job, folder, on_progress)
+            files.write_json(folder / _OUTCOME, {"run": identity, **outcome.to_dict()})
+            sync(folder)
+        elif outcome is None:
+            outcome = run_job(job)
+        if team.leads:
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return RunEnd(outcome=outcome, before=before)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Start:
+    """What `run.json` holds: how a run was started. `plan` is the digest of its plan."""
+
+    run: str
+    plan: str
+    seed: int
+    data: dict[str, Any]
+    device: str
+    processes: int
+    parallel: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What a run's folder says of it. `begun` and `ended` are times of its files, in seconds since the epoch;
+    `ended` means nothing without an outcome."""
+
+    run: str
+    digest: str
+    plan: Mapping[str, Any]
+    steps: int
+    seed: int
+    device: str
+    processes: int
+    parallel: str
+    begun: float
+    ended: float
+    outcome: Outcome | None
+
+    @classmethod
+    def read(cls, folder: Path) -> RunRecord:
+        """Raises `UserError` for a folder that is not what a run has described."""
+        start, plan = folder / RUN, folder / "plan.yaml"
+        try:
+            said = build(_Start, reading.read_json(start), str(start))
+            build(DataConfig, said.data, f"{start}: data")
+            content = files.read_yaml(plan)
+            steps = Plan.from_dict(content, str(plan)).train.steps
+        except UserError as error:
+            raise UserError(
+                f"{folder}: not the folder of a run ({error}); remove it, or train into another one"
+            ) from None
+        return cls(
+            run=said.run,
+            digest=said.plan,
+            plan={**content, "data": said.data},
+            steps=steps,
+            seed=said.seed,
+            device=said.device,
+            processes=said.processes,
+            parallel=said.parallel or "none",
+            begun=_modified(start),
+            ended=_modified(folder / _OUTCOME),
+            outcome=_finished(folder, said.run),
+        )
+
+
+def trained(root: Path) -> list[Path]:
+    """The folders of a root's runs that describe themselves, by name."""
+    return sorted(path.parent for path in root.glob(f"runs/*/{RUN}"))
+
+
+def read_points(folder: Path, steps: int) -> list[tuple[int, float]]:
+    """The curve of a run under way, thinned as that of an outcome: (step, mean training loss since the
+    point before)."""
+    every = stride(steps)
+    points: list[tuple[int, float]] = []
+    pending: list[float] = []
+    for step, loss in points_in(folder / "curve.jsonl"):
+        pending.append(loss)
+        if step % every == 0:
+            points.append((step, sum(part / len(pending) for part in pending)))
+            pending.clear()
+    return points
+
+
+def speedometer(job: Job) -> Speedometer:
+    """What a job's steps are measured by, on the processes that train it."""
+    return _task(job).speedometer
+
+
+def _modified(path: Path) -> float:
+    """When a file was last written; 0 where it is not there."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _describe(folder: Path, plan: Plan, job: Job, task: LanguageModelTask, identity: str) -> None:
+    """Write what a reader of the folder needs; an interrupted run of other values keeps its own, because
+    its checkpoint is going to refuse this one."""
+    from completedp.lm.checkpoint import newest
+
+    described = folder / RUN
+    if newest(folder / "checkpoints") is not None:
+        with contextlib.suppress(UserError):  # a damaged one is written anew
+            if build(_Start, reading.read_json(described), str(described)).run != identity:
+                return
+    plan.write(folder / "plan.yaml")
+    start = _Start(
+        run=identity,
+        plan=files.digest(plan.to_dict()),
+        seed=job.seed,
+        data=dict(job.arguments["data"]),
+        device=task.device.type,
+        processes=task.team.ranks,
+        parallel=job.arguments["parallel"],
+    )
+    files.write_json(described, vars(start))
+
+
+def _task(job: Job) -> LanguageModelTask:
+    from completedp.lm.train import LanguageModelTask
+
+    task = train_function(job)
+    assert isinstance(task, LanguageModelTask), "made by `plan_job`"
+    return task
+
+
+def _finished(folder: Path, identity: str) -> Outcome | None:
+    path = folder / _OUTCOME
+    if not os.path.lexists(path):
+        return None
+    try:
+        data = reading.read_object(path)
+        run = data.pop("run", None)
+        outcome = Outcome.from_dict(data, str(path))
+    except UserError as error:
+        raise UserError(
+            f"{path}: not the outcome of a run ({error}); remove it, or give another place"
+        ) from None
+    if run != identity:
+        raise UserError(
+            f"{folder}: holds the finished run of other values, data or seed; give another place, or "
+            "remove it"
+        )
+    return outcome
+
+
+def _train(job: Job, folder: Path, on_progress: Callable[[Progress], None]) -> Outcome:
+    with _Curve(folder / "curve.jsonl") as curve:
+
+        def report(progress: Progress) -> None:
+            curve.add(progress.step, progress.loss)
+            on_progress(progress)
+
+        outcome = run_job(job, on_progress=report)
+    if outcome.status == "completed":
+        _keep_weights(folder)
+    return outcome
+
+
+def _keep_weights(folder: Path) -> None:
+    """The last checkpoint's weights, already on the disk, are the run's too; the checkpoint stays, so
+    that a run killed right after goes on from it."""
+    from completedp.lm.checkpoint import newest
+
+    last = newest(folder / "checkpoints")
+    assert last is not None, "a completed run ends with a checkpoint"
+    kept = folder / "model.safetensors"
+    with files.writing(kept):
+        kept.unlink(missing_ok=True)  # of a run that was killed before its outcome was written
+        try:
+            os.link(last / kept.name, kept)
+        except OSError:  # a file system without hard links
+            _copy(last / kept.name, kept)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Whole or not at all."""
+    copying = target.with_name(f".{target.name}")
+    try:
+        shutil.copyfile(source, copying)
+        sync(copying)
+        os.replace(copying, target)
+    finally:
+        copying.unlink(missing_ok=True)
+
+
+def _line(step: int, loss: float) -> str:
+    return json.dumps({"step": step, "loss": loss}, allow_nan=False) + "\n"
+
+
+class _Curve:
+    """The curve's file. A resumed run drops what an interrupted one reported after its checkpoint."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> _Curve:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def add(self, step: int, loss: float) -> None:
+        with files.writing(self._path):
+            if self._file is None:
+                files.write_text(self._path, self._before(step))
+                # Without a buffer, whose rest could no longer be written when the disk is full.
+                self._file = self._path.open("ab", buffering=0)
+            line = _line(step, loss).encode()
+            if self._file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _before(self, step: int) -> str:
+        """The lines of earlier steps."""
+        if step == 1:
+            return ""
+        return "".join(_line(s, loss) for s, loss in points_in(self._path) if s < step)

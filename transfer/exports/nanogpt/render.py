@@ -1,0 +1,141 @@
+"""nanoGPT's train.py: a configuration of its plain names, and a GPT with per-module parameter groups.
+
+Its own GPT is another architecture than the reference model (LayerNorm, learned positions), so the values
+are for a model.py that is near it: the file says what its GPT lacks, and refuses one that lacks it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from completedp.errors import UserError
+from completedp.plan import Plan
+from completedp.resolved import TensorRow
+from transfer.exports import python_file
+
+# c_attn is split into q, k and v by the file. Query and key norms and a gate nanoGPT's GPT has not: these
+# are the names under which a changed model.py has them.
+NAMES = {
+    "embedding": "transformer.wte",
+    "q": "transformer.h.{layer}.attn.c_attn.q",
+    "k": "transformer.h.{layer}.attn.c_attn.k",
+    "v": "transformer.h.{layer}.attn.c_attn.v",
+    "attention_out": "transformer.h.{layer}.attn.c_proj",
+    "q_norm": "transformer.h.{layer}.attn.q_norm",
+    "k_norm": "transformer.h.{layer}.attn.k_norm",
+    "attention_norm": "transformer.h.{layer}.ln_1",
+    "ffn_up": "transformer.h.{layer}.mlp.c_fc",
+    "ffn_gate": "transformer.h.{layer}.mlp.c_gate",
+    "ffn_down": "transformer.h.{layer}.mlp.c_proj",
+    "ffn_norm": "transformer.h.{layer}.ln_2",
+    "final_norm": "transformer.ln_f",
+    "unembedding": "lm_head",
+}
+
+
+def render(plan: Plan) -> str:
+    """The file's text. Raises `UserError` for grouped queries: c_attn has as many of each."""
+    if plan.reference.queries_per_kv != 1:
+        raise UserError(
+            f"model.queries_per_kv is {plan.reference.queries_per_kv}; nanoGPT's attention has as many keys "
+            "and values as queries: use --format torch, hf or torchtitan"
+        )
+    row = _reference(plan)
+    reference = {
+        "learning_rate": row.lr,
+        "weight_decay": row.weight_decay,
+        "beta1": row.beta1,
+        "beta2": row.beta2,
+    }
+    tables = {
+        **_settings(plan),
+        **reference,
+        "init_seed": 0,
+        "FFN: int": plan.reference.ffn,
+        "REFERENCE: dict[str, float]": reference,
+    }
+    return python_file.render(
+        plan, "nanogpt", names=NAMES, tables=tables, fold=True, cannot=cannot(plan)
+    )
+
+
+def cannot(plan: Plan) -> tuple[str, ...]:
+    """What train.py and its GPT cannot express, a sentence each."""
+    model, train = plan.reference, plan.train
+    lacks = [
+        *(["norms of queries and keys (attn.q_norm, attn.k_norm)"] if model.qk_norm else []),
+        *(["a gate in the feed-forward (mlp.c_gate)"] if model.gated else []),
+        *(
+            [f"a feed-forward of {model.ffn} features (mlp.c_fc)"]
+            if model.ffn != 4 * model.width
+            else []
+        ),
+    ]
+    sentences = [
+        "nanoGPT's GPT is another model than the one searched: LayerNorm, where that has RMSNorm, and "
+        "learned positions (they get the embedding's values), where that has rotary ones. Losses are the "
+        "plan's with a model.py that has the searched architecture.",
+        "nanoGPT's GPT ties lm_head to wte and keeps q, k and v in one matrix: the file separates them.",
+        "nanoGPT's GPT has no residual multipliers: they are folded into both c_proj, which is the same "
+        "training with AdamW and with no other optimizer.",
+        "train.py gives every group one learning rate: the optimizer gives each its own again before a "
+        "step. learning_rate, weight_decay, beta1 and beta2 are those of the middle layer's c_fc, to be "
+        "looked at; another learning_rate scales all, another of the others is refused.",
+    ]
+    if lacks:
+        sentences.insert(
+            1, f"nanoGPT's GPT lacks {', '.join(lacks)}; it is refused until model.py has them."
+        )
+    if plan.output_multiplier != 1.0:
+        sentences.append(
+            "nanoGPT's GPT has no multiplier on the logits: it is folded into lm_head, in the same way."
+        )
+    if train.schedule != "cosine":
+        sentences.append(
+            f"train.py's only schedule is a cosine: decay_lr is False, and the optimizer applies "
+            f"{train.schedule} itself."
+        )
+    if train.clip:
+        sentences.append(
+            "train.py would clip by the norm of the folded gradients, which is another norm: grad_clip "
+            "is 0, and the optimizer clips before each step by the norm of the unfolded ones."
+        )
+    if train.z_loss:
+        sentences.append(
+            "train.py has no z-loss: GPT adds it in training, so the loss of a step is printed with it "
+            "(those of an evaluation without)."
+        )
+    sentences.append(
+        f"Vocabulary and data are train.py's own: give it a data set of {model.vocab_size} tokens."
+    )
+    return tuple(sentences)
+
+
+def _settings(plan: Plan) -> dict[str, Any]:
+    model, train = plan.reference, plan.train
+    at_once = train.microbatch or train.batch
+    warmup = round(train.warmup * train.steps)
+    return {
+        "n_layer": model.depth,
+        "n_head": model.heads,
+        "n_embd": model.width,
+        "block_size": model.context,
+        "bias": False,
+        "dropout": 0.0,
+        "batch_size": at_once // model.context,
+        "gradient_accumulation_steps": train.batch // at_once,
+        "max_iters": train.steps - 1,  # the number of the last step, from 0
+        "decay_lr": train.schedule == "cosine",
+        "warmup_iters": warmup,
+        "lr_decay_iters": train.steps,
+        "min_lr": _reference(plan).lr * train.final_lr,
+        "grad_clip": 0.0,
+        "dtype": train.precision,
+        "compile": train.compile,
+    }
+
+
+def _reference(plan: Plan) -> TensorRow:
+    """The row whose values stand for all in train.py's plain names: a hidden matrix in the middle."""
+    middle = plan.reference.depth // 2
+    return next(row for row in plan.tensors if (row.module_type, row.layer) == ("ffn_up", middle))

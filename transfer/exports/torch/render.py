@@ -1,0 +1,11 @@
+"""Plain torch: tables under the plan's own tensor names, and the functions that every file has."""
+
+from __future__ import annotations
+
+from completedp.plan import Plan
+from transfer.exports import python_file
+
+
+def render(plan: Plan) -> str:
+    """The file's text. Raises `UserError` for a tensor's name that is no plain name."""
+    return python_file.render(plan, "torch")

@@ -1,0 +1,114 @@
+"""The figure of a transfer check: loss against what was swept, a panel a parameterisation."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from completedp import files
+from transfer.measuring.transfer_check import SWEPT
+
+# The losses shown end so far above the worst scale's least one: in shares of what lies between the scales'
+# least, or of that loss itself where that is more. What is above stands at the top.
+HEADROOM = 0.6
+LEAST_HEADROOM = 0.06
+# From one scale's line of diverged factors to the next, in shares of the height.
+CROSSES = 0.025
+
+
+def draw(document: Mapping[str, Any], path: Path) -> None:
+    """A PNG from a report. Raises `UserError` where the file cannot be written."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    parts = document["parameterizations"]
+    figure, panels = plt.subplots(
+        1,
+        len(parts),
+        figsize=(1.0 + 4.6 * len(parts), 4.8),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    limits = _limits(document)
+    for panel, part in zip(panels[0], parts, strict=True):
+        _draw_panel(panel, part, document, limits)
+    panels[0][0].set_ylim(*limits)
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2 * len(parts), fontsize=8)
+    panels[0][0].set_ylabel("loss on the report split (nats a token)")
+    figure.suptitle(
+        f"{document['axis']}: {document['which']} values, {document['schedule']}, means of "
+        f"{len(document['seeds'])} seeds\nstars: optima with 95 % intervals; dotted: the base's, "
+        "carried; crosses: diverged",
+        fontsize=9,
+    )
+    files.write_figure(path, figure)
+    plt.close(figure)
+
+
+def _draw_panel(
+    panel: Any, part: Mapping[str, Any], document: Mapping[str, Any], limits: tuple[float, float]
+) -> None:
+    import matplotlib
+
+    axis, rows = document["axis"], part["rows"]
+    octaves = [math.log2(factor) for factor in document["factors"]]
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(rows)))
+    for i, (colour, row) in enumerate(zip(colours, rows, strict=True)):
+        means = _means(row, len(document["seeds"]))
+        label = f"{axis} {row['target'][axis]:,} (x {row['ratio']:g})"
+        clipped = [min(loss, limits[1]) for loss in means.values()]
+        panel.plot(
+            list(means), clipped, "o-", color=colour, markersize=4, linewidth=0.7, label=label
+        )
+        diverged = [math.log2(float(factor)) for factor in row["diverged"]]
+        line = limits[1] - (1 + i) * CROSSES * (limits[1] - limits[0])
+        panel.plot(diverged, [line] * len(diverged), "x", color=colour, markersize=6)
+        if row["optimum"] and row["optimum"]["parabola"]:
+            _draw_optimum(panel, row["optimum"], colour, (min(octaves), max(octaves)))
+        if row["ratio"] == 1 and row["carried"]:
+            panel.axvline(row["carried"]["octaves"], color="grey", linewidth=0.9, linestyle=":")
+    panel.set_title(part["parameterization"], fontsize=10)
+    panel.set_xlabel(f"log2 of the factor on the carried {SWEPT[document['swept']]}")
+    panel.grid(alpha=0.25)
+
+
+def _draw_optimum(
+    panel: Any, optimum: Mapping[str, Any], colour: Any, ends: tuple[float, float]
+) -> None:
+    """Its parabola, and its interval as far as the grid goes."""
+    parabola, octaves = optimum["parabola"], optimum["octaves"]
+    x = np.linspace(parabola["first"], parabola["last"], 40)
+    a, b, c = parabola["coefficients"]
+    panel.plot(x, a + b * x + c * x**2, color=colour, linewidth=1.8)
+    low = ends[0] if octaves["low"] is None else max(ends[0], octaves["low"])
+    high = ends[1] if octaves["high"] is None else min(ends[1], octaves["high"])
+    panel.plot([low, high], [optimum["loss"]] * 2, color=colour, linewidth=1.2, marker="|")
+    panel.plot(octaves["value"], optimum["loss"], "*", color=colour, markersize=11, zorder=3)
+
+
+def _limits(document: Mapping[str, Any]) -> tuple[float, float]:
+    """Of the losses shown."""
+    seeds = len(document["seeds"])
+    rows = [row for part in document["parameterizations"] for row in part["rows"]]
+    least = [min(means.values()) for row in rows if (means := _means(row, seeds))] or [0.0]
+    room = max(HEADROOM * (max(least) - min(least)), LEAST_HEADROOM * max(least), 1e-9)
+    return min(least) - 0.1 * room, max(least) + room
+
+
+def _means(row: Mapping[str, Any], seeds: int) -> dict[float, float]:
+    """By log2 of the factor, of factors with a loss of every seed."""
+    return {
+        math.log2(float(factor)): statistics.fmean(by_seed.values())
+        for factor, by_seed in row["losses"].items()
+        if len(by_seed) == seeds
+    }

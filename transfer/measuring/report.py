@@ -1,0 +1,321 @@
+"""What runs at several scales say of a parameterisation: optima, loss lost, exponent, and the verdict.
+
+The loss lost at a scale is the fitted loss at the learning rate that is best at the base, carried, less the
+fitted loss at the scale's own best: what a user pays who tunes at the base and trusts the rule. It is the
+measure, not the optimum's move: where the loss is flat a move costs nothing. It comes from the fit, because
+the lowest of several noisy means is the luckiest and lies below the truth.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from completedp.recipe import Recipe
+from completedp.rules import PARAMETERIZATIONS
+from completedp.runs.job import Outcome
+from transfer.measuring.optimum import (
+    FEWEST_FACTORS,
+    WINDOW,
+    Estimate,
+    Sweep,
+    Vector,
+    estimate,
+    shares,
+    slope,
+)
+from transfer.measuring.transfer_check import SWEPT, Run, Setting
+
+MOST_LOST = 0.003  # of the loss
+MOST_MOVED = 0.5  # octaves
+
+
+def report(
+    recipe: Recipe, setting: Setting, wanted: Sequence[Run], outcomes: Mapping[int, Outcome]
+) -> dict[str, Any]:
+    """The measurement as plain JSON: a row a scale and parameterisation, with every loss; `outcomes` by the
+    run's place. `verdict` is None while runs are missing."""
+    hparams = recipe.hparams if setting.which == "tuned" else recipe.baseline
+    parts = [_Part.of(setting, name, wanted, outcomes) for name in setting.parameterizations]
+    documents = [part.to_dict() for part in parts]
+    missing = sum(row["runs_missing"] for part in documents for row in part["rows"])
+    return {
+        "schema": 1,
+        "kind": "transfer-check",
+        "recipe_digest": recipe.digest,
+        "which": setting.which,
+        "swept": setting.swept,
+        "value": getattr(hparams.global_, setting.swept),
+        "schedule": wanted[0].plan.train.schedule,
+        "axis": setting.axis,
+        "ratios": sorted(setting.ratios),
+        "factors": sorted(setting.factors),
+        "seeds": list(setting.seeds),
+        "options": dict(setting.options),
+        "window_octaves": WINDOW,
+        "parameterizations": documents,
+        "verdict": None if missing else verdict(setting, documents[0]["rows"]),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Cell:
+    """A scale under a parameterisation: losses of completed runs by factor and seed."""
+
+    runs: Sequence[Run]
+    losses: Mapping[float, Mapping[int, float]]
+    diverged: Mapping[float, int]
+    missing: int
+
+    @classmethod
+    def of(cls, here: Sequence[tuple[Run, Outcome | None]]) -> _Cell:
+        factors = sorted({run.factor for run, _ in here})
+        losses: dict[float, dict[int, float]] = {factor: {} for factor in factors}
+        diverged = dict.fromkeys(factors, 0)
+        for run, outcome in here:
+            if outcome is not None and outcome.loss is not None:
+                losses[run.factor][run.seed] = outcome.loss
+            elif outcome is not None:
+                diverged[run.factor] += 1
+        return cls(
+            runs=[run for run, _ in here],
+            losses=losses,
+            diverged=diverged,
+            missing=sum(outcome is None for _, outcome in here),
+        )
+
+    def candidates(self, seeds: Sequence[int]) -> list[float]:
+        """For the optimum: of the factors with a loss of every seed those around the lowest mean, up to where
+        one is missing. No curve is drawn over runs that diverged."""
+        whole = {
+            f: statistics.fmean(x.values()) for f, x in self.losses.items() if len(x) == len(seeds)
+        }
+        if not whole:
+            return []
+        lowest, runs = min(whole, key=whole.__getitem__), groupby(self.losses, whole.__contains__)
+        return next(run for run in (list(run) for _, run in runs) if lowest in run)
+
+    def sweep(self, seeds: Sequence[int], shares_RS: Vector) -> Sweep | None:
+        """None of fewer candidates than a parabola takes."""
+        candidates = self.candidates(seeds)
+        if len(candidates) < FEWEST_FACTORS:
+            return None
+        loss_SF = np.array([[self.losses[f][seed] for f in candidates] for seed in seeds])
+        return Sweep(octave_F=np.log2(candidates), mean_RF=shares_RS @ loss_SF)
+
+    def reaches(self, octave: float, seeds: Sequence[int]) -> bool:
+        """Whether the factors on both sides of a place are candidates."""
+        octave_F = np.log2(list(self.losses))
+        after = min(max(int(np.searchsorted(octave_F, octave)), 1), len(octave_F) - 1)
+        beside = set(list(self.losses)[after - 1 : after + 1])
+        return beside <= set(self.candidates(seeds))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """A parameterisation's cells by ratio."""
+
+    name: str
+    setting: Setting
+    cells: Mapping[float, _Cell]
+
+    @classmethod
+    def of(
+        cls,
+        setting: Setting,
+        name: str,
+        wanted: Sequence[Run],
+        outcomes: Mapping[int, Outcome],
+    ) -> _Part:
+        here = [(r, outcomes.get(i)) for i, r in enumerate(wanted) if r.parameterization == name]
+        cells = {
+            ratio: _Cell.of([(r, outcome) for r, outcome in here if r.ratio == ratio])
+            for ratio in sorted(setting.ratios)
+        }
+        return cls(name=name, setting=setting, cells=cells)
+
+    def to_dict(self) -> dict[str, Any]:
+        seeds = self.setting.seeds
+        shares_RS = shares(seeds)
+        sweeps = {ratio: cell.sweep(seeds, shares_RS) for ratio, cell in self.cells.items()}
+        plan = self.cells[1.0].runs[0].plan
+        return {
+            "parameterization": self.name,
+            "options": dataclasses.asdict(plan.options),
+            **self._exponents(sweeps),
+            "rows": [
+                {"ratio": ratio, **_row(cell, sweeps[ratio], sweeps[1.0], seeds)}
+                for ratio, cell in self.cells.items()
+            ],
+        }
+
+    def _exponents(self, sweeps: Mapping[float, Sweep | None]) -> dict[str, Any]:
+        """`exponent`: the power of the axis' ratio by which the best factor on the carried values grows; 0
+        where the rule is right. None unless every scale has an optimum.
+
+        Of the learning rate along the tokens also `duration_exponent`: p of a best learning rate ∝ m_D^-p at
+        a fixed batch, the rule's own (0 where it has none) less that power; under Complete(d)P β, ε and λ
+        have moved with q at the rule's own p.
+        """
+        axis, found = self.setting.axis, [s for s in sweeps.values() if s is not None]
+        power = None
+        if len(found) == len(sweeps):
+            ratios = [getattr(cell.runs[0].plan.ratios, axis) for cell in self.cells.values()]
+            power_R = slope(ratios, [sweep.optimum_R for sweep in found])
+            power = estimate(power_R, len(self.setting.seeds))
+        exponents: dict[str, Any] = {"exponent": _plain(power)}
+        if axis == "tokens" and self.setting.swept == "lr":
+            known = axis in PARAMETERIZATIONS[self.name].axes
+            options = self.cells[1.0].runs[0].plan.options
+            rule = options.duration_exponent if known else 0.0
+            exponents["duration_exponent"] = {
+                "rule": rule,
+                "fitted": _plain(power and _less(rule, power)),
+            }
+        return exponents
+
+
+def _less(number: float, subtracted: Estimate) -> Estimate:
+    low, high = subtracted.high, subtracted.low
+    return Estimate(
+        value=number - subtracted.value,
+        low=None if low is None else number - low,
+        high=None if high is None else number - high,
+    )
+
+
+def _row(
+    cell: _Cell, here: Sweep | None, base: Sweep | None, seeds: Sequence[int]
+) -> dict[str, Any]:
+    plan = cell.runs[0].plan
+    row: dict[str, Any] = {
+        "target": dataclasses.asdict(plan.scale),
+        "parameters": plan.parameters,
+        "flops": plan.flops,
+        "runs_missing": cell.missing,
+        "diverged": {f"{factor:g}": n for factor, n in cell.diverged.items() if n},
+        "losses": {
+            f"{factor:g}": {str(seed): loss for seed, loss in by_seed.items()}
+            for factor, by_seed in cell.losses.items()
+        },
+        "optimum": None if here is None else _optimum(here, len(seeds)),
+        "candidates": cell.candidates(seeds),
+        "moved": None,
+        "carried": None,
+    }
+    if here is not None and base is not None and base.place == "inside":
+        row["moved"] = _plain(_difference(here.optimum_R, base.optimum_R, len(seeds)))
+        if cell.reaches(float(base.optimum_R[0]), seeds):
+            row["carried"] = _carried(cell, here, base.optimum_R, seeds)
+    return row
+
+
+def _optimum(here: Sweep, seeds: int) -> dict[str, Any]:
+    """`place`: `inside` the grid; `low edge`, `high edge`: there or beyond; `unclear`: no parabola."""
+    inside = here.place == "inside"
+    return {
+        "place": here.place,
+        "octaves": _plain(estimate(here.optimum_R, seeds)),
+        "loss": float(here.loss_R(here.optimum_R)[0]) if inside else None,
+        "parabola": dataclasses.asdict(here.parabola) if inside else None,
+    }
+
+
+def _carried(cell: _Cell, here: Sweep, octave_R: Vector, seeds: Sequence[int]) -> dict[str, Any]:
+    """At the base's optimum. `lost_to_edge` where the own optimum lies at or beyond an edge: on the mean,
+    against the lowest mean of the grid, which is a lucky one. `seed_spread`: the standard deviation over
+    seeds at the nearest factor. All in nats a token but `lost_percent`."""
+    loss_R = here.loss_R(octave_R)
+    nearest = int(here.nearest(octave_R[:1])[0])
+    least_R = here.loss_R(here.optimum_R)
+    at_edge = here.place in ("low edge", "high edge")
+    losses = cell.losses[cell.candidates(seeds)[nearest]]
+    return {
+        "octaves": float(octave_R[0]),
+        "loss": float(loss_R[0]),
+        "lost": _plain(_difference(loss_R, least_R, len(seeds))),
+        "lost_percent": _plain(_difference(100 * loss_R / least_R, 100, len(seeds))),
+        "lost_to_edge": max(0.0, float(loss_R[0]) - here.lowest) if at_edge else None,
+        "seed_spread": statistics.stdev(losses.values()),
+    }
+
+
+def _difference(one_R: Vector, other_R: Vector | float, seeds: int) -> Estimate | None:
+    with np.errstate(invalid="ignore"):
+        return estimate(one_R - other_R, seeds)
+
+
+def _plain(found: Estimate | None) -> dict[str, float | None] | None:
+    return None if found is None else dataclasses.asdict(found)
+
+
+def verdict(setting: Setting, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Whether the rule carries what was swept, with the reasons why not, from one parameterisation's rows.
+
+    Yes where the base's optimum is inside the grid and at every other scale the loss lost is at most
+    `MOST_LOST` of the loss at the scale's own optimum, or at most one seed's spread, or the optimum has
+    moved by at most `MOST_MOVED` octaves. Estimates decide, not the ends of their intervals: a wide
+    interval is no proof that a rule carries. Where a scale's own optimum is not inside the grid, or runs
+    diverge beside the carried value, it is no.
+    """
+    base = next(row for row in rows if row["ratio"] == 1)
+    why = _no_optimum(base)
+    if why:
+        reasons = [f"at the base {why}"]
+    else:
+        what = SWEPT[setting.swept]
+        refused = ((row["ratio"], _refused(row, what)) for row in rows if row["ratio"] != 1)
+        reasons = [f"{setting.axis} x {ratio:g}: {why}" for ratio, why in refused if why]
+    return {"carries": not reasons, "reasons": reasons}
+
+
+def _no_optimum(row: Mapping[str, Any]) -> str:
+    """Why a scale has no optimum; empty where it has."""
+    if row["optimum"] is None:
+        return (
+            f"fewer than {FEWEST_FACTORS} factors side by side are without a diverged run: give other "
+            "--factors"
+        )
+    place, first, last = row["optimum"]["place"], row["candidates"][0], row["candidates"][-1]
+    lost = [float(factor) for factor in row["diverged"]]
+    if place == "high edge" and (above := [factor for factor in lost if factor > last]):
+        return (
+            f"the optimum is at factor {last:g} or between it and {min(above):g}, where runs diverge: give "
+            "--factors between them"
+        )
+    if place == "low edge" and (below := [factor for factor in lost if factor < first]):
+        return (
+            f"the optimum is at factor {first:g} or between it and {max(below):g}, where runs diverge: give "
+            "--factors between them"
+        )
+    return {
+        "inside": "",
+        "low edge": "the optimum is at the lowest factor or below: give lower --factors",
+        "high edge": "the optimum is at the highest factor or above: give higher --factors",
+        "unclear": "the losses show no single optimum: give more --seeds or a wider range of --factors",
+    }[place]
+
+
+def _refused(row: Mapping[str, Any], what: str) -> str:
+    """Why a scale does not pass; empty where it does."""
+    carried = row["carried"]
+    if carried is None and row["optimum"] is not None:
+        return f"runs diverge beside the {what} that is carried"
+    why = _no_optimum(row)
+    if why:
+        to_edge = carried and carried["lost_to_edge"]
+        return f"{why}; to that one carrying loses {to_edge:.4f} on the mean" if to_edge else why
+    lost, moved = carried["lost"]["value"], row["moved"]["value"]
+    allowed = max(MOST_LOST * row["optimum"]["loss"], carried["seed_spread"])
+    if lost <= allowed or abs(moved) <= MOST_MOVED:
+        return ""
+    return (
+        f"{lost:.4f} ({carried['lost_percent']['value']:.2f} %) is lost by carrying, where a seed's spread "
+        f"is {carried['seed_spread']:.4f}, and the optimum has moved by {moved:+.2f} octaves"
+    )

@@ -1,0 +1,310 @@
+"""What a recipe saves: the tokens with which it equals its global baseline, at the base and carried.
+
+At each scale the baseline trains once for all its tokens, the recipe for all of them and for less: whole
+schedules at every horizon, because a run cut short is not a shorter run. Where the recipe's loss over
+tokens crosses the baseline's is the share of the tokens that it needs. At one model's size FLOPs go with
+tokens, so the share is the same of both.
+
+.. [CompletedP] arXiv 2512.22382: 1/2.3 of the tokens at its 50M proxy, 1/1.32 carried to its largest model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+from completedp import files, reading
+from completedp.config import ExternalModel
+from completedp.errors import UserError
+from completedp.flops import training_flops
+from completedp.hparams import HParams
+from completedp.plan import Plan
+from completedp.recipe import Recipe
+from completedp.runs.job import Outcome
+from completedp.stats import compare
+from transfer.planning.planner import make_plan
+from transfer.planning.target import Target, TargetRequest, target_for
+
+PAPER = {"proxy": 2.3, "carried": 1.32}  # [CompletedP]
+
+Arm = Literal["tuned", "baseline"]
+Losses = Mapping[int, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What is measured. `scales`: multiples of the base's training FLOPs, each a whole target by the rules
+    of `transfer.planning.target`; `fractions`: of the target's tokens, 1 among them. `options`: rule options."""
+
+    scales: tuple[float, ...]
+    fractions: tuple[float, ...]
+    seeds: tuple[int, ...]
+    parameterization: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("scales", "fractions", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise UserError(f"{name} are {_listed(values)}; expected one or more, each once")
+        if not all(math.isfinite(s) and s > 0 for s in self.scales):
+            raise UserError(f"scales are {_listed(self.scales)}; expected numbers above 0")
+        if not (all(0 < f <= 1 for f in self.fractions) and 1.0 in self.fractions):
+            raise UserError(
+                f"fractions are {_listed(self.fractions)}; expected shares of the tokens in (0, 1], 1 "
+                "among them"
+            )
+        if len(self.seeds) < 2:
+            raise UserError("one seed is given; expected two or more: one has no interval")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training: an arm at a scale, for a share of that scale's tokens."""
+
+    scale: float
+    arm: Arm
+    fraction: float
+    seed: int
+    plan: Plan
+
+    @property
+    def name(self) -> str:
+        """For people, without the seed."""
+        return f"x {self.scale:g} {self.arm}, {self.fraction:g} of the tokens"
+
+
+def runs(recipe: Recipe, baseline: HParams, setting: Setting) -> list[Run]:
+    """Every training that the setting asks for, the shortest scales first; seeds are the outer loop of a
+    scale, so that an interrupted measurement holds whole pairs."""
+    found = []
+    for scale in sorted(setting.scales):
+        target = _target(recipe, scale)
+        plans = list(_plans(recipe, baseline, target, setting))
+        for seed in setting.seeds:
+            found += [
+                Run(scale=scale, arm=arm, fraction=fraction, seed=seed, plan=plan)
+                for arm, fraction, plan in plans
+            ]
+    return found
+
+
+def _target(recipe: Recipe, scale: float) -> Target:
+    base = recipe.base
+    if scale == 1:
+        return target_for(recipe, TargetRequest(width=base.width, depth=base.depth))
+    if isinstance(recipe.model, ExternalModel):
+        raise UserError(
+            f"scale {scale:g}: the shapes of {recipe.model.source} are not chosen here; give --scales 1"
+        )
+    return target_for(
+        recipe, TargetRequest(flops=scale * training_flops(recipe.model, base.tokens))
+    )
+
+
+def _plans(
+    recipe: Recipe, baseline: HParams, target: Target, setting: Setting
+) -> Iterator[tuple[Arm, float, Plan]]:
+    source = dataclasses.replace(recipe, baseline=baseline)
+    for fraction in sorted(setting.fractions, reverse=True):
+        steps = max(1, round(fraction * (target.scale.tokens // target.scale.batch)))
+        tokens = target.scale.tokens if fraction == 1 else steps * target.scale.batch
+        scale = dataclasses.replace(target.scale, tokens=tokens)
+        arms: tuple[Arm, ...] = ("baseline", "tuned") if fraction == 1 else ("tuned",)
+        for arm in arms:
+            plan = make_plan(
+                source,
+                scale,
+                target.model,
+                parameterization=setting.parameterization,
+                which=arm,
+                **setting.options,
+            )
+            yield arm, fraction, plan
+
+
+def runs_folder(root: Path, recipe: Path) -> Path:
+    """Where a recipe's runs are kept: by the name of its study."""
+    return root / "speedups" / recipe.resolve().parent.name
+
+
+def report(
+    recipe: Recipe,
+    baseline: HParams,
+    setting: Setting,
+    wanted: Sequence[Run],
+    outcomes: Mapping[int, Outcome],
+) -> dict[str, Any]:
+    """The measurement as plain JSON: a row a scale, with every loss; `outcomes` by the run's place."""
+    parameterization = setting.parameterization or recipe.parameterization
+    return {
+        "schema": 1,
+        "kind": "speedup",
+        "recipe_digest": recipe.digest,
+        "baseline_digest": files.digest(baseline.to_dict()),
+        "parameterization": parameterization,
+        "options": dict(setting.options),
+        "seeds": list(setting.seeds),
+        "paper": PAPER,
+        "rows": [_row(s, wanted, outcomes) for s in sorted(setting.scales)],
+    }
+
+
+def _row(scale: float, wanted: Sequence[Run], outcomes: Mapping[int, Outcome]) -> dict[str, Any]:
+    losses: dict[Arm, dict[float, dict[int, float]]] = {"tuned": {}, "baseline": {}}
+    diverged = dict.fromkeys(losses, 0)
+    missing = 0
+    here = [(i, run) for i, run in enumerate(wanted) if run.scale == scale]
+    whole = next(run.plan for _, run in here if run.fraction == 1)
+    for i, run in here:
+        # Of whole steps: the share that was trained, not the one that was asked for.
+        share = run.plan.train.steps / whole.train.steps
+        by_seed = losses[run.arm].setdefault(share, {})
+        outcome = outcomes.get(i)
+        if outcome is None:
+            missing += 1
+        elif outcome.loss is None:
+            diverged[run.arm] += 1
+        else:
+            by_seed[run.seed] = outcome.loss
+    difference = compare(losses["baseline"].get(1.0, {}), losses["tuned"].get(1.0, {}))
+    found = speedup(losses["baseline"].get(1.0, {}), losses["tuned"])
+    return {
+        "scale": scale,
+        "target": dataclasses.asdict(whole.scale),
+        "parameters": whole.parameters,
+        "flops": whole.flops,
+        "runs_missing": missing,
+        "diverged": diverged,
+        "losses": {
+            arm: {str(f): {str(s): x for s, x in by.items()} for f, by in found_.items()}
+            for arm, found_ in losses.items()
+        },
+        "difference": difference.to_dict() if difference else None,
+        "speedup": dataclasses.asdict(found) if found else None,
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speedup:
+    """Tokens (and FLOPs) of the baseline over the recipe's at equal loss; `low`, `high`: 95 %.
+
+    `bound`: `at least` where even the shortest horizon was as good as the baseline, `below` where not even
+    the whole run was as good on the mean (`factor` is 1 then, and the truth lower). An end of the interval
+    is None where it lies beyond what was measured: `low` below 1, `high` above the shortest horizon's factor.
+    """
+
+    seeds: int
+    factor: float
+    low: float | None
+    high: float | None
+    bound: Literal["", "at least", "below"] = ""
+
+
+def speedup(baseline: Losses, tuned: Mapping[float, Losses]) -> Speedup | None:
+    """From losses by seed, the recipe's by fraction of the tokens; None with fewer than two whole seeds.
+
+    A seed counts where all its runs completed. The interval is Student's over the jackknife of the seeds,
+    in log2 of the factor: the estimate is a crossing of means, no mean of crossings. Beyond the horizons the
+    outer segments are drawn on, for the spread alone: cut off there, all seeds would seem to agree.
+    """
+    seeds = [s for s in baseline if all(s in losses for losses in tuned.values())]
+    if len(seeds) < 2:
+        return None
+    from scipy.stats import t as student
+
+    whole = _octaves(seeds, baseline, tuned)
+    left_out = [_octaves([s for s in seeds if s != out], baseline, tuned) for out in seeds]
+    n, most = len(seeds), -math.log2(min(tuned))
+    if all(map(math.isfinite, [whole, *left_out])):
+        spread = sum((x - statistics.fmean(left_out)) ** 2 for x in left_out)
+        reach = float(student.ppf(0.975, n - 1)) * math.sqrt((n - 1) / n * spread)
+        low, high = whole - reach, whole + reach
+    else:
+        low, high = -math.inf, math.inf
+    bound: Literal["", "at least", "below"] = ""
+    if _mean(seeds, tuned[min(tuned)]) <= _mean(seeds, baseline):
+        bound = "at least"
+    elif whole < 0:
+        bound = "below"
+    return Speedup(
+        seeds=n,
+        factor=2 ** min(most, max(0.0, whole)),
+        low=None if low < 0 else 2 ** min(most, low),
+        high=None if high > most else 2 ** max(0.0, high),
+        bound=bound,
+    )
+
+
+def _octaves(seeds: Sequence[int], baseline: Losses, tuned: Mapping[float, Losses]) -> float:
+    """log2 of the factor: where the piecewise line through the recipe's mean losses over log2 of the
+    fraction, drawn down to the best of the shorter horizons (one may stop there), meets the baseline's.
+
+    Beyond the horizons on the first or last segment; infinite where that does not fall.
+    """
+    goal = _mean(seeds, baseline)
+    points = [(math.log2(f), _mean(seeds, losses)) for f, losses in sorted(tuned.items())]
+    segments = list(pairwise(points))
+    beyond = points[0][1] <= goal
+    if not segments:
+        return math.inf if beyond else -math.inf
+    met = (segment for segment in segments if segment[1][1] <= goal)
+    (x0, y0), (x1, y1) = segments[0] if beyond else next(met, segments[-1])
+    if y1 >= y0:
+        return math.inf if beyond else -math.inf
+    return -(x0 + (x1 - x0) * (y0 - goal) / (y0 - y1))
+
+
+def _mean(seeds: Sequence[int], losses: Losses) -> float:
+    return statistics.fmean(losses[s] for s in seeds)
+
+
+def table(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Column names and rows for people."""
+    columns = ["FLOPs", "width", "depth", "tokens", "baseline", "tuned", "difference", "speed-up"]
+    return columns, [_shown(row) for row in document["rows"]]
+
+
+def _shown(row: Mapping[str, Any]) -> list[str]:
+    target, difference, found = row["target"], row["difference"], row["speedup"]
+    arms = [row["losses"][arm].get("1.0", {}).values() for arm in ("baseline", "tuned")]
+    means = [f"{statistics.fmean(losses):.4f}" if losses else "–" for losses in arms]
+    change = speed = "–"
+    if difference:
+        change = f"{difference['mean']:+.4f} [{difference['low']:+.4f}, {difference['high']:+.4f}]"
+    if found:
+        low = "under 1" if found["low"] is None else f"{found['low']:.2f}"
+        high = "beyond" if found["high"] is None else f"{found['high']:.2f}"
+        speed = {
+            "": f"{found['factor']:.2f} [{low}, {high}]",
+            "at least": f"at least {found['factor']:.2f} on the mean [{low}, {high}]",
+            "below": "below 1" if difference and difference["low"] > 0 else "1 not reached",
+        }[found["bound"]]
+    lost = sum(row["diverged"].values())
+    return [
+        f"x {row['scale']:g} ({row['flops']:.3g})",
+        f"{target['width']:,}",
+        f"{target['depth']:,}",
+        f"{target['tokens']:,}",
+        *means,
+        change,
+        speed + (f" ({lost} diverged)" if lost else ""),
+    ]
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values) or "none"
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """A file that `report` made. Raises `UserError` for another."""
+    document = reading.read_object(path)
+    if document.get("kind") != "speedup":
+        raise UserError(f"{path}: not a file of `completedp speedup`; expected its speedup.json")
+    return document

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
-
-import numpy as np
 
 from completedp.errors import UserError
 from completedp.hparams import HParams
 from completedp.runs.job import Job, Outcome, Rung
 from completedp.runs.journal import TrialRecord, finished_record
 from completedp.seeds import derive_seed
-from search.ax_experiment import AxExperiment
+from search.ax_experiment import AxExperiment, View
 from search.confirm import ARMS
-from search.space import Coordinate, Space
-from search.stopping import Curve, forecast, stopping_named
-from search.strategies import History, Observation, strategy_named
+from search.space import Space
+from search.stopping import Curve, stopping_named
 from search.study import Study, confirmation_runs
 
 # More than a round of confirmation has, so that every round has seeds of its own.
@@ -53,13 +50,8 @@ class Proposer:
         self._curve_of = functools.cache(curve_of)
         self._stopping = stopping_named(study.spec.config.search.stopping)
         self._space = Space.from_config(study.spec.config)
-        self._strategy = strategy_named(study.spec.config.search.strategy)
-        self._ax = AxExperiment(self._space, self._propose)
+        self._ax = AxExperiment(study)
         self._waiting = [t.trial for t in study.pending]
-        for record in study.of_phase("global", "module"):
-            self._space.check(record.values, f"trial {record.trial}")
-            self._ax.attach(record.trial, record.values)
-            self._tell(record)
 
     @property
     def done(self) -> bool:
@@ -101,15 +93,8 @@ class Proposer:
         self.study.add(record)
 
     def _tell(self, record: TrialRecord) -> None:
-        if record.phase == "confirm":
-            return  # Ax knows the select split only
-        if record.status == "completed":
-            assert record.loss is not None
-            self._ax.completed(record.trial, record.loss)
-        elif record.status == "diverged":
-            self._ax.diverged(record.trial, record.reason or "diverged")
-        elif record.status is not None:
-            self._ax.abandoned(record.trial)
+        if record.phase != "confirm":  # Ax knows the select split only
+            self._ax.tell(record)
 
     @property
     def _at_the_border(self) -> bool:
@@ -124,7 +109,7 @@ class Proposer:
         phase = self.study.next_phase
         if self._at_the_border:
             self.arms()  # refuses to go on from nothing
-        values = self._ax.ask(trial)
+        values = self._ax.ask(trial, self._view(phase))
         rungs = self._rungs() if phase == "module" else ()
         kept = [c.name for c in self._space.coordinates if phase == "module" or c.part == "global"]
         return self._proposed(
@@ -144,47 +129,21 @@ class Proposer:
         self._record({"event": "proposed", **record})
         return self.study.trials[record["trial"]]
 
-    def _propose(self) -> Mapping[str, float]:
-        """The strategy's point for the trial about to be numbered."""
-        phase, trial = self.study.next_phase, len(self.study.trials)
-        rng = np.random.default_rng([self.study.spec.seed, trial])
+    def _view(self, phase: str) -> View:
+        """The coordinates and trials that the strategy sees in a phase."""
+        trials = [t.trial for t in self.study.of_phase(phase)]
         if phase == "global":
-            fixed: Mapping[str, float] = {}
-            moving = self._space.part("global")
-        else:
-            centre = self.study.centre
-            assert centre is not None, "the border was passed with a global incumbent"
-            fixed = centre.values
-            moving = self._space.part("type", "depth")
-        point_D = self._strategy.propose(self._arena(moving, phase), rng)
-        proposed = {c.name: float(x) for c, x in zip(moving, point_D, strict=True)}
-        return self._space.project({**fixed, **proposed})
-
-    def _arena(self, moving: tuple[Coordinate, ...], phase: str) -> History:
-        bounds_D = np.array([c.octaves for c in moving])
-        centre = self.study.centre if phase == "module" else None
-        seen = [centre] if centre else []
-        trials = self.study.of_phase(phase)
-        observations = [
-            Observation(
-                point_D=np.array([t.values.get(c.name, 0.0) for c in moving]),
-                status=t.status or "pending",
-                loss=t.loss,
-                forecast=self._forecast(t, trials) if t.status == "stopped" else None,
-            )
-            for t in seen + trials
-        ]
-        return History(
-            seed=self.study.spec.seed,
-            lower_D=-bounds_D,
-            upper_D=bounds_D,
-            start_D=np.zeros(len(moving)),
-            observations=observations,
+            free = self._space.part("global")
+            return View(phase=phase, free=[c.name for c in free], fixed={}, trials=trials)
+        centre = self.study.centre
+        assert centre is not None, "the border was passed with a global incumbent"
+        free = self._space.part("type", "depth")
+        return View(
+            phase=phase,
+            free=[c.name for c in free],
+            fixed=centre.values,
+            trials=[centre.trial, *trials],
         )
-
-    def _forecast(self, stopped: TrialRecord, trials: Sequence[TrialRecord]) -> float | None:
-        finished = [(self._curve_of(t.trial), t.loss) for t in trials if t.loss is not None]
-        return forecast(self._curve_of(stopped.trial), finished)
 
     def _confirmation_trial(self) -> TrialRecord:
         """Both arms of a seed one after the other, so that an interrupted study holds whole pairs."""

@@ -385,10 +385,7 @@ def test_the_saved_experiment_opens_in_ax(tmp_path: Path) -> None:
     assert len(client.get_next_trials(max_trials=1)) == 1  # Ax's default strategy goes on
 
 
-def test_equal_studies_save_equal_bytes_however_they_came_about(
-    tmp_path: Path, config: StudyConfig
-) -> None:
-    """One experiment is built trial by trial, the other one from the finished journal."""
+def test_equal_studies_save_equal_bytes(tmp_path: Path, config: StudyConfig) -> None:
     config = dataclasses.replace(config, search=dataclasses.replace(ONLY_LR, strategy="random"))
     study = Study.from_records([first_record(config, budget=12)], "memory")
     for _ in range(4):

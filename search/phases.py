@@ -24,7 +24,7 @@ from search.study import Study, confirmation_runs
 MOST_SEEDS = 1000
 
 Split = Literal["select", "report"]
-Ask = Callable[[], Mapping[str, float]]
+Ask = Callable[["SearchPhase"], Mapping[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,6 @@ class Phase(Protocol):
     name: str  # in the journal
     title: str
     split: Split
-    free: tuple[Part, ...]  # the parts of the space that its strategy moves
 
     def runs(self, study: Study) -> Fraction:
         """The part of the budget that it may spend, in proxy runs."""
@@ -83,23 +82,18 @@ class Phase(Protocol):
     def over(self, study: Study) -> bool:
         """Whether it hands out no more trials."""
 
-    def ratios(self, study: Study) -> Ratios:
-        """The scale of its next trial."""
-
-    def centre(self, study: Study) -> TrialRecord | None:
-        """The trial that the strategy moves around. None: the preset's own values."""
-
     def next(self, study: Study, ask: Ask) -> TrialSpec | None:
-        """The next trial, with the values that `ask` gives. None: nothing to hand out now.
+        """The next trial, with the values that `ask` gives for it. None: nothing to hand out now.
 
         Raises `UserError` if there is nothing to go on from.
         """
 
 
 class SearchPhase:
-    """What the phases that search have in common.
+    """A phase whose trials a strategy proposes.
 
-    Their trials share one seed, so that their differences are those of the hyperparameters.
+    They share one seed, so that their differences are those of the hyperparameters. `free`: the parts of the
+    space that the strategy moves.
     """
 
     name: str
@@ -107,13 +101,18 @@ class SearchPhase:
     split: Split = "select"
     free: tuple[Part, ...]
 
+    def centre(self, study: Study) -> TrialRecord | None:
+        """The trial that the strategy moves around. None: the preset's own values."""
+        return None
+
     def ratios(self, study: Study) -> Ratios:
-        """That of the proxy; a phase that trains others says so here."""
+        """The scale of the next trial."""
         return PROXY
 
     def over(self, study: Study) -> bool:
-        """Whether the next trial would take what the confirmation needs."""
-        return study.cost(study.searched) + self._next_cost(study) > study.search_limit
+        """Whether the confirmation has begun, or the next trial would take what it needs."""
+        spent = study.cost(study.searched)
+        return bool(study.confirmations) or spent + self._next_cost(study) > study.search_limit
 
     def _next_cost(self, study: Study) -> Fraction:
         return study.cost_at(self.ratios(study))
@@ -122,7 +121,7 @@ class SearchPhase:
         return TrialSpec(
             trial=len(study.trials),
             phase=self.name,
-            values=ask(),
+            values=ask(self),
             seed=derive_seed(study.spec.seed, "search"),
             split=self.split,
             ratios=self.ratios(study),
@@ -141,9 +140,6 @@ class Global(SearchPhase):
     def over(self, study: Study) -> bool:
         spent = study.cost(study.of_phase(self.name))
         return super().over(study) or spent + self._next_cost(study) > self.runs(study)
-
-    def centre(self, study: Study) -> TrialRecord | None:
-        return None
 
 
 class Module(SearchPhase):
@@ -174,19 +170,12 @@ class Confirm:
 
     name, title = "confirm", "confirmation on fresh seeds"
     split: Split = "report"
-    free: tuple[Part, ...] = ()
 
     def runs(self, study: Study) -> Fraction:
         return Fraction(confirmation_runs(study.budget))
 
     def over(self, study: Study) -> bool:
         return len(study.confirmations) >= self.runs(study)
-
-    def ratios(self, study: Study) -> Ratios:
-        return PROXY
-
-    def centre(self, study: Study) -> TrialRecord | None:
-        return None
 
     def next(self, study: Study, ask: Ask) -> TrialSpec | None:
         if self.over(study) or any(trial.phase != self.name for trial in study.pending):

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
-
-import numpy as np
 
 from completedp.hparams import HParams
 from completedp.runs.job import Job, Outcome
 from completedp.runs.journal import TrialRecord, finished_record
 from completedp.scale import Ratios
-from search.ax_experiment import AxExperiment
-from search.phases import Phase, Split, TrialSpec, all_over, current_phase
-from search.scales import PROXY
-from search.space import Coordinate, Space
-from search.strategies import History, Observation, strategy_named
+from search.ax_experiment import AxExperiment, View
+from search.phases import SearchPhase, Split, TrialSpec, all_over, current_phase
+from search.space import Space
 from search.study import Study
 
 Append = Callable[[Mapping[str, Any]], None]
@@ -42,13 +37,8 @@ class Proposer:
         self._append = append
         self._make_job = make_job
         self._space = Space.from_config(study.spec.config)
-        self._strategy = strategy_named(study.spec.config.search.strategy)
-        self._ax = AxExperiment(self._space, self._propose)
+        self._ax = AxExperiment(study)
         self._waiting = list(study.pending)
-        for record in study.searched:
-            self._space.check(record.values, f"trial {record.trial}")
-            self._ax.attach(record.trial, record.values)
-            self._tell(record)
 
     @property
     def done(self) -> bool:
@@ -60,8 +50,7 @@ class Proposer:
         if self._waiting:
             spec: TrialSpec | None = TrialSpec.of(self._waiting.pop(0))
         else:
-            phase = current_phase(self.study)
-            spec = phase.next(self.study, functools.partial(self._ask, phase))
+            spec = current_phase(self.study).next(self.study, self._ask)
             if spec is not None:
                 self._record(spec.to_record())
         if spec is None:
@@ -84,58 +73,20 @@ class Proposer:
         self.study.add(record)
 
     def _tell(self, record: TrialRecord) -> None:
-        if record.status is None or record.phase == "confirm":
-            return  # Ax knows the select split only
-        if record.status == "completed" and record.ratios == PROXY:
-            assert record.loss is not None
-            self._ax.completed(record.trial, record.loss)
-        elif record.status == "diverged":
-            self._ax.diverged(record.trial, record.reason or "diverged")
-        else:  # set aside, stopped, or a loss at another scale: no other trial's loss can be held against it
-            self._ax.abandoned(record.trial)
+        if record.phase != "confirm":  # Ax knows the select split only
+            self._ax.tell(record)
 
-    def _ask(self, phase: Phase) -> dict[str, float]:
-        """The next trial's values: those that the phase moves, and those that it takes from its centre."""
-        values = self._ax.ask(len(self.study.trials))
-        fixed = _fixed(phase, self.study)
-        kept = [c.name for c in self._space.coordinates if c.name in fixed or c.part in phase.free]
-        return {name: values[name] for name in kept}
+    def _ask(self, phase: SearchPhase) -> dict[str, float]:
+        """The next trial's values: those that the phase moves, and those that it takes from its centre.
 
-    def _propose(self) -> Mapping[str, float]:
-        """The strategy's point, in the space."""
-        phase = current_phase(self.study)
-        free = self._space.part(*phase.free)
-        rng = np.random.default_rng([self.study.spec.seed, len(self.study.trials)])
-        point_D = self._strategy.propose(self._history(phase, free), rng)
-        proposed = {c.name: float(x) for c, x in zip(free, point_D, strict=True)}
-        return self._space.project({**_fixed(phase, self.study), **proposed})
-
-    def _history(self, phase: Phase, free: tuple[Coordinate, ...]) -> History:
-        """What the strategy sees: the centre, then the phase's trials in the order of the journal.
-
-        Losses at different scales cannot be compared, so it sees those at the scale of the next trial.
+        Losses at different scales cannot be compared, so the strategy sees trials at the scale of the next.
         """
-        bounds_D = np.array([c.octaves for c in free])
-        ratios, centre = phase.ratios(self.study), phase.centre(self.study)
+        centre, ratios = phase.centre(self.study), phase.ratios(self.study)
+        free = [c.name for c in self._space.part(*phase.free)]
+        fixed = centre.values if centre else {}
         trials = [*([centre] if centre else []), *self.study.of_phase(phase.name)]
-        return History(
-            seed=self.study.spec.seed,
-            lower_D=-bounds_D,
-            upper_D=bounds_D,
-            start_D=np.zeros(len(free)),
-            observations=[
-                Observation(
-                    point_D=np.array([t.values.get(c.name, 0.0) for c in free]),
-                    status="set_aside" if t.status == "stopped" else t.status or "pending",
-                    loss=t.loss,
-                )
-                for t in trials
-                if t.ratios == ratios
-            ],
-        )
-
-
-def _fixed(phase: Phase, study: Study) -> Mapping[str, float]:
-    """The values that the phase leaves as its centre has them."""
-    centre = phase.centre(study)
-    return centre.values if centre else {}
+        seen = [t.trial for t in trials if t.ratios == ratios]
+        view = View(phase=phase.name, free=free, fixed=fixed, trials=seen)
+        values = self._ax.ask(len(self.study.trials), view)
+        kept = {*free, *fixed}
+        return {c.name: values[c.name] for c in self._space.coordinates if c.name in kept}

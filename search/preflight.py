@@ -24,7 +24,7 @@ def check_budget(budget: int) -> None:
 
 
 def choose_preset(device: str, data: DataConfig) -> tuple[str, str]:
-    """The preset for `--preset auto`, and why."""
+    """The preset that `auto` stands for, and the reason."""
     if device == "cpu":
         return "tiny", "there is no GPU: a run must take seconds on one core"
     size = sources.size(data.source)

@@ -125,7 +125,7 @@ class Study:
         """Raises `UserError` for a study of an earlier version that stops its trials early."""
         if not self.records:
             return
-        stopping = self.records[0]["config"]["search"].get("stopping", "none")
+        stopping = self.records[0]["config"].get("search", {}).get("stopping", "none")
         if stopping != "none":
             raise UserError(
                 f"study {self.spec.name!r} has search.stopping {shown(stopping)}, and this version no longer "

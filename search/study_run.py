@@ -93,49 +93,39 @@ def run(
     Nothing new is begun after `hours` (0: no limit). `forecast`: how many seconds a run should take, by which
     one that hangs is told (`completedp.runs.engine`); None if nobody knows.
     """
+    ends = time.monotonic() + hours * 3600
     with Lock(folder.lock), Journal.open(folder.journal) as journal:
         study = folder.read()
         shown = display(study)
         source = None if study.done else Proposer(study, journal.append, make_job)
         tracker = Tracker(folder.root, folder.path, warn=shown.say)  # last: it has a thread
-        try:
-            if source is not None and not _run_trials(
-                folder, source, executor, shown, tracker, hours, forecast
-            ):
-                return None
-            return _finish(folder, study, journal)
-        finally:
-            tracker.close()
 
+        def on_event(event: Event) -> None:
+            shown.event(event)
+            if not isinstance(event, Progress):
+                tracker.update()
 
-def _run_trials(
-    folder: StudyFolder,
-    source: Proposer,
-    executor: Executor,
-    display: Display,
-    tracker: Tracker,
-    hours: float,
-    forecast: float | None,
-) -> bool:
-    ends = time.monotonic() + hours * 3600
-
-    def on_event(event: Event) -> None:
-        display.event(event)
-        if not isinstance(event, Progress):
-            tracker.update()
-
-    with display:
-        return engine.run(
-            source,
-            executor,
-            curves=folder.curves,
-            forecast=forecast,
-            on_event=on_event,
-            interrupted=lambda: hours > 0 and time.monotonic() > ends,
-            on_interrupt=lambda: display.say(
-                "beginning nothing new; what runs is finished first (Ctrl-C: stop at once)"
-            ),
-        )
+        with closing(tracker):
+            if source is not None:
+                with shown:
+                    done = engine.run(
+                        source,
+                        executor,
+                        curves=folder.curves,
+                        forecast=forecast,
+                        on_event=on_event,
+                        interrupted=lambda: hours > 0 and time.monotonic() > ends,
+                        on_interrupt=lambda: shown.say(
+                            "beginning nothing new; what runs is finished first (Ctrl-C: stop at once)"
+                        ),
+                    )
+                if not done:
+                    return None
+            journal.check()  # a folder that was moved away must not be made anew
+            summary = _write_results(folder, study)
+            if not study.done:
+                journal.append({"event": "done"})
+            return summary
 
 
 def language_model_job(
@@ -172,15 +162,6 @@ def language_model_job(
         digest=digest,
         **base,
     )
-
-
-def _finish(folder: StudyFolder, study: Study, journal: Journal) -> dict[str, Any]:
-    """Write recipe, summary and figures, then that the study is done."""
-    journal.check()  # a folder that was moved away must not be made anew
-    summary = _write_results(folder, study)
-    if not study.done:
-        journal.append({"event": "done"})
-    return summary
 
 
 def report(folder: StudyFolder, *, warn: Callable[[str], object]) -> dict[str, Any]:

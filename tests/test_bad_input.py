@@ -205,8 +205,8 @@ def small_study(tmp_path: Path) -> StudyFolder:
     """A study of 12 runs at `tiny`, none of them begun."""
     config = load_preset("tiny")
     from completedp.lm.data import prepare
-    from search.study_folder import create
     from search.study import StudySpec
+    from search.study_folder import create
 
     root = tmp_path / "root"
     corpus = prepare(config.data, config.model.vocab_size, config.train.eval_tokens, root / "data")

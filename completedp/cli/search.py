@@ -95,7 +95,6 @@ def search(
 
     # One BLAS thread each: the coordinator's own arithmetic must not take the workers' cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from completedp.lm.preset_files import load_preset
     from completedp.runs.local import default_workers
     from search import preflight, request, study_run
     from search.display import display_on
@@ -132,12 +131,9 @@ def search(
             raise UserError(
                 "--budget is missing; give the number of training runs, as --budget 200"
             )
-        preflight.check_budget(budget)
-        preset, why = _preset(preset, chosen, data)
-        config = _with_code(load_preset(preset), preset, loop, model, width, depth, modules)
-        if model is not None:
-            why = f"{why}, but for the model {model}"
-        config = _with_options(config, preset, data, strategy, freeze, start)
+        config, why = _configured(
+            preset, chosen, loop, model, width, depth, modules, data, strategy, freeze, start
+        )
         asked = request.new_study(
             config, budget=budget, root=root, name=name, seed=seed, device=chosen
         )
@@ -208,75 +204,58 @@ def _cluster(asked: Request, gpus: float, workers: int | None) -> RayExecutor:
     return RayExecutor(device=device, gpus=gpus, workers=workers or 0, paths=paths)
 
 
-def _preset(name: str, device: str, data: str | None) -> tuple[str, str]:
-    """The preset, and why it was chosen."""
-    from completedp.config import DataConfig
-    from search.preflight import choose_preset
-
-    if name != "auto":
-        return name, name
-    source = DataConfig() if data is None else DataConfig(source=data)
-    preset, reason = choose_preset(device, source)
-    return preset, f"{preset} ({reason})"
-
-
-def _with_code(
-    config: StudyConfig,
+def _configured(
     preset: str,
+    device: str,
     loop: str | None,
     model: str | None,
     width: int | None,
     depth: int | None,
     modules: Path | None,
-) -> StudyConfig:
-    """The configuration with the user's training function and model, if they are named."""
-    import dataclasses
+    data: str | None,
+    strategy: str | None,
+    freeze: str,
+    start: Path | None,
+) -> tuple[StudyConfig, str]:
+    """The preset with what the options say, and a word on it."""
+    from dataclasses import replace
 
     from completedp.adapters.source import imported
+    from completedp.config import DataConfig
+    from completedp.lm.preset_files import load_preset
+    from completedp.recipe import Recipe
     from completedp.training.jobs import user_code
+    from search.preflight import choose_preset
+    from search.strategies import strategy_named
 
+    why = preset
+    if preset == "auto":
+        source = DataConfig() if data is None else DataConfig(source=data)
+        preset, reason = choose_preset(device, source)
+        why = f"{preset} ({reason})"
+    config = load_preset(preset)
     if loop is not None:
         trust.allow(loop)
-        config = dataclasses.replace(config, train=dataclasses.replace(config.train, loop=loop))
+        config = replace(config, train=replace(config.train, loop=loop))
     config = with_model(config, model, width, depth, modules)
+    if model is not None:
+        why = f"{why}, but for the model {model}"
     with located(preset):
         for key, code in user_code(config.model, config.train).items():
             trust.check(key, code)
     if config.train.loop is not None:
         imported("--loop", config.train.loop)
-    return config
-
-
-def _with_options(
-    config: StudyConfig,
-    preset: str,
-    data: str | None,
-    strategy: str | None,
-    freeze: str,
-    start: Path | None,
-) -> StudyConfig:
-    """The configuration with what options say of data, search and start."""
-    import dataclasses
-
-    from completedp.recipe import Recipe
-    from search.strategies import strategy_named
-
-    changes: dict[str, Any] = {}
     if data is not None:
-        changes["data"] = dataclasses.replace(config.data, source=data)
-    frozen = tuple(kind.strip() for kind in freeze.split(",") if kind.strip())
-    changes["search"] = dataclasses.replace(
-        config.search,
-        frozen=frozen or config.search.frozen,
-        strategy=strategy or config.search.strategy,
-    )
-    config = dataclasses.replace(config, **changes)
+        config = replace(config, data=replace(config.data, source=data))
+    if frozen := tuple(kind.strip() for kind in freeze.split(",") if kind.strip()):
+        config = replace(config, search=replace(config.search, frozen=frozen))
+    if strategy is not None:
+        config = replace(config, search=replace(config.search, strategy=strategy))
     if start is not None:
-        values = _start_values(Recipe.read(start), config, start)
-        config = dataclasses.replace(config, values=values)
+        config = replace(config, values=_start_values(Recipe.read(start), config, start))
     with located("--strategy" if strategy else f"{preset}: search.strategy"):
         strategy_named(config.search.strategy)
-    return config
+    return config, why
 
 
 def _start_values(recipe: Recipe, config: StudyConfig, path: Path) -> GlobalValues:

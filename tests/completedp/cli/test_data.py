@@ -18,8 +18,8 @@ from completedp.lm.data import Corpus, prepare
 from completedp.lm.preset_files import load_preset
 from completedp.plan import Plan
 from completedp.recipe import Recipe
-from search.study_folder import StudyFolder, create
 from search.study import StudySpec
+from search.study_folder import StudyFolder, create
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

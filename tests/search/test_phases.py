@@ -1,4 +1,4 @@
-"""Trials at other scales: the seam that no phase of the product uses yet, by a phase of this test's own."""
+"""Phases and trial scales, by a phase of this test's own that trains at half the width."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a study looks like: loss by trial, and the multipliers by type and depth, a map a kind."""
+"""A study's figures: loss by trial, and for each kind a map of its multipliers by type and depth."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LABELS = {"global": "global", "module": "per module"}
 def draw(study: Study, hparams: HParams, folder: Path) -> list[Path]:
     """Write every figure as PNG into `folder`, in place of earlier ones, and return their paths.
 
-    `hparams` is the configuration whose multipliers are drawn.
+    The multipliers are those of `hparams`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [_save(_loss_by_trial(study), folder / "loss_by_trial.png")]
@@ -45,13 +45,12 @@ def _save(figure: Any, path: Path) -> Path:
 
 def _loss_by_trial(study: Study) -> Any:
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    finite = [t.loss for t in study.of_phase("global", "module") if t.loss is not None]
-    # The interesting losses lie near the best; what is worse than the median by far goes to the edge.
+    finite = [t.loss for phase in _COLOURS for t in study.completed(phase) if t.loss is not None]
+    # The interesting losses lie near the best. Those far above the median go to the edge.
     low, middle = min(finite), sorted(finite)[len(finite) // 2]
     top = middle + 1.5 * (middle - low) + 0.01
     for phase, colour in _COLOURS.items():
-        trials = study.of_phase(phase)
-        done = [(t.trial, t.loss) for t in trials if t.loss is not None]
+        done = [(t.trial, t.loss) for t in study.completed(phase) if t.loss is not None]
         if not done:
             continue
         number, loss = zip(*done, strict=True)
@@ -81,7 +80,7 @@ def _loss_by_trial(study: Study) -> Any:
 
 
 def _multipliers(kind: str, hparams: HParams, model: Model) -> Any:
-    """log2 of type × depth over the stack; types outside the stack have one value, drawn full width."""
+    """log2 of type × depth over the stack. A type outside the stack has one value, drawn over its width."""
     inventory = own_inventory(model)
     present = inventory.module_types if kind != "residual" else types_of(kind)
     rows = [t for t in types_of(kind) if t in present]

@@ -1,7 +1,8 @@
-"""The search space: one coordinate a number that the search may move.
+"""The search space: one coordinate for each number that the search may move.
 
-A coordinate is the log2 of a multiplier of the preset's value (for β of 1-β), absolute for a study's life.
-`global.<kind>` moves a global value, `type.<kind>.<module type>` and `depth.<kind>.<layer>` the multipliers.
+A coordinate is the log2 of a multiplier of the preset's value (of 1-β for a β). Its zero does not change in
+the life of a study. `global.<kind>` moves a global value. `type.<kind>.<module type>` and
+`depth.<kind>.<layer>` move multipliers of it.
 """
 
 from __future__ import annotations
@@ -43,17 +44,17 @@ class Coordinate:
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """All coordinates of a study and their meaning. Values left out are 0 (multiplier 1)."""
+    """All coordinates of a study and their meaning. A coordinate without a value is 0 (multiplier 1)."""
 
     base: GlobalValues
     layers: int
     coordinates: tuple[Coordinate, ...]
-    # Module types of the model that stand in the stack, and so take depth multipliers.
+    # The model's module types that stand in the stack. Only they take depth multipliers.
     stacked_types: frozenset[str]
 
     @classmethod
     def from_config(cls, config: StudyConfig) -> Space:
-        """The full space of the study's model, less its frozen kinds."""
+        """The full space of the study's model without its frozen kinds."""
         inventory = own_inventory(config.model)
         present = inventory.module_types
         search = config.search
@@ -91,7 +92,7 @@ class Space:
         return tuple(c for c in self.coordinates if c.part in parts)
 
     def check(self, values: Values, where: str) -> None:
-        """Raises `UserError` where a journal's values name a coordinate this space does not have."""
+        """Raises `UserError` if a journal's values are no octaves of coordinates of this space."""
         known = {c.name for c in self.coordinates}
         for name, octaves in values.items():
             if isinstance(octaves, bool) or not isinstance(octaves, int | float):
@@ -122,7 +123,7 @@ class Space:
         room -= inside.get(name, 0.0)
         depths = [c.name for c in self.part("depth") if c.kind == kind]
         types = [c for c in self.part("type") if c.kind == kind]
-        # A type's coordinate ends at -octaves: what a depth takes beyond that, no type could give back.
+        # A type's coordinate ends at -octaves. No type could make up for a depth beyond that.
         give = min((c.octaves for c in types), default=0.0)
         for depth in depths:
             if depth in inside:
@@ -134,7 +135,7 @@ class Space:
                 inside[c.name] = limit
 
     def to_hparams(self, values: Values) -> HParams:
-        """The hyperparameters a point stands for."""
+        """The hyperparameters that the values stand for."""
         base: dict[str, float] = {}
         types: dict[str, dict[str, float]] = {}
         depth: dict[str, list[float]] = {}
@@ -153,7 +154,7 @@ class Space:
 
 
 def _times(name: str, value: float, multiplier: float) -> float:
-    """A multiplier of β acts on 1-β."""
+    """The value times a multiplier, which acts on 1-β for a β."""
     if name in ("beta1", "beta2"):
         return 1.0 - (1.0 - value) * multiplier
     return value * multiplier
@@ -164,6 +165,6 @@ def _kind_of(global_name: str) -> str:
 
 
 def _floor(octaves: float) -> float:
-    """Round down to the journal's decimals, so that a limit stays one."""
+    """Round down to the journal's decimals, so that no rounding passes a limit."""
     grains = 10.0**DECIMALS
     return math.floor(octaves * grains) / grains

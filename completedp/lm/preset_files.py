@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from completedp import files
-from completedp.config import StudyConfig
-from completedp.errors import UserError, nearest
+from completedp.config import StudyConfig, without_stopping
+from completedp.errors import UserError, nearest, shown
 
 _FOLDER = Path(__file__).parent / "presets"
 
@@ -36,4 +36,11 @@ def load_preset(name_or_path: str) -> StudyConfig:
     keys.
     """
     path = preset_path(name_or_path)
-    return files.validate(StudyConfig, files.read_yaml(path), str(path))
+    data = files.read_yaml(path)
+    content = without_stopping(data)
+    if content != data and data["search"]["stopping"] != "none":
+        raise UserError(
+            f"{path}: search.stopping is {shown(data['search']['stopping'])}; trials are no longer stopped "
+            "early: take the key out"
+        )
+    return files.validate(StudyConfig, content, str(path))

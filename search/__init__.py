@@ -115,7 +115,7 @@ def _trained(
     from search.display import Callback
     from search.study_run import train
 
-    # A run that hangs is told by it.
+    # It tells a run that hangs from a slow one.
     forecast = None if request.study.done else request.forecast(workers=1).seconds_per_run
     folder = request.begin(logging.getLogger(__name__).warning)
     summary = train(

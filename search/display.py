@@ -21,17 +21,17 @@ from search.study import Study
 
 
 class Display(Protocol):
-    """Takes the engine's events; enters and leaves as a context."""
+    """Shows the engine's events. It is entered and left as a context."""
 
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *_: object) -> None: ...
 
     def event(self, event: Event) -> None:
-        """Something happened; the study already knows of it."""
+        """Show an event that the study already knows of."""
 
     def say(self, text: str) -> None:
-        """A line that must stay readable: a warning, a decision."""
+        """Show a line that must stay readable: a warning or a decision."""
 
 
 OnProgress = Callable[[Event, Study], object]
@@ -136,7 +136,7 @@ class PlainDisplay:
 
 
 class LiveDisplay:
-    """A panel that renews itself: counts, incumbents, lead, running trials, time left."""
+    """A panel that renews itself: counts, incumbents, lead, running trials and the time left."""
 
     RECENT = 6
 
@@ -199,7 +199,7 @@ class LiveDisplay:
 
 
 class Callback:
-    """For programs: events go to a function, with the study that already knows of them; lines to the log."""
+    """For programs: events go to a function, together with the study. Lines go to the log."""
 
     def __init__(self, study: Study, on_progress: OnProgress | None) -> None:
         self._study = study

@@ -129,7 +129,7 @@ class Study:
         if stopping != "none":
             raise UserError(
                 f"study {self.spec.name!r} has search.stopping {shown(stopping)}, and this version no longer "
-                "stops trials early; it can be shown, but not gone on with: begin a new study"
+                "stops trials early; the study can be shown but not resumed: begin a new study"
             )
 
     @property

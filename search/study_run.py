@@ -91,8 +91,8 @@ def run(
 ) -> dict[str, Any] | None:
     """Run a study to its end and return its summary, or None if it was interrupted first.
 
-    Nothing new is begun after `hours` (0: no limit). `forecast`: how many seconds a run should take, by which
-    one that hangs is told (`completedp.runs.engine`); None if nobody knows.
+    Nothing new is begun after `hours` (0: no limit). `forecast`: how many seconds a run should take, None if
+    nobody knows. It tells a run that hangs from a slow one (`completedp.runs.engine`).
     """
     ends = time.monotonic() + hours * 3600
     with Lock(folder.lock), Journal.open(folder.journal) as journal:

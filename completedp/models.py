@@ -8,6 +8,7 @@ from __future__ import annotations
 from completedp.config import ExternalModel, Model, ModelConfig
 from completedp.errors import UserError
 from completedp.hparams import HParams
+from completedp.kinds import KINDS
 from completedp.modules import Inventory
 
 
@@ -41,7 +42,7 @@ def check_types(hparams: HParams, inventory: Inventory) -> None:
         {
             t
             for kind, by_type in hparams.types.items()
-            if kind != "residual"
+            if KINDS[kind].scope == "tensor"
             for t, value in by_type.items()
             if t not in have and value != 1.0
         }

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,14 +20,13 @@ from completedp.config import (
 )
 from completedp.errors import UserError
 from completedp.flops import parameter_count, training_flops
+from completedp.kinds import POSITIVE
 from completedp.models import grown_inventory
-from completedp.modules import BRANCHES, FUSED, TensorSpec
-from completedp.resolved import LARGEST_FLOAT32, Resolved, TensorRow
+from completedp.modules import FUSED, TensorSpec
+from completedp.optimizer import TensorRow
+from completedp.resolved import Resolved
 from completedp.rules import PARAMETERIZATIONS, RuleOptions
 from completedp.scale import Ratios, Scale
-
-# A smaller ε loses its digits in float32, then all; a larger lr than any is inf there.
-_FLOAT32_SMALLEST = 2.0**-126
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +53,7 @@ class Plan:
     output_multiplier: float = 1.0
     which: Literal["tuned", "baseline"] = "tuned"
     corpus: str | None = None
+    coefficients: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     kind: Literal["plan"] = "plan"
     schema: Literal[1] = SCHEMA
 
@@ -62,7 +61,10 @@ class Plan:
     def resolved(self) -> Resolved:
         """The values as the training loop takes them."""
         return Resolved(
-            tensors=self.tensors, residual=self.residual, output_multiplier=self.output_multiplier
+            tensors=self.tensors,
+            residual=self.residual,
+            output_multiplier=self.output_multiplier,
+            coefficients=self.coefficients,
         )
 
     @property
@@ -93,8 +95,10 @@ class Plan:
         data = dataclasses.asdict(self)
         data["tensors"] = [dict(row) for row in data["tensors"]]
         data["residual"] = {branch: list(c) for branch, c in self.residual.items()}
-        if self.corpus is None:
-            del data["corpus"]
+        data["coefficients"] = {name: list(c) for name, c in self.coefficients.items()}
+        for name in ("corpus", "coefficients"):
+            if not data[name]:
+                del data[name]
         first = ("schema", "kind", "parameterization", "options", "scale", "ratios")
         return {name: data[name] for name in (*first, *(k for k in data if k not in first))}
 
@@ -159,19 +163,12 @@ def _check(plan: Plan) -> None:
                 f"tensors.{i}: {row.name} is {row.module_type!r} of layer {row.layer}; expected "
                 f"{module_type!r} of layer {spec.layer}"
             )
-        _check_row(row, spec)
+        row.check_planned()
+        _check_init(row, spec)
     if expected:
         raise UserError(f"tensors: {next(iter(expected))} is missing; add its row")
-    if set(plan.residual) != set(BRANCHES):
-        raise UserError(f"residual has {sorted(plan.residual)}; expected {sorted(BRANCHES)}")
-    for branch, coefficients in plan.residual.items():
-        if len(coefficients) != model.depth:
-            raise UserError(
-                f"residual.{branch} has {len(coefficients)} numbers; expected {model.depth}, one a layer"
-            )
-        for layer, c in enumerate(coefficients):
-            _check_number(f"residual.{branch}.{layer}", c, lowest=0, open_=True)
-    _check_number("output_multiplier", plan.output_multiplier, lowest=0, open_=True)
+    plan.resolved.check_coefficients(model.depth)
+    _check_positive("output_multiplier", plan.output_multiplier)
 
 
 def _expected(rows: tuple[TensorRow, ...], specs: Mapping[str, TensorSpec]) -> dict[str, str]:
@@ -186,27 +183,9 @@ def _expected(rows: tuple[TensorRow, ...], specs: Mapping[str, TensorSpec]) -> d
     return expected
 
 
-def _check_row(row: TensorRow, spec: TensorSpec) -> None:
-    """The bounds of `torch.optim.AdamW`, an ε and lr that float32 holds, and the init of its role."""
-    for name in ("lr", "eps"):
-        _check_number(f"{row.name}: {name}", getattr(row, name), lowest=0, open_=True)
-    if row.lr > LARGEST_FLOAT32:
-        raise UserError(f"{row.name}: lr is {row.lr}; expected at most {LARGEST_FLOAT32:.8g}")
-    if row.eps < _FLOAT32_SMALLEST:
-        raise UserError(f"{row.name}: eps is {row.eps}; expected at least {_FLOAT32_SMALLEST:.8g}")
-    for name in ("weight_decay", "beta1", "beta2"):
-        _check_number(f"{row.name}: {name}", getattr(row, name), lowest=0)
-    for name in ("beta1", "beta2"):
-        if getattr(row, name) >= 1:
-            raise UserError(
-                f"{row.name}: {name} is {getattr(row, name)}; expected a number below 1"
-            )
-    _check_init(row, spec)
-
-
 def _check_init(row: TensorRow, spec: TensorSpec) -> None:
     if spec.is_weight and row.init_std is not None:
-        _check_number(f"{row.name}: init_std", row.init_std, lowest=0, open_=True)
+        _check_positive(f"{row.name}: init_std", row.init_std)
     elif spec.is_weight:
         raise UserError(f"{row.name}: init_std is missing; expected a number above 0 for a weight")
     elif row.init_std is not None:
@@ -217,7 +196,6 @@ def _check_init(row: TensorRow, spec: TensorSpec) -> None:
         )
 
 
-def _check_number(path: str, value: float, *, lowest: float, open_: bool = False) -> None:
-    if not math.isfinite(value) or value < lowest or (open_ and value == lowest):
-        bound = f"{'above' if open_ else 'not below'} {lowest:g}"
-        raise UserError(f"{path} is {value}; expected a finite number {bound}")
+def _check_positive(path: str, value: float) -> None:
+    if not POSITIVE.is_right(value):
+        raise UserError(f"{path} is {value}; expected {POSITIVE.expected}")

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from completedp.errors import UserError, named, nearest
@@ -68,15 +68,16 @@ class Parameterization:
     """A row per role and the multipliers of the forward pass.
 
     `axes` are the ratios it reacts to; the others count as 1 (but S = m_D / m_B always gives the steps).
-    `options` are the rule options it accepts beside `decay` and, where depth is an axis, α. `tied_output`
-    is the multiplier on the logits where the unembedding is the embedding, which takes its row. `standard`:
-    factors in a model's code that go with its width stay there.
+    `options` are the rule options it accepts beside `decay` and, if depth is an axis, α. `coefficients` has
+    the factor of each kind of coefficient that scales. `output` multiplies the logits; `tied_output` does so
+    if the unembedding is the embedding, which takes the embedding's row. `standard`: factors in a model's
+    code that grow with its width stay there.
     """
 
     rows: Mapping[str, RoleRule]
     source: str
     axes: frozenset[str] = frozenset()
-    residual: Monomial = ONE
+    coefficients: Mapping[str, Monomial] = field(default_factory=dict)
     output: Monomial = ONE
     tied_output: Monomial = ONE
     standard: bool = False
@@ -166,7 +167,7 @@ PARAMETERIZATIONS: Mapping[str, Parameterization] = {
         ),
         source="CompleteP Table 1",
         axes=frozenset({"width", "depth"}),
-        residual=Monomial(depth_alpha=-1),
+        coefficients={"residual": Monomial(depth_alpha=-1)},
         output=_PER_WIDTH,
         tied_output=_PER_WIDTH,
     ),
@@ -174,7 +175,7 @@ PARAMETERIZATIONS: Mapping[str, Parameterization] = {
         rows=COMPLETED_P,
         source="Complete(d)P Table 1",
         axes=frozenset({"width", "depth", "batch", "tokens"}),
-        residual=Monomial(depth_alpha=-1),
+        coefficients={"residual": Monomial(depth_alpha=-1)},
         tied_output=_PER_WIDTH,
         options=frozenset({"duration_exponent", "beta_rule", "final_norm_eps"}),
     ),
@@ -311,10 +312,9 @@ class ScalingRules:
             "one_minus_beta": self.q,
         }
 
-    @property
-    def residual_multiplier(self) -> float:
-        """m_L^-α where depth is an axis."""
-        return self.value(self.parameterization.residual)
+    def coefficient(self, kind: str) -> float:
+        """The factor of a kind of coefficient (`residual`: m_L^-α if depth is an axis)."""
+        return self.value(self.parameterization.coefficients.get(kind, ONE))
 
     @property
     def output_multiplier(self) -> float:
@@ -365,7 +365,7 @@ def factors(
     rules = ScalingRules(name=parameterization, ratios=ratios, options=rule_options(options))
     return {
         "tensors": {role: rules.factors(role) for role in ROLES},
-        "residual_multiplier": rules.residual_multiplier,
+        "residual_multiplier": rules.coefficient("residual"),
         "output_multiplier": rules.output_multiplier,
         "steps": ratios.steps,
     }

@@ -35,8 +35,9 @@ from transformers import __version__ as VERSION
 
 from completedp.adapters import hf_files
 from completedp.adapters.hf_files import Configuration
-from completedp.auditing import Planned, audit
+from completedp.auditing import audit
 from completedp.errors import UserError, clipped, shown
+from completedp.optimizer import Planned
 
 # Of a model's modules and parameters. A Llama of 1000 layers has 22,000. `inspect` builds two models and
 # reads them: where the larger has as many as this, in 7 s of a CPU (a GPT-2 in 12).

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from completedp.kinds import KINDS
+from completedp.optimizer import VALUES, TensorRow
 from completedp.plan import Plan
-from completedp.resolved import TensorRow
 
-_COLUMNS = ("lr", "weight_decay", "beta1", "beta2", "eps", "init_std")
-_BETAS = ("beta1", "beta2")
-# A beta near 1 says nothing in four digits; its distance from 1 does.
-_HEADINGS = ["module type", *(f"1 - {c}" if c in _BETAS else c for c in _COLUMNS), "residual"]
+_COLUMNS = (*VALUES, "init_std")
+_HEADINGS = ["module type", *(KINDS[v].label for v in VALUES), "init_std", "residual"]
 
 
 def by_module_type(plan: Plan) -> tuple[list[str], list[list[str]]]:
@@ -33,7 +32,7 @@ def _branches(residual: Mapping[str, Sequence[float]]) -> list[list[str]]:
 
 def _value(column: str, row: TensorRow) -> float | None:
     value: float | None = getattr(row, column)
-    return 1 - value if column in _BETAS and value is not None else value
+    return KINDS[column].shown(value) if column in KINDS and value is not None else value
 
 
 def multiples(plan: Plan, baseline: Plan) -> list[dict[str, Any]]:

@@ -104,7 +104,7 @@ class HParams:
         return cls(global_=global_, types=types, depth=depth)
 
     def to_dict(self) -> dict[str, Any]:
-        """The shape `from_dict` reads."""
+        """The form that `from_dict` reads."""
         return {
             "global": asdict(self.global_),
             "types": {kind: dict(by_type) for kind, by_type in self.types.items()},
@@ -118,7 +118,7 @@ class HParams:
     def depth_multiplier(
         self, kind: str, layer: int | None, layers: int, base_layers: int
     ) -> float:
-        """depth_kind((ℓ + ½) / L), log-linear between base layers, constant beyond the ends."""
+        """depth_kind((ℓ + ½) / L): log-linear between base layers, constant beyond the ends."""
         by_layer = self.depth.get(kind)
         if by_layer is None or layer is None:
             return 1.0

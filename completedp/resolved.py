@@ -200,7 +200,7 @@ def _row(
 
 
 def _beta(tensor: str, kind: str, base: float, multiplier: float, rules: ScalingRules) -> float:
-    """First the multipliers on 1-β, then the rule."""
+    """The multiplier on 1-β is applied first, then the rule."""
     one_minus = (1.0 - base) * multiplier
     if one_minus > 1.0:
         raise UserError(

@@ -36,7 +36,7 @@ class Monomial:
     q: float = 0.0
 
     def at(self, *, fan: float, ratios: Ratios, q: float, alpha: float) -> float:
-        """The value of the factor. Beyond the range of floats it raises `OverflowError`, or gives 0 or inf."""
+        """The value of the factor. Beyond the range of floats: `OverflowError`, 0 or inf."""
         return (
             math.pow(fan, self.fan)
             * math.pow(ratios.width, self.width)
@@ -301,7 +301,7 @@ class ScalingRules:
         return row
 
     def factors(self, role: str, fan: float | None = None) -> dict[str, float]:
-        """lr, weight_decay, eps, init_std (the square root of `variance`) and one_minus_beta, relative to the base."""
+        """lr, weight_decay, eps, init_std (√ of `variance`) and one_minus_beta, relative to the base."""
         row = self.row(role)
         decay = row.decay if self.options.decay == "coupled" else row.independent
         return {
@@ -327,7 +327,8 @@ class ScalingRules:
         return self.value(self.parameterization.tied_output)
 
     def beta(self, base: float, tensor: str) -> float:
-        """β at the target. Raises `UserError` naming `tensor` if β would leave (0, 1)."""
+        """β at the target. Raises `UserError` naming `tensor` if β would leave [0, 1), or
+        fall to 0 under `linear`."""
         rule = self.options.beta_rule
         scaled = self.q * (1.0 - base)
         beta = math.pow(base, self.q) if rule == "power" else 1.0 - scaled

@@ -202,7 +202,7 @@ def values_at(
     parameterization: str = "completed-p",
 ) -> Parametrized:
     """The values of `model`, as grown from `base`, on `net`, which is that model; coefficients folded. At
-    the base every parameterisation is the same."""
+    the base every parameterization is the same."""
     ratios = Ratios(width=model.width / base.width, depth=model.depth / base.depth)
     return with_resolved(net, grown(model, base), resolved, ratios, parameterization)
 

@@ -11,20 +11,16 @@ import math
 import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 
-from completedp.config import ExternalModel
 from completedp.errors import UserError
 from completedp.hooks import idle_hooks
 from completedp.kinds import buffer_name
 from completedp.modules import plain_name
 from completedp.optimizer import Planned, TensorRow, other_training, values_of
-
-if TYPE_CHECKING:
-    from completedp.plan import Plan
 
 # An optimizer may hold its lr as a float32 tensor.
 TOLERANCE = 1e-6
@@ -80,19 +76,7 @@ def audit(
     *,
     schedule: float | None = None,
 ) -> Audit:
-    """Compare each tensor's values in force, and the coefficients of the forward pass, with `plan`.
-
-    The model may be wrapped. Hooked multipliers must have run. For the plan of an external model the
-    coefficients are expected folded, as `completedp train` has them; if they are hooked, give the result of
-    `parametrize`.
-
-    The planned lr is a peak. The lr in force is compared with the peak times `schedule`, the scheduler's
-    multiplier at this step. If `schedule` is not given, it is taken to be the same for all tensors, above 0
-    and at most 1. Each group's `initial_lr`, if a scheduler left one, must be the planned peak itself. A
-    schedule at 0 is a difference, because all learning rates look alike there. So is one at 0 for some groups
-    only.
-    """
-    plan = _as_trained(plan)
+    """As `completedp.audit`, for plans of the reference model and for values that are folded already."""
     rows = {plain_name(row.name): row for row in plan.tensors}
     parameters = {plain_name(n): p for n, p in model.named_parameters() if p.requires_grad}
     groups = _groups_of(optimizer)
@@ -131,15 +115,6 @@ def audit(
     for name, group in shared.items():
         differences += _values(rows[name], group, multiplier)
     return Audit(tensors=len(shared), schedule=multiplier, differences=tuple(differences))
-
-
-def _as_trained(plan: Planned) -> Planned:
-    # Told by its model, because an import of `Plan` would bring the file formats into every worker.
-    if isinstance(getattr(plan, "model", None), ExternalModel):
-        from completedp.adapters.parametrized import planned
-
-        return planned(cast("Plan", plan))
-    return plan
 
 
 def _no_schedule(multiplier: float) -> Iterator[Difference]:

@@ -20,10 +20,9 @@ from completedp.config import ExternalModel
 from completedp.errors import UserError
 from completedp.hooks import Multiplier, hook
 from completedp.hparams import HParams
-from completedp.models import check_types
+from completedp.models import check_types, external_model
 from completedp.modules import plain_name
 from completedp.optimizer import TensorRow
-from completedp.plan import Plan
 from completedp.recipe import Recipe
 from completedp.resolved import Resolved, resolve
 from completedp.rules import carrying_options
@@ -129,8 +128,8 @@ def parametrize(
     recipe's, for multipliers of types that the model does not have, and as `resolve` does.
     """
     base = _base_of(model, recipe) if base is None else base
-    if isinstance(recipe.model, ExternalModel):
-        modules = [*modules, *recipe.model.modules]
+    if (external := external_model(recipe.model)) is not None:
+        modules = [*modules, *external.modules]
     found = inventory_of(model, base, modules)
     scale = Scale(width=found.width, depth=found.whole.layers, batch=batch, tokens=tokens)
     if (found.base_width, found.whole.base_layers) != (recipe.base.width, recipe.base.depth):
@@ -152,8 +151,8 @@ def parametrize(
 def _base_of(model: nn.Module, recipe: Recipe) -> nn.Module:
     """The model that the recipe was found on; for a recipe of the reference model, the Hugging Face model's
     own family at the recipe's scale."""
-    if isinstance(recipe.model, ExternalModel):
-        return build_model(recipe.model)
+    if (external := external_model(recipe.model)) is not None:
+        return build_model(external)
     from completedp.adapters.huggingface import base_of
 
     return base_of(model, width=recipe.base.width, depth=recipe.base.depth)
@@ -205,14 +204,6 @@ def values_at(
     the base every parameterization is the same."""
     ratios = Ratios(width=model.width / base.width, depth=model.depth / base.depth)
     return with_resolved(net, grown(model, base), resolved, ratios, parameterization)
-
-
-def planned(plan: Plan) -> Parametrized:
-    """The values of an external model's plan, coefficients folded, on the model on the meta device."""
-    model, base = plan.model, plan.base
-    assert isinstance(model, ExternalModel), "the reference model's plan needs no folding"
-    assert isinstance(base, ExternalModel), "of one family"
-    return values_at(build_model(model), model, base, plan.resolved, plan.parameterization)
 
 
 def with_resolved(

@@ -27,9 +27,11 @@ from completedp.lm.model import LanguageModel
 from completedp.modules import BRANCHES
 from completedp.optimizer import adamw
 from completedp.plan import Plan
+from completedp.plan_check import plan_of, read_plan
 from completedp.recipe import Recipe
 from completedp.resolved import Resolved
 from completedp.rules import PARAMETERIZATIONS, Monomial
+from completedp.validation import validate
 from search import figures
 from search.space import Space
 from transfer.exports import FORMATS
@@ -131,7 +133,7 @@ def test_a_preset_gives_and_keeps_its_values(study: StudyConfig, tmp_path: Path)
     given = study.to_dict()
     given["values"] = {"lr": 4e-3, "attention_scale": 0.5}
     files.write_yaml(tmp_path / "mine.yaml", given)
-    read = files.validate(StudyConfig, files.read_yaml(tmp_path / "mine.yaml"), "mine.yaml")
+    read = validate(StudyConfig, files.read_yaml(tmp_path / "mine.yaml"), "mine.yaml")
     assert read.values == MoreValues(lr=4e-3, attention_scale=0.5)
     with pytest.raises(UserError, match=r"attention_scale is -1.0; expected a finite number above"):
         MoreValues(lr=1e-3, attention_scale=-1.0)
@@ -144,7 +146,7 @@ def test_a_recipe_and_a_plan_carry_it(found: Recipe, tmp_path: Path) -> None:
     plan = plan_at(found)
     assert plan.coefficients == {n: pytest.approx(c) for n, c in COEFFICIENTS.items()}
     plan.write(tmp_path / "plan.yaml")
-    assert Plan.read(tmp_path / "plan.yaml") == plan
+    assert read_plan(tmp_path / "plan.yaml") == plan
     carried = json.loads(json.dumps(plan.resolved.to_dict()))
     assert Resolved.from_dict(carried) == plan.resolved
 
@@ -165,7 +167,7 @@ def test_a_wrong_coefficient_is_refused(
     data = plan_at(found).to_dict()
     data["coefficients"][name] = values
     with pytest.raises(UserError, match=message):
-        Plan.from_dict(data)
+        plan_of(data)
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from typing import Any, Literal
 from completedp import files
 from completedp.config import Model, TrainConfig
 from completedp.errors import UserError
-from completedp.flops import parameter_count, training_flops
 from completedp.kinds import KINDS
-from completedp.models import check_types, grown_inventory
+from completedp.models import check_types, grown_inventory, parameter_count, training_flops
 from completedp.optimizer import TensorRow
 from completedp.plan import Plan
+from completedp.plan_check import check_plan, plan_of
 from completedp.recipe import Recipe
 from completedp.resolved import resolve
 from completedp.rules import PARAMETERIZATIONS, carrying_options, rule_options
@@ -47,7 +47,7 @@ def make_plan(
 
     `parameterization` defaults to the recipe's. `options` are those of `completedp.rules.RuleOptions`;
     the β rule defaults to `power` where the parameterisation has one. Raises `UserError` as
-    `completedp.resolve` and `Plan.check` do.
+    `completedp.resolve` and `completedp.plan_check` do.
     """
     name = recipe.parameterization if parameterization is None else parameterization
     chosen = rule_options({**carrying_options(name), **options})
@@ -80,7 +80,7 @@ def make_plan(
         output_multiplier=resolved.output_multiplier,
         coefficients=resolved.coefficients,
     )
-    plan.check()  # with the multipliers, a value can leave what a trainer takes
+    check_plan(plan)  # with the multipliers, a value can leave what a trainer takes
     return plan
 
 
@@ -101,7 +101,7 @@ def read_plan(path: Path) -> Plan:
     data = files.read_yaml(path)
     match data.get("kind"):
         case "plan":
-            return Plan.from_dict(data, where=str(path))
+            return plan_of(data, str(path))
         case "recipe":
             return base_plan(Recipe.from_dict(data, where=str(path)))
         case other:

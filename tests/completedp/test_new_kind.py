@@ -36,6 +36,7 @@ from search import figures
 from search.space import Space
 from transfer.exports import FORMATS
 from transfer.planning.planner import make_plan
+from transfer.planning.table import by_module_type, multiples_by_module_type
 from transfer.planning.target import TargetRequest, target_for
 
 # A scale of the attention logits: one number per layer.
@@ -180,6 +181,25 @@ def test_a_wrong_coefficient_is_refused(
 def test_a_multiplier_without_a_place_is_refused(part: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         HParams.from_dict({"global": {"lr": 1e-3}, **part})
+
+
+def test_the_tables_of_a_plan_show_it(found: Recipe) -> None:
+    plan = plan_at(found)
+    columns, rows = by_module_type(plan)
+    shown = {row[0]: row[-1] for row in rows if row[-1]}
+    assert columns[-1] == "coefficient"
+    assert shown == {
+        "attention branch": "0.5",
+        "ffn branch": "0.5",
+        "attention_scale": "0.7071 to 1.414",
+        "logit_cap": "15",
+        "input_scale_ffn": "2",
+    }
+    plain = plan_at(dataclasses.replace(found, hparams=found.baseline))
+    for one, other, expected in ((plan, plain, "0.5"), (plain, plan, "2")):
+        assert ["logit_cap", expected] in [
+            [row[0], row[-1]] for row in multiples_by_module_type(one, other)[1]
+        ]
 
 
 def test_its_multipliers_are_drawn(found: Recipe) -> None:

@@ -294,8 +294,8 @@ class SearchConfig:
                         f"{self.LARGEST_OCTAVES}"
                     )
         # The bounds in force are part of the study, whatever a later version's defaults are.
-        for part in ("global_octaves", "module_octaves"):
-            defaults = {name: getattr(kind, part) for name, kind in KINDS.items()}
+        for i, part in enumerate(("global_octaves", "module_octaves")):
+            defaults = {name: kind.octaves[i] for name, kind in KINDS.items()}
             bounds = {**defaults, **getattr(self, part)}
             object.__setattr__(self, part, {kind: float(o) for kind, o in bounds.items()})
         for kind in self.frozen:

@@ -40,7 +40,8 @@ class Kind:
     """One row of the table. `places`: the module types or branches that have the kind. `default`: the global
     value where none is given; None means that one must be. `range`: the admissible global values, which also
     bound a coefficient at any scale. `transform`: the scale on which a multiplier is a shift; for
-    `log of 1-x` the multiplier acts on 1-x. Octaves: how far the search goes to either side."""
+    `log of 1-x` the multiplier acts on 1-x. `octaves`: how far the search moves a global value, and a
+    multiplier, to either side."""
 
     name: str
     scope: Literal["tensor", "branch", "model"] = "tensor"
@@ -48,8 +49,7 @@ class Kind:
     default: float | None
     range: Field = POSITIVE
     transform: Literal["log", "log of 1-x"] = "log"
-    global_octaves: float
-    module_octaves: float
+    octaves: tuple[float, float]
 
     @property
     def global_names(self) -> tuple[str, ...]:
@@ -89,48 +89,18 @@ class Kind:
 
 # Learning rates and ε live on wide log scales. In the prototype, 1-β beyond 8 x and init beyond 16 x were
 # never useful, but the lr and init of q did reach 1/16.
-KINDS: dict[str, Kind] = {
-    kind.name: kind
-    for kind in (
-        Kind(name="lr", places=_ALL, default=None, global_octaves=4, module_octaves=5),
-        Kind(
-            name="weight_decay",
-            places=_WEIGHTS,
-            default=0.1,
-            range=NOT_NEGATIVE,
-            global_octaves=4,
-            module_octaves=5,
-        ),
-        Kind(
-            name="beta1",
-            places=_ALL,
-            default=0.9,
-            range=BETA,
-            transform="log of 1-x",
-            global_octaves=2,
-            module_octaves=3,
-        ),
-        Kind(
-            name="beta2",
-            places=_ALL,
-            default=0.95,
-            range=BETA,
-            transform="log of 1-x",
-            global_octaves=3,
-            module_octaves=4,
-        ),
-        Kind(name="eps", places=_ALL, default=1e-8, global_octaves=6, module_octaves=6),
-        Kind(name="init_scale", places=_WEIGHTS, default=1.0, global_octaves=2, module_octaves=5),
-        Kind(
-            name="residual",
-            scope="branch",
-            places=BRANCHES,
-            default=1.0,
-            global_octaves=2,
-            module_octaves=3,
-        ),
-    )
-}
+# fmt: off
+_TABLE = (
+    Kind(name="lr", places=_ALL, default=None, octaves=(4, 5)),
+    Kind(name="weight_decay", places=_WEIGHTS, default=0.1, range=NOT_NEGATIVE, octaves=(4, 5)),
+    Kind(name="beta1", places=_ALL, default=0.9, range=BETA, transform="log of 1-x", octaves=(2, 3)),
+    Kind(name="beta2", places=_ALL, default=0.95, range=BETA, transform="log of 1-x", octaves=(3, 4)),
+    Kind(name="eps", places=_ALL, default=1e-8, octaves=(6, 6)),
+    Kind(name="init_scale", places=_WEIGHTS, default=1.0, octaves=(2, 5)),
+    Kind(name="residual", scope="branch", places=BRANCHES, default=1.0, octaves=(2, 3)),
+)
+# fmt: on
+KINDS: dict[str, Kind] = {kind.name: kind for kind in _TABLE}
 
 
 def default(name: str) -> float:

@@ -45,11 +45,10 @@ ATTENTION_SCALE = Kind(
     scope="branch",
     places=("attention",),
     default=1.0,
-    global_octaves=2,
-    module_octaves=1,
+    octaves=(2, 1),
 )
 # A cap on the logits: one number.
-LOGIT_CAP = Kind(name="logit_cap", scope="model", default=30.0, global_octaves=3, module_octaves=3)
+LOGIT_CAP = Kind(name="logit_cap", scope="model", default=30.0, octaves=(3, 3))
 # A scale of the input of each branch.
 INPUT_SCALE = dataclasses.replace(ATTENTION_SCALE, name="input_scale", places=BRANCHES)
 

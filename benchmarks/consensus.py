@@ -28,7 +28,8 @@ import numpy as np
 import records
 from what_carries import table
 
-from completedp.hparams import KINDS, HParams
+from completedp.hparams import HParams
+from completedp.kinds import KINDS
 from completedp.recipe import Recipe
 from completedp.stats import compare
 from search.space import Space

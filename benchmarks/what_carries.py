@@ -17,7 +17,8 @@ from typing import Any
 
 import carry
 
-from completedp.hparams import KINDS, HParams
+from completedp.hparams import HParams
+from completedp.kinds import KINDS
 from completedp.recipe import Recipe
 from completedp.stats import compare
 from transfer.measuring.speedup import Run, runs

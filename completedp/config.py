@@ -14,7 +14,8 @@ from pathlib import PurePath
 from typing import Annotated, Any, ClassVar, Literal
 
 from completedp.errors import UserError, nearest
-from completedp.hparams import KINDS, GlobalValues
+from completedp.hparams import GlobalValues
+from completedp.kinds import KINDS
 from completedp.modules import Inventory, reference_inventory
 from completedp.scale import Scale
 
@@ -279,15 +280,6 @@ class SearchConfig:
 
     LARGEST_OCTAVES: ClassVar[float] = 32  # 2^32 to either side: beyond any float's use
 
-    # Learning rates and ε live on wide log scales; 1-β beyond 8 x and init beyond 16 x were never useful
-    # in the prototype, while q's lr and init did reach 1/16.
-    GLOBAL_OCTAVES: ClassVar[Mapping[str, float]] = {
-        "lr": 4, "weight_decay": 4, "beta1": 2, "beta2": 3, "eps": 6, "init_scale": 2, "residual": 2,
-    }  # fmt: skip
-    MODULE_OCTAVES: ClassVar[Mapping[str, float]] = {
-        "lr": 5, "weight_decay": 5, "beta1": 3, "beta2": 4, "eps": 6, "init_scale": 5, "residual": 3,
-    }  # fmt: skip
-
     def __post_init__(self) -> None:
         if not 0 < self.global_share <= 1:
             raise UserError(
@@ -302,10 +294,8 @@ class SearchConfig:
                         f"{self.LARGEST_OCTAVES}"
                     )
         # The bounds in force are part of the study, whatever a later version's defaults are.
-        for part, defaults in (
-            ("global_octaves", self.GLOBAL_OCTAVES),
-            ("module_octaves", self.MODULE_OCTAVES),
-        ):
+        for i, part in enumerate(("global_octaves", "module_octaves")):
+            defaults = {name: kind.octaves[i] for name, kind in KINDS.items()}
             bounds = {**defaults, **getattr(self, part)}
             object.__setattr__(self, part, {kind: float(o) for kind, o in bounds.items()})
         for kind in self.frozen:

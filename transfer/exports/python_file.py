@@ -15,18 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from completedp.errors import named
+from completedp.errors import UserError, named
 from completedp.flops import shapes
 from completedp.modules import BRANCH_ENDS
+from completedp.optimizer import VALUES, TensorRow
 from completedp.plan import Plan
-from completedp.resolved import TensorRow
 from transfer.exports.canonical.render import train_settings
 from transfer.exports.literals import assignments
 
 _HERE = Path(__file__).parent
 _TABLES, _END_OF_TABLES = "# --- tables ---\n", "# --- end of tables ---\n"
 _DOCSTRING_WIDTH = 100
-_VALUES = ("name", "lr", "weight_decay", "beta1", "beta2", "eps", "init_std", "init_value")
+_VALUES = ("name", *VALUES, "init_std", "init_value")
 
 
 def render(
@@ -46,6 +46,10 @@ def render(
     `tables` are the trainer's own. `fold` says that multipliers are folded unless asked otherwise. `cannot`
     is what the trainer cannot express: it ends the docstring.
     """
+    if plan.coefficients:
+        raise UserError(
+            f"the plan has {', '.join(plan.coefficients)}, for which these functions have no place: use json"
+        )
     common, own = _read("torch"), _read(trainer)
     bodies = [common.body] if own == common else [common.body, own.body]
     data = assignments({**(tables or {}), **_tables(plan, names, fold)})

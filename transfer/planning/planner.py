@@ -11,11 +11,13 @@ from typing import Any, Literal
 from completedp import files
 from completedp.config import Model, TrainConfig
 from completedp.errors import UserError
+from completedp.kinds import KINDS
 from completedp.models import check_types, grown_inventory, parameter_count, training_flops
+from completedp.optimizer import TensorRow
 from completedp.plan import Plan
 from completedp.plan_check import check_plan, plan_of
 from completedp.recipe import Recipe
-from completedp.resolved import TensorRow, resolve
+from completedp.resolved import resolve
 from completedp.rules import PARAMETERIZATIONS, carrying_options, rule_options
 from completedp.scale import Scale
 from transfer.planning.target import Decision, microbatch
@@ -76,6 +78,7 @@ def make_plan(
         tensors=resolved.tensors,
         residual=resolved.residual,
         output_multiplier=resolved.output_multiplier,
+        coefficients=resolved.coefficients,
     )
     check_plan(plan)  # with the multipliers, a value can leave what a trainer takes
     return plan
@@ -169,7 +172,7 @@ def beta_warnings(plan: Plan) -> tuple[str, ...]:
     """Betas that a rule or a multiplier has driven out of comfortable bounds, by their tensors."""
     lowest, highest = COMFORTABLE_ONE_MINUS_BETA
     found = []
-    for kind in ("beta1", "beta2"):
+    for kind in (k.name for k in KINDS.values() if k.transform != "log"):
         outside = [row for row in plan.tensors if not lowest <= 1 - getattr(row, kind) <= highest]
         if outside:
             found.append(

@@ -56,7 +56,7 @@ class Checkpoints:
 
     folder: Path
     every: int
-    team: ProcessGroup = field(default_factory=ProcessGroup)
+    group: ProcessGroup = field(default_factory=ProcessGroup)
     _run: str = field(default="", init=False)
 
     def open_for(self, content: Mapping[str, Any]) -> None:
@@ -79,18 +79,18 @@ class Checkpoints:
         rank must come here."""
         writing = self.folder / ".writing"
         with files.writing(self.folder):
-            if self.team.leads:
+            if self.group.is_main:
                 shutil.rmtree(writing, ignore_errors=True)  # of a writer that was killed
                 writing.mkdir(parents=True)
             self._save(writing / _WEIGHTS, _weights(model))
             self._save(writing / _MOMENTS_FILE, _moments(optimizer))
-            if self.team.leads:
+            if self.group.is_main:
                 self._complete(writing, report, step, clipped)
 
     def _save(self, path: Path, named: Iterable[tuple[str, Tensor]]) -> None:
-        gathered = ((name, self.team.gathered(tensor)) for name, tensor in named)
+        gathered = ((name, self.group.gather_to_main(tensor)) for name, tensor in named)
         whole = {name: tensor for name, tensor in gathered if tensor is not None}
-        if self.team.leads:
+        if self.group.is_main:
             try:
                 save_file(whole, path)
             except SafetensorError as error:  # it has no errno of a disk that is full
@@ -123,26 +123,26 @@ class Checkpoints:
         Raises `UserError` when it is of another run, or damaged: then nothing has been changed. Every rank
         must come here.
         """
-        with self.team.together():
+        with self.group.collective_errors():
             path = newest(self.folder)
             state = None if path is None else self._state(path, steps)
         step = 0 if state is None else state.step
-        with self.team.together():
-            if self.team.led(step) != step:
+        with self.group.collective_errors():
+            if self.group.broadcast(step) != step:
                 raise UserError(
                     f"{self.folder}: another machine sees another checkpoint there; give a folder that "
                     "all machines share"
                 )
         if path is None or state is None:
             return 0, 0
-        with self.team.together(), self._sound(path):
+        with self.group.collective_errors(), self._sound(path):
             weights = _read(path / _WEIGHTS, dict(_weights(model)))
             moments = _read(path / _MOMENTS_FILE, _like_moments(optimizer))
             _check_counts(moments, step)
             if state.report and isinstance(report, ResumableReport):
                 report.restore(state.report)
         for name, tensor in _weights(model):
-            self.team.write(tensor, weights[name])
+            self.group.assign(tensor, weights[name])
         for name, parameter in _named(optimizer):
             optimizer.state[parameter] = {
                 key: self._moment(key, parameter, moments[f"{name}/{key}"]) for key in _MOMENTS
@@ -177,7 +177,7 @@ class Checkpoints:
     def _moment(self, key: str, parameter: Tensor, value: Tensor) -> Tensor:
         if key == "step":  # a number, on every rank
             return value.to(parameter.device)
-        return self.team.laid_out_as(parameter, value)
+        return self.group.distribute_like(parameter, value)
 
 
 def newest(folder: Path) -> Path | None:

@@ -28,6 +28,7 @@ from completedp import reading, trust
 from completedp.auditing import audit
 from completedp.config import DataConfig, Model, ModelConfig, TrainConfig, check_together
 from completedp.errors import UserError, located, shown
+from completedp.flops import training_flops
 from completedp.lm import schedule
 from completedp.lm.data import Corpus, TrainBatches, eval_windows, prepare
 from completedp.lm.model import LanguageModel
@@ -95,16 +96,16 @@ def language_model(
         parallel=parallel,
         digest=digest,
     )
-    team = join(parallel)
+    group = join(parallel)
     return LanguageModelTask(
         model=configs[0],
         data=configs[1],
         train=configs[2],
         split=split,
         cache=Path(cache),
-        device=pick_device(team.device_name(device)),
-        checkpoints=open_checkpoints(checkpoints, checkpoint_steps, team),
-        team=team,
+        device=pick_device(group.device_name(device)),
+        checkpoints=open_checkpoints(checkpoints, checkpoint_steps, group),
+        group=group,
         digest=digest,
     )
 
@@ -124,13 +125,13 @@ def checked_arguments(
     return configs
 
 
-def open_checkpoints(folder: str | None, steps: int, team: ProcessGroup) -> Checkpoints | None:
+def open_checkpoints(folder: str | None, steps: int, group: ProcessGroup) -> Checkpoints | None:
     """A run's checkpoints every so many steps, where it has a folder for them; this needs safetensors."""
     if folder is None:
         return None
     from completedp.lm.checkpoint import Checkpoints
 
-    return Checkpoints(folder=Path(folder), every=steps, team=team)
+    return Checkpoints(folder=Path(folder), every=steps, group=group)
 
 
 def pick_device(name: str) -> torch.device:
@@ -165,15 +166,15 @@ class LanguageModelTask:
         cache: Path,
         device: torch.device,
         checkpoints: Checkpoints | None = None,
-        team: ProcessGroup | None = None,
+        group: ProcessGroup | None = None,
         digest: str | None = None,
     ) -> None:
         self.model_config, self.train_config = model, train
         self.split: Literal["select", "report"] = split
-        self.device, self.team = device, team or ProcessGroup()
-        self.team.use(device)
-        self.team.check(model, train)
-        with self.team.in_turn(cache):
+        self.device, self.group = device, group or ProcessGroup()
+        self.group.set_device(device)
+        self.group.check_batch(model, train)
+        with self.group.one_at_a_time(cache):
             self.corpus: Corpus = prepare(data, model.vocab_size, train.eval_tokens, cache, digest)
         self._checkpoints = checkpoints
 
@@ -190,7 +191,7 @@ class LanguageModelTask:
     def model(self) -> LanguageModel:
         """The model, on its device; between calls it holds the last run's weights."""
         assert isinstance(self.model_config, ModelConfig), "others override this"
-        return self.team.build(self.model_config, self.device)
+        return self.group.build_model(self.model_config, self.device)
 
     def __call__(self, resolved: Resolved, seed: int, report: Report) -> Result:
         train = self.train_config
@@ -206,17 +207,17 @@ class LanguageModelTask:
             clipped.fill_(clipped_before)
         first, started = done, time.perf_counter()
         # Alone and without a checkpoint to save, there is nothing to do before the end.
-        waits = self._checkpoints is not None or self.team.ranks > 1
-        with self.team.attentive() if waits else nullcontext():
+        waits = self._checkpoints is not None or self.group.world_size > 1
+        with self.group.shared_interrupt() if waits else nullcontext():
             for done in self._train(optimizer, first, seed, clipped, report):
                 if done == first + 1:
                     factor = schedule.multiplier(train, first)
                     audit(self.model, optimizer, in_force, schedule=factor).check()
                     started = self._time()  # the first step compiles
-                due = self._save_is_due(done) or self.team.interrupted
+                due = self._save_is_due(done) or self.group.interrupted
                 if self._checkpoints is not None and due:
                     self._checkpoints.save(self.model, optimizer, report, done, int(clipped.item()))
-                if self.team.interrupted:
+                if self.group.interrupted:
                     raise KeyboardInterrupt
         seconds = self._time() - started
         loss = self.evaluate()
@@ -245,14 +246,14 @@ class LanguageModelTask:
 
     def set_values(self, resolved: Resolved, seed: int) -> Resolved:
         """Initial values and multipliers into the model; the rows that its optimizer takes."""
-        initialize(self.model, resolved, seed, self.team.write)
+        initialize(self.model, resolved, seed, self.group.assign)
         self.model.set_multipliers(resolved)
         return resolved
 
     def clip_gradients(self, threshold: float) -> Tensor:
         """To a global norm of at most `threshold`; what the norm was."""
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), threshold)
-        return self.team.whole(norm)
+        return self.group.full_tensor(norm)
 
     @torch.no_grad()
     def evaluate(self) -> float:
@@ -264,8 +265,8 @@ class LanguageModelTask:
         self.corpus.check(windows)
         rows_ST = torch.from_numpy(windows)
         # What the ranks cannot share evenly all of them evaluate: they must go through the same forwards.
-        left = len(rows_ST) % self.team.ranks
-        total = self.team.total(self._summed(self.team.part(rows_ST[left:])))
+        left = len(rows_ST) % self.group.world_size
+        total = self.group.sum(self._summed(self.group.local_slice(rows_ST[left:])))
         return (total + self._summed(rows_ST[:left])) / len(windows)
 
     def _summed(self, windows_ST: Tensor) -> float:
@@ -292,7 +293,7 @@ class LanguageModelTask:
             sequences=train.batch // context,
             seed=seed,
         )
-        self.team.settle(lambda: self._backward(self._own(batches.at(first))))
+        self.group.warm_up_buckets(lambda: self._backward(self._own(batches.at(first))))
         optimizer.zero_grad()
         peaks = [float(group["lr"]) for group in optimizer.param_groups]
         unread: list[Tensor] = []
@@ -307,7 +308,7 @@ class LanguageModelTask:
             optimizer.zero_grad()
             # A run that resumes reports nothing twice and nothing never: a checkpoint has no unread loss.
             if len(unread) >= self._report_steps or self._save_is_due(step + 1):
-                losses = self.team.means(torch.stack(unread))
+                losses = self.group.mean_losses(torch.stack(unread))
                 for i, loss in enumerate(losses, step + 2 - len(unread)):
                     report(i, loss)
                 unread.clear()
@@ -327,21 +328,21 @@ class LanguageModelTask:
     def speedometer(self) -> Speedometer:
         """What this task's steps are measured by."""
         return Speedometer(
-            model=self.model_config,
+            flops_per_token=training_flops(self.model_config, 1),
             precision=self.train_config.precision,
             device=self.device,
-            processes=self.team.ranks,
+            processes=self.group.world_size,
         )
 
     def _own(self, batch: npt.NDArray[np.int64]) -> Tensor:
         self.corpus.check(batch)
-        return self.team.part(torch.from_numpy(batch))
+        return self.group.local_slice(torch.from_numpy(batch))
 
     @cached_property
     def _sequences_at_once(self) -> int:
         """At most a microbatch, and equal parts of what a process takes of the batch."""
         train, context = self.train_config, self.model_config.context
-        own = train.batch // context // self.team.ranks
+        own = train.batch // context // self.group.world_size
         most = min(own, train.microbatch // context) if train.microbatch else own
         return next(n for n in range(most, 0, -1) if own % n == 0)
 
@@ -356,7 +357,7 @@ class LanguageModelTask:
             torch.autograd.backward(loss / (len(parts) + 1))
             entropies.append(ce)
 
-        with self.team.accumulating(self._loss):
+        with self.group.no_sync(self._loss):
             for part_BT in parts:
                 add(part_BT)
         add(last_BT)
@@ -371,7 +372,7 @@ class LanguageModelTask:
 
     @cached_property
     def _loss(self) -> Loss:
-        return self.team.loss(self.model, self.train_config.compile)
+        return self.group.training_loss(self.model, self.train_config.compile)
 
     def run_content(self, resolved: Resolved, seed: int) -> dict[str, Any]:
         """All that a run's numbers depend on."""

@@ -42,7 +42,7 @@ def result_of(case: dict[str, Any]) -> dict[str, Any]:
         losses.append(loss)
         if step == case.get("stop"):
             raise Stopped
-        if step == case.get("ctrl_c") and task.team.rank == 1:
+        if step == case.get("ctrl_c") and task.group.rank == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
     metrics = {}
@@ -60,7 +60,7 @@ def result_of(case: dict[str, Any]) -> dict[str, Any]:
         "losses": losses,
         "metrics": metrics,
         "weights": {
-            name: task.team.whole(parameter.detach()).double().flatten().tolist()
+            name: task.group.full_tensor(parameter.detach()).double().flatten().tolist()
             for name, parameter in parameters.items()
         },
         "elements": sum(getattr(p, "_local_tensor", p).numel() for p in parameters.values()),

@@ -18,7 +18,7 @@ from completedp.cli.app import main
 from completedp.config import DataConfig, ModelConfig, TrainConfig
 from completedp.errors import UserError
 from completedp.lm import schedule
-from completedp.lm.parallel import ProcessGroup, Replicated, join
+from completedp.lm.parallel import DDPGroup, ProcessGroup, join
 from completedp.lm.train import LanguageModelTask, language_model
 from completedp.recipe import Recipe
 from completedp.resolved import Resolved
@@ -280,14 +280,14 @@ def test_a_mistake_ends_all_processes_and_is_told_once(tmp_path: Path) -> None:
 
 
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
-    team = object.__new__(Replicated)
-    team.ranks = 3
+    group = object.__new__(DDPGroup)
+    group.world_size = 3
     model = ModelConfig(width=32, depth=2, head_dim=16, ffn=48, vocab_size=256, context=16)
     with pytest.raises(
         UserError, match=r"3 processes cannot share evenly; .* among 1, 2, 4, 8, 16"
     ):
-        team.check(model, TrainConfig(tokens=2560, batch=256))
-    team.check(model, TrainConfig(tokens=2560, batch=240))
+        group.check_batch(model, TrainConfig(tokens=2560, batch=256))
+    group.check_batch(model, TrainConfig(tokens=2560, batch=240))
 
 
 def test_one_process_needs_no_group() -> None:

@@ -61,7 +61,7 @@ def train_all(
     corpus = _corpus(wanted[0].plan, root)
     digest = None if corpus is None else corpus.digest
     if corpus is not None:
-        print(f"data: {corpus.described(wanted[0].plan.data.source)}", file=stream)
+        print(f"data: {corpus.summary(wanted[0].plan.data.source)}", file=stream)
     _warn_of_another_text(recipe, wanted[0].plan.corpus, digest)
     jobs = plan_jobs(
         ((one.plan, one.seed) for one in wanted),

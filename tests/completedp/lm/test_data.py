@@ -113,15 +113,15 @@ def test_what_is_kept_says_so(tmp_path: Path) -> None:
     first = from_text(path, words(0, 20_000))
     data, cache = DataConfig(source=str(path)), tmp_path / "cache"
     assert first.found == ""
-    assert first.described("t.txt").startswith("t.txt, bytes tokenizer; tokens: train ")
+    assert first.summary("t.txt").startswith("t.txt, bytes tokenizer; tokens: train ")
     again = prepare(data, 256, 100, cache, first.digest)
     assert again.found == f"as prepared before ({first.digest[:19]})"
     path.unlink()
     again = prepare(data, 256, 100, cache, first.digest)
     assert again.found == f"as prepared before, for its source is gone ({first.digest[:19]})"
-    assert again.described("t.txt").startswith("t.txt: as prepared before, for its source is gone")
+    assert again.summary("t.txt").startswith("t.txt: as prepared before, for its source is gone")
     with pytest.raises(
-        UserError, match=r"no such file .*; nor has .*cache the prepared corpus sha"
+        UserError, match=r"no such file .*; .*cache has no prepared corpus sha"
     ):
         prepare(data, 256, 120, cache, first.digest)
     with pytest.raises(UserError, match="no such file"):

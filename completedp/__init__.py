@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from completedp.adapters.parametrized import Parametrized as Parametrized
     from completedp.adapters.parametrized import parametrize as parametrize
     from completedp.adapters.parametrized import trial_values as trial_values
+    from completedp.adapters.plans import audit as audit
     from completedp.auditing import Audit as Audit
-    from completedp.auditing import audit as audit
     from completedp.errors import UserError as UserError
     from completedp.hparams import HParams as HParams
     from completedp.modules import Inventory as Inventory
@@ -35,7 +35,7 @@ _HOMES = {
     "Resolved": "completedp.resolved",
     "Scale": "completedp.scale",
     "UserError": "completedp.errors",
-    "audit": "completedp.auditing",
+    "audit": "completedp.adapters.plans",
     "factors": "completedp.rules",
     "parametrize": "completedp.adapters.parametrized",
     "reference_inventory": "completedp.modules",

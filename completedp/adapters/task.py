@@ -21,6 +21,7 @@ from completedp.config import ExternalModel
 from completedp.errors import UserError
 from completedp.lm.parallel import Loss, compiled_loss
 from completedp.lm.train import LanguageModelTask, RunArguments
+from completedp.models import content_of
 from completedp.reading import Field
 from completedp.resolved import Resolved
 from completedp.rules import PARAMETERIZATIONS
@@ -118,7 +119,7 @@ class ExternalModelTask(LanguageModelTask):
 
     def run_content(self, resolved: Resolved, seed: int) -> dict[str, Any]:
         """As the reference model's, with what its multipliers depend on."""
-        carried = {"base": vars(self._base), "parameterization": self._parameterization}
+        carried = {"base": content_of(self._base), "parameterization": self._parameterization}
         return super().run_content(resolved, seed) | carried
 
     @torch.no_grad()

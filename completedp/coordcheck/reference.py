@@ -17,6 +17,7 @@ from completedp.coordcheck.study import StudySubject
 from completedp.coordcheck.subject import Part, Ready, Watched
 from completedp.hparams import HParams
 from completedp.lm.model import LanguageModel
+from completedp.models import reference_model
 from completedp.modules import Inventory, TensorSpec
 from completedp.optimizer import adamw, initialize
 from completedp.resolved import Resolved, resolve
@@ -34,8 +35,7 @@ class ReferenceSubject(StudySubject):
 
     def __init__(self, config: StudyConfig, cache: Path, device: torch.device) -> None:
         super().__init__(config, cache, device)
-        assert isinstance(config.model, ModelConfig), "another's model has a subject of its own"
-        self._model = config.model
+        self._model = reference_model(config.model, "{source} has a subject of its own")
 
     def scale(self, ratios: Ratios) -> Scale:
         scale = super().scale(ratios)

@@ -18,7 +18,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -29,12 +29,12 @@ from completedp import reading, trust
 from completedp.auditing import audit
 from completedp.config import DataConfig, Model, ModelConfig, TrainConfig, check_together
 from completedp.errors import UserError, located, shown
-from completedp.flops import training_flops
 from completedp.lm import schedule
 from completedp.lm.data import Corpus, TrainBatches, eval_windows, prepare
 from completedp.lm.model import LanguageModel
 from completedp.lm.parallel import Loss, join
 from completedp.lm.throughput import Speedometer
+from completedp.models import content_of, kind_of
 from completedp.modules import BRANCHES
 from completedp.optimizer import adamw, initialize
 from completedp.reading import Field
@@ -152,8 +152,7 @@ class LanguageModelTask:
     @cached_property
     def model(self) -> LanguageModel:
         """The model on its device. Between calls it holds the last run's weights."""
-        assert isinstance(self.model_config, ModelConfig), "an external model overrides this"
-        return self.group.build_model(self.model_config, self.device)
+        return self.group.build_model(cast(ModelConfig, self.model_config), self.device)
 
     def __call__(self, resolved: Resolved, seed: int, report: Report) -> Result:
         train = self.train_config
@@ -290,7 +289,7 @@ class LanguageModelTask:
     def speedometer(self) -> Speedometer:
         """Measures the speed of this task's steps."""
         return Speedometer(
-            flops_per_token=training_flops(self.model_config, 1),
+            flops_per_token=kind_of(self.model_config).flops_per_token(self.model_config),
             precision=self.train_config.precision,
             device=self.device,
             processes=self.group.world_size,
@@ -339,7 +338,7 @@ class LanguageModelTask:
     def run_content(self, resolved: Resolved, seed: int) -> dict[str, Any]:
         """Everything that a run's numbers depend on."""
         return {
-            "model": vars(self.model_config),
+            "model": content_of(self.model_config),
             "train": vars(self.train_config),
             "corpus": self.corpus.digest,
             "resolved": resolved.to_dict(),

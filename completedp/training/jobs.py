@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from completedp import trust
-from completedp.config import DataConfig, ExternalModel, Model, TrainConfig
+from completedp.config import DataConfig, Model, TrainConfig
+from completedp.models import content_of, kind_of
 from completedp.resolved import Resolved
 from completedp.runs.job import Job
 
@@ -17,14 +18,14 @@ def user_code(model: Model, train: TrainConfig) -> dict[str, str]:
     named = {}
     if train.loop:
         named["train.loop"] = train.loop
-    if isinstance(model, ExternalModel) and not model.source.startswith("hf:"):
-        named["model.source"] = model.source
+    if code := kind_of(model).code(model):
+        named["model.source"] = code
     return named
 
 
 def user_paths(model: Model, train: TrainConfig) -> list[Path]:
     """Where workers find the user's own modules: here, as this process does."""
-    return [Path.cwd()] if train.loop or isinstance(model, ExternalModel) else []
+    return [Path.cwd()] if train.loop or kind_of(model).needs_working_folder else []
 
 
 def training_job(
@@ -49,13 +50,11 @@ def training_job(
         trust.check(key, name)  # a worker imports what it is given
     if not train.loop:
         arguments["digest"] = digest
-    foreign = isinstance(model, ExternalModel)
-    built_in = trust.FOREIGN_MODEL if foreign else trust.LANGUAGE_MODEL
     return Job(
         trial=trial,
-        task=train.loop or built_in,
+        task=train.loop or kind_of(model).task,
         arguments={
-            "model": dataclasses.asdict(model),
+            "model": content_of(model),
             "data": dataclasses.asdict(data),
             "train": dataclasses.asdict(train),
             "split": split,

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from completedp import files, reading
-from completedp.config import DataConfig, ExternalModel
+from completedp.config import DataConfig
 from completedp.errors import UserError
+from completedp.models import content_of, kind_of
 from completedp.plan import Plan
 from completedp.records import build
 from completedp.runs.curves import points_in
@@ -47,7 +48,7 @@ CHECKPOINTS_A_RUN = 20
 def run_name(plan: Plan, data: DataConfig, seed: int, stem: str) -> str:
     """A name that only the same run has, so that no other run's results are replaced."""
     # The text that the values were found on is part of the recipe, whose digest the plan has.
-    values = dataclasses.replace(plan, corpus=None).to_dict()
+    values = {**dataclasses.replace(plan, corpus=None).to_dict(), "model": content_of(plan.model)}
     content = files.digest({"plan": values, "data": dataclasses.asdict(data), "seed": seed})
     return f"{stem}-seed{seed}-{content.removeprefix('sha256:')[:8]}"
 
@@ -82,16 +83,13 @@ def plan_job(
     Raises `UserError` for a loop of the user's where a folder is given (it keeps no checkpoints here), or
     another's model (it does not know the base that the values were carried from).
     """
-    foreign = isinstance(plan.model, ExternalModel)
-    if plan.train.loop and (folder is not None or foreign):
+    own = kind_of(plan.model).run_arguments(plan.base, plan.parameterization)
+    if plan.train.loop and (folder is not None or own):
         raise UserError(
             f"the plan is to be trained by {plan.train.loop}, and this verb has the built-in loop: take the "
             "values by completedp export or completedp.parametrize, or take train.loop out of the plan"
         )
-    arguments: dict[str, Any] = {} if plan.train.loop else {"parallel": parallel}
-    if foreign:
-        arguments["base"] = {"width": plan.base.width, "depth": plan.base.depth}
-        arguments["parameterization"] = plan.parameterization
+    arguments: dict[str, Any] = {} if plan.train.loop else {"parallel": parallel, **own}
     if folder is not None:
         arguments["checkpoints"] = str(folder / "checkpoints")
         arguments["checkpoint_steps"] = max(1, plan.train.steps // CHECKPOINTS_A_RUN)

@@ -13,7 +13,7 @@ from foreign import config, reference
 
 import completedp
 from completedp.adapters.external import build_model
-from completedp.adapters.parametrized import planned
+from completedp.adapters.plans import planned
 from completedp.adapters.task import foreign_model
 from completedp.cli.app import main
 from completedp.config import DataConfig, ExternalModel, TrainConfig

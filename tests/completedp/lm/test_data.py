@@ -120,9 +120,7 @@ def test_what_is_kept_says_so(tmp_path: Path) -> None:
     again = prepare(data, 256, 100, cache, first.digest)
     assert again.found == f"as prepared before, for its source is gone ({first.digest[:19]})"
     assert again.summary("t.txt").startswith("t.txt: as prepared before, for its source is gone")
-    with pytest.raises(
-        UserError, match=r"no such file .*; .*cache has no prepared corpus sha"
-    ):
+    with pytest.raises(UserError, match=r"no such file .*; .*cache has no prepared corpus sha"):
         prepare(data, 256, 120, cache, first.digest)
     with pytest.raises(UserError, match="no such file"):
         prepare(data, 256, 100, cache)

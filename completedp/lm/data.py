@@ -14,8 +14,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -24,12 +24,13 @@ import numpy as np
 import numpy.typing as npt
 
 from completedp.config import DataConfig
-from completedp.errors import UserError, first_line, shown
+from completedp.errors import UserError, first_line
 from completedp.lm.formats import readable
 from completedp.lm.sources import Source, is_gone, open_source
 from completedp.lm.token_files import stored_dtype
 from completedp.lm.tokenizer import BytePairs, Bytes, Tokenizer
-from completedp.reading import is_count, read_object, read_text
+from completedp.reading import read_json, read_text
+from completedp.records import build
 
 Split = Literal["train", "select", "report"]
 SPLITS: tuple[Split, ...] = ("train", "select", "report")
@@ -44,6 +45,26 @@ NO_TOKENIZER = "none"
 FORMAT = 1
 
 
+@dataclass
+class _Split:
+    """One split of a corpus. `bytes` counts its text; None if the source held tokens."""
+
+    tokens: int
+    bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Meta:
+    """The content of `meta.json`."""
+
+    source: str
+    digest: str
+    tokenizer: str
+    vocab_size: int
+    dtype: Literal["<u2", "<u4"]
+    splits: Mapping[Split, _Split]
+
+
 @dataclass(frozen=True)
 class Corpus:
     """A prepared corpus. Token counts include one end-of-document token per document. `found` says which
@@ -53,23 +74,23 @@ class Corpus:
     found: str = field(default="", compare=False)
 
     @cached_property
-    def _meta(self) -> dict[str, Any]:
-        return _checked_meta(self.folder)
+    def _meta(self) -> _Meta:
+        return _read_meta(self.folder)
 
     @property
     def digest(self) -> str:
         """sha256 over the documents' own sha256, in the source's order."""
-        return str(self._meta["digest"])
+        return self._meta.digest
 
     @property
     def tokenizer(self) -> str:
         """`bytes`, `bpe`, or `none` if the source held tokens."""
-        return str(self._meta["tokenizer"])
+        return self._meta.tokenizer
 
     def split(self, name: Split) -> npt.NDArray[Any]:
         """The split's tokens, memory-mapped, uint16 (uint32 if the vocabulary needs it)."""
         try:
-            tokens = np.memmap(self.folder / f"{name}.bin", dtype=self._meta["dtype"], mode="r")
+            tokens = np.memmap(self.folder / f"{name}.bin", dtype=self._meta.dtype, mode="r")
         except (OSError, ValueError) as error:  # the file was cut meanwhile
             raise _damaged(self.folder, f"{name}.bin: {first_line(error)}") from None
         if len(tokens) != self.tokens(name):
@@ -81,18 +102,18 @@ class Corpus:
     def check(self, windows: npt.NDArray[np.int64]) -> None:
         """Raises `UserError` for a token outside the vocabulary: the files were damaged meanwhile. The check
         costs microseconds per batch. On a GPU such a token would end the process inside a kernel."""
-        vocab_size = self._meta["vocab_size"]
+        vocab_size = self._meta.vocab_size
         if windows.size and (top := int(windows.max())) >= vocab_size:
             raise _damaged(self.folder, f"it holds the token {top} of a vocabulary of {vocab_size}")
 
     def tokens(self, name: Split) -> int:
         """Tokens of a split."""
-        return int(self._meta["splits"][name]["tokens"])
+        return self._meta.splits[name].tokens
 
     def bytes_per_token(self, name: Split) -> float | None:
         """Mean bytes of text per token of the split; None if the source held tokens, not text."""
-        split = self._meta["splits"][name]
-        return None if split["bytes"] is None else split["bytes"] / split["tokens"]
+        split = self._meta.splits[name]
+        return None if split.bytes is None else split.bytes / split.tokens
 
     def summary(self, source: str) -> str:
         """A line for people: what was read from the source, the tokenizer, and the tokens of each split."""
@@ -110,39 +131,23 @@ def _damaged(folder: Path, why: str) -> UserError:
     )
 
 
-def _checked_meta(folder: Path) -> dict[str, Any]:
+def _read_meta(folder: Path) -> _Meta:
     """The content of `meta.json`. Raises `UserError` if it or a split is damaged."""
     try:
-        meta = read_object(folder / "meta.json")
-        if fault := _fault(meta, folder):
-            raise UserError(fault)
+        meta = build(_Meta, read_json(folder / "meta.json"), "meta.json")
+        splits = {n: build(_Split, meta.splits.get(n), f"meta.json, splits.{n}") for n in SPLITS}
+        for name, split in splits.items():
+            path = folder / f"{name}.bin"
+            with readable(path):
+                held = path.stat().st_size
+            if not split.tokens or held != split.tokens * np.dtype(meta.dtype).itemsize:
+                raise UserError(
+                    f"{path.name} has {held} bytes; expected those of {split.tokens} tokens of "
+                    f"{meta.dtype}, and at least one"
+                )
     except UserError as error:
         raise _damaged(folder, str(error)) from None
-    return meta
-
-
-def _fault(meta: dict[str, Any], folder: Path) -> str | None:
-    for name in ("digest", "tokenizer"):
-        if not isinstance(meta.get(name), str):
-            return f"{name} is {shown(meta.get(name))}; expected text"
-    if not is_count(meta.get("vocab_size")):
-        return f"vocab_size is {shown(meta.get('vocab_size'))}; expected a whole number"
-    if (dtype := meta.get("dtype")) not in ("<u2", "<u4"):
-        return f"dtype is {shown(dtype)}; expected <u2 or <u4"
-    splits = meta.get("splits")
-    for name in SPLITS:
-        split = splits.get(name) if isinstance(splits, dict) else None
-        if not isinstance(split, dict):
-            return f"splits.{name} is {shown(split)}; expected an object"
-        tokens, size = split.get("tokens"), split.get("bytes")
-        if not (is_count(tokens) and tokens and (size is None or is_count(size))):
-            return f"splits.{name} has {shown(split)}; expected counts of tokens and bytes"
-        path = folder / f"{name}.bin"
-        with readable(path):
-            held = path.stat().st_size
-        if held != tokens * np.dtype(dtype).itemsize:
-            return f"{name}.bin has {held} bytes; expected those of {tokens} tokens of {dtype}"
-    return None
+    return replace(meta, splits=splits)
 
 
 def prepare(
@@ -189,7 +194,7 @@ def cached_corpus(
     corpus = next((corpus for corpus in found if corpus is not None), None)
     if corpus is None:
         return None
-    gone = ", for its source is gone" if is_gone(data.source) else ""
+    gone = ", because its source is gone" if is_gone(data.source) else ""
     return Corpus(corpus.folder, f"as prepared before{gone} ({digest[:19]})")
 
 
@@ -258,20 +263,14 @@ def _move_in(building: Path, folder: Path) -> None:
             raise
 
 
-@dataclass
-class _Count:
-    tokens: int = 0
-    bytes: int | None = 0
-
-
 def _build(building: Path, source: Source, kind: str, vocab_size: int, eval_tokens: int) -> None:
     dtype = stored_dtype(vocab_size)
     bound = BYTES_PER_TOKEN_BOUND.get(kind, dtype.itemsize)
     split_of, digest = _assign(source, eval_tokens * bound, dtype)
     tokenizer = _tokenizer(kind, source, split_of, vocab_size, building)
-    counts: dict[str, _Count] = {}
+    counts: dict[Split, _Split] = {}
     for name in SPLITS:
-        count = counts[name] = _Count()
+        count = counts[name] = _Split(tokens=0, bytes=0)
         with (building / f"{name}.bin").open("wb") as file:
             documents = _documents(source, split_of, name, count)
             if tokenizer is None:
@@ -286,15 +285,16 @@ def _build(building: Path, source: Source, kind: str, vocab_size: int, eval_toke
             file.flush()
             os.fsync(file.fileno())
     _check_lengths(counts, eval_tokens, source.name)
-    meta = {
-        "source": source.name,
-        "digest": f"sha256:{digest}",
-        "tokenizer": kind,
-        "vocab_size": vocab_size,
-        "dtype": dtype.str,
-        "splits": {name: asdict(count) for name, count in counts.items()},
-    }
-    (building / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+    meta = _Meta(
+        source=source.name,
+        digest=f"sha256:{digest}",
+        tokenizer=kind,
+        vocab_size=vocab_size,
+        dtype="<u2" if dtype.itemsize == 2 else "<u4",
+        splits=counts,
+    )
+    text = json.dumps(asdict(meta), indent=1)
+    (building / "meta.json").write_text(f"{text}\n", encoding="utf-8")
 
 
 def _assign(
@@ -326,7 +326,7 @@ def _assign(
 
 
 def _documents(
-    source: Source, split_of: dict[bytes, Split], name: Split, count: _Count
+    source: Source, split_of: dict[bytes, Split], name: Split, count: _Split
 ) -> Iterator[bytes]:
     for document in source.documents():
         split = split_of.get(hashlib.sha256(document).digest()[:16])
@@ -345,12 +345,12 @@ def _tokenizer(
         return None
     if kind == "bytes":
         return Bytes()
-    pairs = BytePairs.train(_documents(source, split_of, "train", _Count()), vocab_size)
+    pairs = BytePairs.train(_documents(source, split_of, "train", _Split(0, 0)), vocab_size)
     pairs.save(building / "tokenizer.json")
     return pairs
 
 
-def _check_lengths(counts: dict[str, _Count], eval_tokens: int, name: str) -> None:
+def _check_lengths(counts: dict[Split, _Split], eval_tokens: int, name: str) -> None:
     if all(count.tokens > eval_tokens for count in counts.values()):
         return
     found = sum(count.tokens for count in counts.values())

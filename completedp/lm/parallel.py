@@ -119,7 +119,7 @@ class ProcessGroup:
 
     def assign(self, target: Tensor, value: Tensor) -> None:
         """Set a parameter, or a tensor distributed like one, from a full tensor of values."""
-        target.copy_(value)
+        target.copy_(self.distribute_like(target, value))
 
     def distribute_like(self, parameter: Tensor, value: Tensor) -> Tensor:
         """A full tensor of the parameter's shape, distributed as the optimizer holds its state."""
@@ -355,9 +355,6 @@ class FSDPGroup(_MultiProcess):
             return both
 
         return loss
-
-    def assign(self, target: Tensor, value: Tensor) -> None:
-        target.copy_(self.distribute_like(target, value))
 
     def distribute_like(self, parameter: Tensor, value: Tensor) -> Tensor:
         from torch.distributed.tensor import DTensor, distribute_tensor

@@ -126,14 +126,14 @@ class LanguageModelTask:
         self.device = pick_device(self.group.device_name(run.device))
         self.group.set_device(self.device)
         self.group.check_batch(run.model, run.train)
-        self._checkpoints = self._opened(run)
+        self._checkpoints = self._open_checkpoints(run)
         cache = Path(run.cache)
         with self.group.one_at_a_time(cache):
             self.corpus: Corpus = prepare(
                 run.data, run.model.vocab_size, run.train.eval_tokens, cache, run.digest
             )
 
-    def _opened(self, run: RunArguments[Any]) -> Checkpoints | None:
+    def _open_checkpoints(self, run: RunArguments[Any]) -> Checkpoints | None:
         if run.checkpoints is None:
             return None
         from completedp.lm.checkpoint import Checkpoints
@@ -227,10 +227,10 @@ class LanguageModelTask:
         rows_ST = torch.from_numpy(windows)
         # All ranks must run the same forwards, so each of them evaluates the rows that are left over.
         left = len(rows_ST) % self.group.world_size
-        total = self.group.sum(self._summed(self.group.local_slice(rows_ST[left:])))
-        return (total + self._summed(rows_ST[:left])) / len(windows)
+        total = self.group.sum(self._sum_of_losses(self.group.local_slice(rows_ST[left:])))
+        return (total + self._sum_of_losses(rows_ST[:left])) / len(windows)
 
-    def _summed(self, windows_ST: Tensor) -> float:
+    def _sum_of_losses(self, windows_ST: Tensor) -> float:
         total = 0.0
         if len(windows_ST):
             for part_BT in torch.split(windows_ST, self._sequences_at_once):
@@ -254,7 +254,7 @@ class LanguageModelTask:
             sequences=train.batch // context,
             seed=seed,
         )
-        self.group.warm_up_buckets(lambda: self._backward(self._own(batches.at(first))))
+        self.group.warm_up_buckets(lambda: self._backward(self._local(batches.at(first))))
         optimizer.zero_grad()
         peaks = [float(group["lr"]) for group in optimizer.param_groups]
         unread: list[Tensor] = []
@@ -262,7 +262,7 @@ class LanguageModelTask:
             factor = schedule.multiplier(train, step)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
-            unread.append(self._backward(self._own(batches.at(step))))
+            unread.append(self._backward(self._local(batches.at(step))))
             if train.clip:
                 clipped += self.clip_gradients(train.clip) > train.clip
             optimizer.step()
@@ -295,7 +295,7 @@ class LanguageModelTask:
             processes=self.group.world_size,
         )
 
-    def _own(self, batch: npt.NDArray[np.int64]) -> Tensor:
+    def _local(self, batch: npt.NDArray[np.int64]) -> Tensor:
         self.corpus.check(batch)
         return self.group.local_slice(torch.from_numpy(batch))
 

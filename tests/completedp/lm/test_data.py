@@ -118,8 +118,10 @@ def test_what_is_kept_says_so(tmp_path: Path) -> None:
     assert again.found == f"as prepared before ({first.digest[:19]})"
     path.unlink()
     again = prepare(data, 256, 100, cache, first.digest)
-    assert again.found == f"as prepared before, for its source is gone ({first.digest[:19]})"
-    assert again.summary("t.txt").startswith("t.txt: as prepared before, for its source is gone")
+    assert again.found == f"as prepared before, because its source is gone ({first.digest[:19]})"
+    assert again.summary("t.txt").startswith(
+        "t.txt: as prepared before, because its source is gone"
+    )
     with pytest.raises(UserError, match=r"no such file .*; .*cache has no prepared corpus sha"):
         prepare(data, 256, 120, cache, first.digest)
     with pytest.raises(UserError, match="no such file"):
@@ -237,7 +239,7 @@ def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> No
     split_of, _ = module._assign(source, 100, np.dtype("<u2"))
     path.write_text(words(1, 20_000))
     with pytest.raises(UserError, match=r"t.txt' changed while it was read; start again"):
-        list(module._documents(source, split_of, "train", module._Count()))
+        list(module._documents(source, split_of, "train", module._Split(0, 0)))
 
 
 def test_the_digest_is_of_the_text(tmp_path: Path) -> None:

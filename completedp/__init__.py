@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from completedp.rules import factors as factors
     from completedp.scale import Ratios as Ratios
     from completedp.scale import Scale as Scale
+    from completedp.training.one_run import train as train
 
 __version__ = "0.1.0"
 
@@ -40,6 +41,7 @@ _HOMES = {
     "parametrize": "completedp.adapters.parametrized",
     "reference_inventory": "completedp.modules",
     "resolve": "completedp.resolved",
+    "train": "completedp.training.one_run",
     "trial_values": "completedp.adapters.parametrized",
 }
 __all__ = sorted(_HOMES)

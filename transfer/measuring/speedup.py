@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from completedp import files, reading
+from completedp import files, reading, root_layout
 from completedp.errors import UserError
 from completedp.hparams import HParams
 from completedp.models import external_model, training_flops
@@ -130,7 +130,7 @@ def _plans(
 
 def runs_folder(root: Path, recipe: Path) -> Path:
     """Where a recipe's runs are kept: by the name of its study."""
-    return root / "speedups" / recipe.resolve().parent.name
+    return root_layout.speedups(root, recipe)
 
 
 def report(

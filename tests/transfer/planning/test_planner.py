@@ -15,7 +15,7 @@ from completedp.plan import Plan
 from completedp.plan_check import plan_of
 from completedp.recipe import Recipe
 from completedp.rules import PARAMETERIZATIONS
-from completedp.training.run_folder import run_name
+from completedp.training.one_run import run_name
 from transfer.planning.planner import (
     FEWEST_STEPS,
     base_plan,

@@ -44,7 +44,7 @@ def test_splits_hold_every_document_once_and_never_share_one(
     text = folder / "text"
     text.mkdir()
     for i in range(30):
-        # Every document is there `copies` times, under other names.
+        # Every document exists `copies` times, under different names.
         (text / f"{i}.txt").write_text(words(seed * 100 + i // copies, size // 30))
     corpus = prepare(DataConfig(source=str(text)), 256, 50, folder / "cache")
     found = {split: documents(corpus, split) for split in SPLITS}
@@ -54,7 +54,7 @@ def test_splits_hold_every_document_once_and_never_share_one(
         assert not set(found[a]) & set(found[b])
     for split in SPLITS:
         assert corpus.tokens(split) == len(corpus.split(split)) > 50
-    # A share is of all copies; the document that fills it may lie over its end, with all of its own.
+    # A share counts all copies. The last document may exceed the share, together with its copies.
     total = sum(map(len, everything))
     longest = max(len(document) * times for document, times in Counter(everything).items())
     for split in ("select", "report"):
@@ -105,7 +105,7 @@ def test_a_digest_names_a_corpus_whatever_its_source_holds_by_now(tmp_path: Path
     assert prepare(data, 256, 100, cache, first.digest) == first
     from_text(path, words(2, 20_000))
     with pytest.raises(UserError, match="has changed: its digest is"):
-        prepare(data, 256, 120, cache, first.digest)  # not prepared for as long an evaluation
+        prepare(data, 256, 120, cache, first.digest)  # no corpus was prepared for a longer evaluation
 
 
 def test_what_is_kept_says_so(tmp_path: Path) -> None:

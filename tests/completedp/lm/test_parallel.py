@@ -199,7 +199,7 @@ def test_three_processes_resume_exactly(tmp_path: Path, build_arguments: Argumen
         assert resumed["weights"] == whole["weights"]
         for of_rank in ranks:  # one is interrupted, all stop after the next step, which is saved
             assert of_rank[f"{kind} ctrl-c"]["losses"] == whole["losses"][:6]
-        # Files hold whole tensors: one process goes on with what three began.
+        # Files hold full tensors, so one process can resume what three began.
         seen: dict[int, float] = {}
         end = language_model(**arguments(f"{kind}-left"))(values, 0, seen.__setitem__)
         assert list(seen) == [7, 8, 9, 10]

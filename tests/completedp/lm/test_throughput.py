@@ -5,7 +5,7 @@ import torch
 
 from completedp.lm.throughput import Speed, Speedometer, peak_flops
 
-FLOPS = 123_456  # a token
+FLOPS = 123_456  # of one token
 
 
 @pytest.mark.parametrize(

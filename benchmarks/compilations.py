@@ -41,9 +41,8 @@ def main() -> None:
     rng = random.Random(0)
     rows = []
     with tempfile.TemporaryDirectory() as cache:
-        task = language_model(
-            vars(config.model), vars(config.data), vars(train), "select", cache, arguments.device
-        )
+        parts = {"model": vars(config.model), "data": vars(config.data), "train": vars(train)}
+        task = language_model(**parts, split="select", cache=cache, device=arguments.device)
         for trial in range(arguments.trials):
             began = time.perf_counter()
             values = resolve(

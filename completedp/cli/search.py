@@ -433,7 +433,7 @@ def _corpus(config: StudyConfig, root: Path, expected: str | None) -> Corpus:
 def _describe(config: StudyConfig, corpus: Corpus | None) -> str:
     if corpus is None:
         return f"what {config.train.loop} reads"
-    return corpus.described(config.data.source)
+    return corpus.summary(config.data.source)
 
 
 def _provenance(corpus: Corpus | None) -> dict[str, Any]:

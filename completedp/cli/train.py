@@ -60,7 +60,7 @@ def train(
             f"--nproc-per-node N -m completedp train {source} --parallel {parallel}'"
         )
     kind = parallel or ("ddp" if launch.processes() > 1 else None)
-    with _together(kind):
+    with _collective_errors(kind):
         plan = read_plan(source)
         prepared = PlanRun.of(
             plan,
@@ -84,7 +84,7 @@ def train(
         _leave(kind)
         raise
     except Exception as error:
-        if kind is not None and _follows_from_another(error):
+        if kind is not None and _caused_by_another_rank(error):
             print(f"process {launch.rank()}: ended, because another one did", file=sys.stderr)
             raise typer.Exit(1) from None
         raise
@@ -96,13 +96,13 @@ def train(
         raise typer.Exit(1)
 
 
-def _together(kind: str | None) -> AbstractContextManager[None]:
+def _collective_errors(kind: str | None) -> AbstractContextManager[None]:
     """Around what each of several processes does alone: one mistake is told once and ends all of them."""
     if kind is None:
         return nullcontext()  # without torch, so that a single process refuses at once
     from completedp.lm.parallel import join
 
-    return join(kind).together()
+    return join(kind).collective_errors()
 
 
 def _leave(kind: str | None) -> None:
@@ -112,10 +112,10 @@ def _leave(kind: str | None) -> None:
         leave()
 
 
-def _follows_from_another(error: Exception) -> bool:
-    from completedp.lm.parallel import follows_from_another
+def _caused_by_another_rank(error: Exception) -> bool:
+    from completedp.lm.parallel import caused_by_another_rank
 
-    return follows_from_another(error)
+    return caused_by_another_rank(error)
 
 
 class _View:

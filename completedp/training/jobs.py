@@ -136,9 +136,9 @@ def kept_corpus(plan: Plan, data: DataConfig, cache: Path) -> Corpus | None:
 
     Raises `UserError` if the cached corpus is damaged.
     """
-    from completedp.lm.data import kept
+    from completedp.lm.data import cached_corpus
     from completedp.lm.sources import is_gone
 
     if plan.corpus is None or plan.train.loop or data != plan.data or not is_gone(data.source):
         return None
-    return kept(data, plan.model.vocab_size, plan.train.eval_tokens, cache, plan.corpus)
+    return cached_corpus(data, plan.model.vocab_size, plan.train.eval_tokens, cache, plan.corpus)

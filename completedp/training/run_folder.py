@@ -63,24 +63,24 @@ def run(
     """
     from completedp.lm.parallel import join
 
-    team = join(job.arguments["parallel"])
-    with team.together():
+    group = join(job.arguments["parallel"])
+    with group.collective_errors():
         task = _task(job)  # refusals of the data come before anything is written
     identity = files.digest(task.run_content(job.resolved, job.seed))
     with ExitStack() as held:
         outcome: Outcome | None = None
-        with team.together():
-            if team.leads:
+        with group.collective_errors():
+            if group.is_main:
                 with files.writing(folder):
                     folder.mkdir(parents=True, exist_ok=True)
                 held.enter_context(Lock(folder / "lock", "run"))
                 outcome = _finished(folder, identity)
                 if plan is not None and outcome is None:
                     _describe(folder, plan, job, task, identity)
-        before = bool(team.led(outcome is not None))
-        if before and not team.leads:
+        before = bool(group.broadcast(outcome is not None))
+        if before and not group.is_main:
             outcome = _finished(folder, identity)
-        if outcome is None and team.leads:
+        if outcome is None and group.is_main:
             if on_start is not None:
                 on_start()
             outcome = _train(job, folder, on_progress)
@@ -88,7 +88,7 @@ def run(
             sync(folder)
         elif outcome is None:
             outcome = run_job(job)
-        if team.leads:
+        if group.is_main:
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return RunEnd(outcome=outcome, before=before)
 
@@ -200,7 +200,7 @@ def _describe(folder: Path, plan: Plan, job: Job, task: LanguageModelTask, ident
         seed=job.seed,
         data=dict(job.arguments["data"]),
         device=task.device.type,
-        processes=task.team.ranks,
+        processes=task.group.world_size,
         parallel=job.arguments["parallel"],
     )
     files.write_json(described, vars(start))

@@ -66,7 +66,7 @@ def train_all(
     corpus = _corpus(first, root)
     digest = None if corpus is None else corpus.digest
     if corpus is not None:
-        say(f"data: {corpus.described(first.data.source)}")
+        say(f"data: {corpus.summary(first.data.source)}")
     if None not in (first.corpus, digest) and first.corpus != digest:
         warn(
             f"the text of {recipe.data.source!r} is not the one the recipe was tuned on (digest {digest}, "

@@ -231,7 +231,7 @@ def test_the_command_writes_a_file_and_refuses_what_is_no_job(
 @pytest.mark.parametrize(
     ("place", "value", "said"),
     [
-        ("arguments.model", [], r"arguments\.model: expected an object, got \[\]"),
+        ("arguments.model", [], r"arguments: model is \[\]; expected an object"),
         (
             "arguments.model.width",
             "32",
@@ -252,7 +252,7 @@ def test_the_command_writes_a_file_and_refuses_what_is_no_job(
         ("arguments.checkpoints", ["x"], r"checkpoints is \['x'\]; expected a path, or null"),
         ("arguments.checkpoint_steps", -1, "checkpoint_steps is -1"),
         ("arguments.parallel", 3, "parallel is 3"),
-        ("arguments.size", 3, "does not take the keywords"),
+        ("arguments.size", 3, "arguments: unknown key 'size'"),
         ("task", 3, "task is 3; expected text"),
         ("seed", None, "seed is None"),
         ("resolved.residual", {}, r"residual has \[\]; expected"),

@@ -1,9 +1,8 @@
 """One study's runs in MLflow: a parent run, and a nested run for each finished trial.
 
-The journal is the truth and MLflow a copy, so there is one operation: `StudyView.sync` brings the database in
-line with the journal, whatever either holds. A trial's run is whole when it has ended and carries the digest
-of its journal record, the last thing written; any other run of the trial is what a killed writer left, and is
-replaced.
+The journal is the truth and MLflow a copy: `StudyView.sync` brings the database in line with the journal,
+whatever the database holds. A trial's run is whole when it has ended and carries the digest of its journal
+record, which is written last. Any other run of the trial was left by a killed writer and is replaced.
 """
 
 from __future__ import annotations
@@ -11,15 +10,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from completedp import files, reading
 from completedp.errors import UserError
 from completedp.runs.curves import read_curve
 from completedp.runs.journal import TrialRecord, check_study, read_records, trials
 from completedp.tracking.store import ENDED, RUN_STATUS, Store, flatten, milliseconds, text
+from completedp.tracking.view import State, SyncResult, View, curve_metrics
 
 _NOTE = (
     "A completedp study. Each nested run is one training run; its parameters are the multipliers of the "
@@ -28,34 +27,22 @@ _NOTE = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class SyncedStudy:
-    """What one pass did: trial runs written, found whole, and removed; `busy` if a search has the view."""
+class StudyView(View):
+    """One study's runs in the database."""
 
-    study: str
-    written: int = 0
-    unchanged: int = 0
-    removed: int = 0
-    busy: bool = False
-    fault: str = ""
+    kind = "study"
 
-
-class StudyView:
-    """One study's runs in the database. Remembers which trials are whole: a pass costs what is new."""
-
-    def __init__(self, store: Store, study: Path) -> None:
-        self._store = store
+    def __init__(self, store: Store, folder: Path) -> None:
+        super().__init__(store, folder)
         self._client, self._experiment_id = store.client, store.experiment_id
-        self._study = study
         self._whole: set[int] = set()
         self._parent = ""
-        self._removed = 0
         self._steps_logged: set[int] = set()
 
-    def sync(self, state: Literal["running", "ended"]) -> SyncedStudy:
-        """One pass. `ended`: no search is at work, so the parent run ends too, with its artifacts."""
+    def sync(self, state: State) -> SyncResult:
+        """One pass. With state `ended` the parent run ends too and gets its artifacts."""
         self._store.check()
-        journal = self._study / "journal.jsonl"
+        journal = self._folder / "journal.jsonl"
         records = read_records(journal)
         if not records:
             raise UserError(f"{journal}: there is no study any more")
@@ -71,17 +58,12 @@ class StudyView:
         self._write_progress(records, finished)
         if state == "ended":
             self._end_parent(records)
-        return SyncedStudy(
-            study=self._study.name,
-            written=len(missing),
-            unchanged=len(finished) - len(missing),
-            removed=self._removed,
-        )
+        return self._result(written=len(missing), unchanged=len(finished) - len(missing))
 
     def _load(self, first: Mapping[str, Any], finished: Mapping[int, TrialRecord]) -> None:
         """Find the study's runs, remove those that are not whole, and start the parent."""
-        study_id = files.digest({"name": self._study.name, "first": dict(first)})
-        self._tags = {"completedp.study": text(self._study.name), "completedp.study_id": study_id}
+        study_id = files.digest({"name": self._folder.name, "first": dict(first)})
+        self._tags = {"completedp.study": text(self._folder.name), "completedp.study_id": study_id}
         parents: list[Any] = []
         children: list[Any] = []
         for run in self._store.runs("completedp.study_id", study_id):
@@ -92,8 +74,7 @@ class StudyView:
         keep = {run.info.run_id for run in (parent, *kept.values()) if run}
         for run in parents + children:
             if run.info.run_id not in keep:
-                self._client.delete_run(run.info.run_id)
-                self._removed += 1
+                self._delete(run)
         self._parent = parent.info.run_id if parent else self._create_parent(finished)
         self._whole = set(kept)
         self._describe_parent(first)
@@ -105,14 +86,14 @@ class StudyView:
         starts = [self._times(trial)[0] for trial in finished.values()]
         run = self._client.create_run(
             self._experiment_id,
-            run_name=text(self._study.name),
+            run_name=text(self._folder.name),
             start_time=milliseconds(min(starts, default=time.time())),
             tags=self._tags,
         )
         return str(run.info.run_id)
 
     def _describe_parent(self, first: Mapping[str, Any]) -> None:
-        """The study's configuration as parameters; logging them again changes nothing."""
+        """Log the study's configuration as parameters. To log them again changes nothing."""
         flat = dict(flatten(first.get("config", {})))
         params = {"seed": first.get("seed"), **flat}
         tags = {
@@ -126,9 +107,9 @@ class StudyView:
         self._steps_logged = {metric.step for metric in history}
 
     def _times(self, trial: TrialRecord) -> tuple[float, float]:
-        """Start and end, in seconds since the epoch: the curve is written when the trial ends."""
-        curve = self._study / "curves" / f"{trial.trial}.jsonl"
-        when = curve if curve.exists() else self._study / "journal.jsonl"
+        """Start and end in seconds since the epoch. The curve is written when the trial ends."""
+        curve = self._folder / "curves" / f"{trial.trial}.jsonl"
+        when = curve if curve.exists() else self._folder / "journal.jsonl"
         end = when.stat().st_mtime
         return end - trial.seconds, end
 
@@ -153,7 +134,11 @@ class StudyView:
         tags = {"completedp.record": _digest(trial)}
         if trial.reason:
             tags["reason"] = trial.reason
-        metrics = _trial_metrics(trial, read_curve(self._study / "curves", trial.trial), start, end)
+        curve = read_curve(self._folder / "curves", trial.trial)
+        last = max([1, trial.steps, *(step for step, _ in curve)])
+        metrics = curve_metrics(curve, start, end, last)
+        if trial.loss is not None:
+            metrics.append(("loss", trial.loss, milliseconds(end), last))
         run_id = str(run.info.run_id)
         self._client.set_terminated(
             run_id, RUN_STATUS.get(trial.status, "FAILED"), end_time=milliseconds(end)
@@ -163,26 +148,26 @@ class StudyView:
     def _write_progress(
         self, records: Sequence[Mapping[str, Any]], finished: Mapping[int, TrialRecord]
     ) -> None:
-        """The parent's own curve: best loss by finished search trial, in the order they finished."""
+        """Log the parent's curve: the best loss after each search trial, in the order of their ends."""
         now = milliseconds(time.time())
         best, metrics = math.inf, []
         order = [finished[r["trial"]] for r in records if r["event"] == "finished"]
-        # Confirmation runs are on another split: their losses are not comparable.
+        # Confirmation runs are evaluated on another split, so their losses are not comparable.
         for step, trial in enumerate(t for t in order if t.phase != "confirm"):
             best = min(best, math.inf if trial.loss is None else trial.loss)
             if math.isfinite(best) and step not in self._steps_logged:
                 metrics.append(("best_loss", best, now, step))
         budgets = [record["budget"] for record in records if "budget" in record]
-        # A tag, because it can be raised and a parameter cannot.
+        # A tag, because the budget can be raised and a parameter cannot change.
         self._store.log(self._parent, metrics=metrics, tags={"completedp.budget": str(budgets[-1])})
         self._steps_logged |= {step for *_, step in metrics}
 
     def _end_parent(self, records: Sequence[Mapping[str, Any]]) -> None:
         done = records[-1]["event"] == "done"
         summary = self._summary() if done else []
-        end = milliseconds((self._study / "journal.jsonl").stat().st_mtime)
+        end = milliseconds((self._folder / "journal.jsonl").stat().st_mtime)
         for name in ("study.yaml", "recipe.yaml", "summary.json", "figures"):
-            path = self._study / name
+            path = self._folder / name
             if path.is_dir():
                 self._client.log_artifacts(self._parent, str(path), artifact_path=name)
             elif path.exists():
@@ -194,14 +179,14 @@ class StudyView:
 
     def _summary(self) -> list[tuple[str, float]]:
         """The numbers of the study's summary, by dotted path."""
-        path = self._study / "summary.json"
+        path = self._folder / "summary.json"
         if not path.exists():
             return []
         try:
             leaves = flatten(reading.read_object(path))
         except UserError as error:
             raise UserError(
-                f"{error}; 'completedp report {self._study.name}' writes it again"
+                f"{error}; 'completedp report {self._folder.name}' writes it again"
             ) from None
         return [
             (key, float(v))
@@ -211,7 +196,7 @@ class StudyView:
 
 
 def _digest(trial: TrialRecord) -> str:
-    """Identity of what the view shows of a trial."""
+    """The identity of all that the view shows of a trial."""
     names = ("trial", "phase", "seed", "status", "loss", "steps", "seconds", "reason")
     shown = {name: getattr(trial, name) for name in names}
     return files.digest({"values": dict(trial.values), **shown})
@@ -227,20 +212,6 @@ def _whole_runs(children: Sequence[Any]) -> dict[int, Any]:
 
 
 def _outdated(children: Sequence[Any], finished: Mapping[int, TrialRecord]) -> bool:
-    """Whether a run shows what the journal does not hold: the study was deleted and started anew."""
+    """Whether a run differs from the journal, because the study was deleted and started again."""
     shown = {n: run.data.tags["completedp.record"] for n, run in _whole_runs(children).items()}
     return any(n not in finished or _digest(finished[n]) != d for n, d in shown.items())
-
-
-def _trial_metrics(
-    trial: TrialRecord, curve: Sequence[tuple[int, float]], start: float, end: float
-) -> list[tuple[str, float, int, int]]:
-    """(key, value, time in ms, step) of the curve and the final loss; steps spread evenly over the time."""
-    last = max([step for step, _ in curve] + [trial.steps or 0, 1])
-    metrics = [
-        ("train_loss", loss, milliseconds(start + (end - start) * step / last), step)
-        for step, loss in curve
-    ]
-    if trial.loss is not None:
-        metrics.append(("loss", trial.loss, milliseconds(end), last))
-    return metrics

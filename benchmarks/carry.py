@@ -15,7 +15,7 @@ from completedp.runs.job import Outcome
 from completedp.runs.local import LocalExecutor, default_workers, devices_of
 from completedp.runs.sweep import run_all
 from completedp.seeds import derive_seed
-from completedp.training.run_folder import plan_jobs
+from completedp.training.jobs import plan_jobs
 from transfer.measuring.speedup import Run, Setting, runs_folder
 
 RESULTS = Path(__file__).parent / "results"

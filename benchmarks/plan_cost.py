@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from completedp import files, flops
+from completedp import files, models
 from completedp.config import ModelConfig
 from completedp.hparams import HParams
 from completedp.lm.model import LanguageModel
@@ -78,12 +78,12 @@ def compared(model_config: ModelConfig) -> dict[str, Any]:
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             logits_BTV = model(tokens_BT)
             logits_BTV.sum().backward()
-    planned = flops.training_flops(model_config, tokens_BT.numel())
+    planned = models.training_flops(model_config, tokens_BT.numel())
     parameters = sum(p.numel() for p in model.parameters())
     return {
         "model": dataclasses.asdict(model_config),
         "flops_percent": 100 * (planned / counter.get_total_flops() - 1),
-        "parameters_equal": flops.parameter_count(model_config) == parameters,
+        "parameters_equal": models.parameter_count(model_config) == parameters,
     }
 
 

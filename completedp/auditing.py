@@ -11,18 +11,14 @@ import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from completedp.adapters.folding import idle_hooks
-from completedp.config import ExternalModel
 from completedp.errors import UserError
 from completedp.resolved import TensorRow
-
-if TYPE_CHECKING:
-    from completedp.plan import Plan
 
 # An optimizer may hold its lr as a float32 tensor.
 TOLERANCE = 1e-6
@@ -86,17 +82,7 @@ def audit(
     *,
     schedule: float | None = None,
 ) -> Audit:
-    """Every tensor's lr, weight decay, betas and ε in force against `plan`; any wrapper may be on the model.
-    Hooked multipliers must have run. Of a plan of another's model the coefficients are expected folded, as
-    `completedp train` has them; where they are hooked give what `parametrize` returned.
-
-    The planned lr is a peak, so the lr in force is held against it times `schedule`, the scheduler's
-    multiplier at this step. Where that is not given it is taken to be the same for all tensors, above 0 and
-    at most 1, and each group's `initial_lr`, where a scheduler left one, has to be the planned peak itself.
-    So a schedule at 0 is a difference, because all learning rates look alike there, and so is one at 0 for
-    some groups only.
-    """
-    plan = _as_trained(plan)
+    """As `completedp.audit`, for plans of the reference model and for values that are folded already."""
     rows = {plain_name(row.name): row for row in plan.tensors}
     parameters = {plain_name(n): p for n, p in model.named_parameters() if p.requires_grad}
     groups = _groups_of(optimizer)
@@ -131,15 +117,6 @@ def audit(
     for name, group in shared.items():
         differences += _values(rows[name], group, multiplier)
     return Audit(tensors=len(shared), schedule=multiplier, differences=tuple(differences))
-
-
-def _as_trained(plan: Planned) -> Planned:
-    # By its model: to import `Plan` would bring the file formats into every worker.
-    if isinstance(getattr(plan, "model", None), ExternalModel):
-        from completedp.adapters.parametrized import planned
-
-        return planned(cast("Plan", plan))
-    return plan
 
 
 def _no_schedule(multiplier: float) -> Iterator[Difference]:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from completedp.errors import UserError, nearest
 from completedp.hparams import KINDS, GlobalValues
@@ -26,6 +26,7 @@ Schedule = Literal["cosine", "wsd", "linear"]
 class ModelConfig:
     """The reference decoder's shape. Width grows by heads of a fixed `head_dim`; sizes are in features."""
 
+    kind: Literal["reference"] = "reference"
     width: int
     depth: int
     head_dim: int
@@ -107,10 +108,11 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ExternalModel:
-    """A model nobody here wrote, at one width and depth. `source`: `hf:CONFIG.json` or
-    `package.module:factory`; `modules`: (pattern, module type) in order, the first match wins.
-    `context` is the length of the sequences it trains on, in tokens."""
+    """An external model at one width and depth. `source` is `hf:CONFIG.json` or `package.module:factory`.
+    `modules` are pairs (pattern, module type) in order; the first match wins. `context` is the length of the
+    sequences it trains on, in tokens."""
 
+    kind: Literal["external"] = "external"
     source: str
     width: int
     depth: int
@@ -133,7 +135,24 @@ class ExternalModel:
         return dataclasses.replace(self, width=width, depth=depth)
 
 
-Model = ModelConfig | ExternalModel
+class _ByKind:
+    """Tells the two apart by `kind` where pydantic reads a file; nothing imports pydantic before."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        choices = {cls.kind: handler.generate_schema(cls) for cls in (ModelConfig, ExternalModel)}
+        return core_schema.tagged_union_schema(choices, discriminator=self.tag)
+
+    @staticmethod
+    def tag(data: Any) -> Any:
+        """The kind that a file gives. Earlier versions gave none: only external models have a source."""
+        if not isinstance(data, Mapping):
+            return None
+        return data.get("kind", "external" if "source" in data else "reference")
+
+
+Model = Annotated[ModelConfig | ExternalModel, _ByKind()]
 
 
 Format = Literal["text", "rows", "parquet", "tokens"]

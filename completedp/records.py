@@ -1,7 +1,7 @@
 """Plain JSON as a dataclass, checked against the declared types of its fields.
 
 This is for files that programs write and workers read, and needs only the standard library. YAML that people
-write goes through `completedp.files.validate`, which a worker cannot import.
+write goes through `completedp.validation.validate`, which a worker cannot import.
 """
 
 from __future__ import annotations

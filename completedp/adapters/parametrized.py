@@ -20,8 +20,7 @@ from completedp.auditing import plain_name
 from completedp.config import ExternalModel
 from completedp.errors import UserError
 from completedp.hparams import HParams
-from completedp.models import check_types
-from completedp.plan import Plan
+from completedp.models import check_types, external_model
 from completedp.recipe import Recipe
 from completedp.resolved import Resolved, TensorRow, resolve
 from completedp.rules import carrying_options
@@ -123,8 +122,8 @@ def parametrize(
     multipliers of types that the model has not, and what `resolve` refuses.
     """
     base = _base_of(model, recipe) if base is None else base
-    if isinstance(recipe.model, ExternalModel):
-        modules = [*modules, *recipe.model.modules]
+    if (external := external_model(recipe.model)) is not None:
+        modules = [*modules, *external.modules]
     found = inventory_of(model, base, modules)
     scale = Scale(width=found.width, depth=found.whole.layers, batch=batch, tokens=tokens)
     if (found.base_width, found.whole.base_layers) != (recipe.base.width, recipe.base.depth):
@@ -146,8 +145,8 @@ def parametrize(
 def _base_of(model: nn.Module, recipe: Recipe) -> nn.Module:
     """The model that the recipe was found on; of the reference model's recipe, the Hugging Face model's own
     family at its scale."""
-    if isinstance(recipe.model, ExternalModel):
-        return build_model(recipe.model)
+    if (external := external_model(recipe.model)) is not None:
+        return build_model(external)
     from completedp.adapters.huggingface import base_of
 
     return base_of(model, width=recipe.base.width, depth=recipe.base.depth)
@@ -201,14 +200,6 @@ def values_at(
     """
     ratios = Ratios(width=model.width / base.width, depth=model.depth / base.depth)
     return with_resolved(net, grown(model, base), resolved, ratios, parameterization)
-
-
-def planned(plan: Plan) -> Parametrized:
-    """The values of another's model's plan, its coefficients folded, on the model on the meta device."""
-    model, base = plan.model, plan.base
-    assert isinstance(model, ExternalModel), "the reference model's plan needs no folding"
-    assert isinstance(base, ExternalModel), "of one family"
-    return values_at(build_model(model), model, base, plan.resolved, plan.parameterization)
 
 
 def with_resolved(

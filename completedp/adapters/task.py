@@ -27,6 +27,7 @@ from completedp.lm.train import (
     open_checkpoints,
     pick_device,
 )
+from completedp.models import content_of
 from completedp.reading import Field
 from completedp.resolved import Resolved
 from completedp.rules import PARAMETERIZATIONS
@@ -150,7 +151,7 @@ class ExternalModelTask(LanguageModelTask):
 
     def run_content(self, resolved: Resolved, seed: int) -> dict[str, Any]:
         """As the reference model's, with what its multipliers depend on."""
-        carried = {"base": vars(self._base), "parameterization": self._parameterization}
+        carried = {"base": content_of(self._base), "parameterization": self._parameterization}
         return super().run_content(resolved, seed) | carried
 
     @torch.no_grad()

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from completedp.config import ExternalModel, StudyConfig
+from completedp.config import StudyConfig
 from completedp.coordcheck.measure import (
     PROBE_SEQUENCES,
     Key,
@@ -21,6 +21,7 @@ from completedp.coordcheck.reference import ReferenceSubject
 from completedp.coordcheck.slopes import TOLERANCE, Axis, Slope, failures, slope, worst
 from completedp.coordcheck.subject import Subject
 from completedp.errors import UserError
+from completedp.models import external_model
 from completedp.rules import rule_options
 from completedp.scale import Ratios
 from completedp.seeds import derive_seed
@@ -65,7 +66,7 @@ Measured = dict[tuple[Axis, int, float], Sizes]
 
 def subject_of(config: StudyConfig, cache: Path, device: torch.device) -> Subject:
     """The subject for the configuration's kind of model."""
-    if isinstance(config.model, ExternalModel):
+    if external_model(config.model) is not None:
         from completedp.coordcheck.external import ExternalSubject
 
         return ExternalSubject(config, cache, device)

@@ -20,6 +20,7 @@ from completedp.config import ExternalModel, StudyConfig
 from completedp.coordcheck.subject import OUTSIDE, Part, Ready, Subject, Watched
 from completedp.errors import UserError
 from completedp.hparams import HParams
+from completedp.models import external_model
 from completedp.modules import BRANCH_ENDS, BRANCH_POST_NORMS, TensorSpec
 from completedp.scale import Ratios, Scale
 
@@ -29,11 +30,12 @@ class ExternalSubject(Subject):
 
     def __init__(self, config: StudyConfig, cache: Path, device: torch.device) -> None:
         super().__init__(config, cache, device)
-        assert isinstance(config.model, ExternalModel), "the reference model has its own subject"
-        self._model = config.model
+        model = external_model(config.model)
+        assert model is not None, "the reference model has its own subject"
+        self._model = model
         found_in(self._model)
         # At the base, a gain over all heads looks like a gain that they share.
-        twice = grown(self._at(2 * config.model.width, config.model.depth), config.model)
+        twice = grown(self._at(2 * model.width, model.depth), model)
         self._shared_gains = frozenset(s.module_type for s in twice.whole if s.role == "qk_norm")
 
     def _at(self, width: int, depth: int) -> ExternalModel:

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from completedp.config import ModelConfig, StudyConfig
+from completedp.config import StudyConfig
 from completedp.coordcheck.subject import OUTSIDE, Part, Ready, Subject, Watched
 from completedp.hparams import HParams
 from completedp.lm.model import LanguageModel
+from completedp.models import reference_model
 from completedp.modules import BRANCH_ENDS, Inventory, TensorSpec
 from completedp.optimizer import adamw, initialize
 from completedp.resolved import Resolved, resolve
@@ -27,8 +28,7 @@ class ReferenceSubject(Subject):
 
     def __init__(self, config: StudyConfig, cache: Path, device: torch.device) -> None:
         super().__init__(config, cache, device)
-        assert isinstance(config.model, ModelConfig), "an external model has its own subject"
-        self._model = config.model
+        self._model = reference_model(config.model, "{source} has its own subject")
 
     def ready(
         self, ratios: Ratios, parameterization: str, options: Mapping[str, Any], seed: int

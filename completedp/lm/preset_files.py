@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from completedp import files
+from completedp import files, validation
 from completedp.config import StudyConfig
 from completedp.errors import UserError, nearest
 
@@ -36,4 +36,4 @@ def load_preset(name_or_path: str) -> StudyConfig:
     keys.
     """
     path = preset_path(name_or_path)
-    return files.validate(StudyConfig, files.read_yaml(path), str(path))
+    return validation.validate(StudyConfig, files.read_yaml(path), str(path))

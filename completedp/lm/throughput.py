@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 
 from completedp.config import Model
-from completedp.flops import training_flops
+from completedp.models import training_flops
 
 Precision = Literal["float32", "bfloat16"]
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ from completedp.lm.data import Corpus, TrainBatches, eval_windows, prepare
 from completedp.lm.model import LanguageModel
 from completedp.lm.parallel import Loss, ProcessGroup, join
 from completedp.lm.throughput import Speedometer
+from completedp.models import content_of
 from completedp.modules import BRANCHES
 from completedp.optimizer import adamw, initialize
 from completedp.reading import Field
@@ -189,8 +190,7 @@ class LanguageModelTask:
     @cached_property
     def model(self) -> LanguageModel:
         """The model, on its device; between calls it holds the last run's weights."""
-        assert isinstance(self.model_config, ModelConfig), "others override this"
-        return self.team.build(self.model_config, self.device)
+        return self.team.build(cast(ModelConfig, self.model_config), self.device)
 
     def __call__(self, resolved: Resolved, seed: int, report: Report) -> Result:
         train = self.train_config
@@ -376,7 +376,7 @@ class LanguageModelTask:
     def run_content(self, resolved: Resolved, seed: int) -> dict[str, Any]:
         """All that a run's numbers depend on."""
         return {
-            "model": vars(self.model_config),
+            "model": content_of(self.model_config),
             "train": vars(self.train_config),
             "corpus": self.corpus.digest,
             "resolved": resolved.to_dict(),

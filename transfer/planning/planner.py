@@ -11,9 +11,9 @@ from typing import Any, Literal
 from completedp import files
 from completedp.config import Model, TrainConfig
 from completedp.errors import UserError
-from completedp.flops import parameter_count, training_flops
-from completedp.models import check_types, grown_inventory
+from completedp.models import check_types, grown_inventory, parameter_count, training_flops
 from completedp.plan import Plan
+from completedp.plan_check import check_plan, plan_of
 from completedp.recipe import Recipe
 from completedp.resolved import TensorRow, resolve
 from completedp.rules import PARAMETERIZATIONS, carrying_options, rule_options
@@ -45,7 +45,7 @@ def make_plan(
 
     `parameterization` defaults to the recipe's. `options` are those of `completedp.rules.RuleOptions`;
     the β rule defaults to `power` where the parameterisation has one. Raises `UserError` as
-    `completedp.resolve` and `Plan.check` do.
+    `completedp.resolve` and `completedp.plan_check` do.
     """
     name = recipe.parameterization if parameterization is None else parameterization
     chosen = rule_options({**carrying_options(name), **options})
@@ -77,7 +77,7 @@ def make_plan(
         residual=resolved.residual,
         output_multiplier=resolved.output_multiplier,
     )
-    plan.check()  # with the multipliers, a value can leave what a trainer takes
+    check_plan(plan)  # with the multipliers, a value can leave what a trainer takes
     return plan
 
 
@@ -98,7 +98,7 @@ def read_plan(path: Path) -> Plan:
     data = files.read_yaml(path)
     match data.get("kind"):
         case "plan":
-            return Plan.from_dict(data, where=str(path))
+            return plan_of(data, str(path))
         case "recipe":
             return base_plan(Recipe.from_dict(data, where=str(path)))
         case other:

@@ -18,12 +18,11 @@ from completedp.adapters.external import build_model, check_runs, found_in
 from completedp.adapters.task import foreign_model, mean_loss
 from completedp.config import DataConfig, ExternalModel, TrainConfig
 from completedp.errors import UserError
-from completedp.flops import parameter_count, training_flops
 from completedp.hparams import HParams
 from completedp.lm.loss import cross_entropy
 from completedp.lm.preset_files import load_preset
 from completedp.lm.train import language_model
-from completedp.models import own_inventory
+from completedp.models import own_inventory, parameter_count, training_flops
 from completedp.recipe import Recipe
 from completedp.resolved import Resolved
 from completedp.scale import Scale

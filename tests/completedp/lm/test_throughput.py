@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from completedp.config import ModelConfig
-from completedp.flops import training_flops
 from completedp.lm.throughput import Speed, Speedometer, peak_flops
+from completedp.models import training_flops
 
 MODEL = ModelConfig(width=64, depth=2, head_dim=16, ffn=128, vocab_size=256, context=32)
 

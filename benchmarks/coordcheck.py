@@ -32,7 +32,6 @@ from completedp.coordcheck.figure import draw
 from completedp.coordcheck.measure import Key, Sizes
 from completedp.coordcheck.slopes import Axis
 from completedp.coordcheck.subject import Subject
-from completedp.coordcheck.subjects import subject_of
 from completedp.lm.preset_files import load_preset
 from completedp.runs.local import default_workers
 from completedp.seeds import derive_seed
@@ -183,7 +182,9 @@ def subject(arm: Arm, arguments: argparse.Namespace) -> Subject:
     device = torch.device("cpu")
     if arm.fault is not None:
         return FaultySubject(config, cache, device, FAULTS[arm.fault])
-    return subject_of(as_llama(config, arguments.root) if arm.llama else config, cache, device)
+    return check.subject_of(
+        as_llama(config, arguments.root) if arm.llama else config, cache, device
+    )
 
 
 def as_llama(config: StudyConfig, root: Path) -> StudyConfig:

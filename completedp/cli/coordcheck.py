@@ -79,7 +79,6 @@ def coordcheck(
     from completedp import files
     from completedp.coordcheck import check
     from completedp.coordcheck.slopes import AXES
-    from completedp.coordcheck.subjects import subject_of
     from completedp.lm.preset_files import load_preset
     from completedp.lm.train import pick_device
     from completedp.rules import carrying_options
@@ -104,7 +103,7 @@ def coordcheck(
         if place is not None:
             files.check_place(place)
     config = with_model(load_preset(preset), model, width, depth, modules)
-    subject = subject_of(config, root_layout.data_cache(root), pick_device(device))
+    subject = check.subject_of(config, root_layout.data_cache(root), pick_device(device))
     stream = sys.stderr if json else sys.stdout
     measured = check.measure(
         subject,

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from completedp.errors import UserError
-from completedp.tracking import SyncedStudy, track
+from completedp.tracking import track
 from completedp.tracking.store import Store
-from completedp.tracking.view import StudyView
+from completedp.tracking.study_view import StudyView
 
 MakeStudy = Callable[..., Path]
 
@@ -248,7 +248,6 @@ def test_a_damaged_summary_is_a_fault_of_its_study_alone(
     path = tmp_path / "studies" / "left" / "summary.json"
     path.write_text(text)
     left, right = track(tmp_path)
-    assert isinstance(left, SyncedStudy)
     assert left.fault.startswith(f"{path}: ")
     assert said in left.fault
     assert "'completedp report left' writes it again" in left.fault

@@ -10,21 +10,16 @@ import typer
 
 from completedp.cli.options import (
     DEFAULT_ROOT,
-    Alpha,
-    BetaRule,
-    Decay,
     Device,
     DryRun,
-    DurationExponent,
-    FinalNormEps,
     Json,
     Root,
     RunCode,
     Seed,
     Workers,
     Yes,
-    given,
     numbers,
+    with_rule_options,
 )
 from completedp.cli.output import print_json, print_table
 from completedp.errors import UserError
@@ -34,6 +29,7 @@ if TYPE_CHECKING:
     from completedp.recipe import Recipe
 
 
+@with_rule_options
 def speedup(
     recipe: Annotated[Path, typer.Argument(help="A recipe file, as a search writes it.")],
     scales: Annotated[Any, numbers("Multiples of the base's training FLOPs.")] = "1,16",
@@ -48,11 +44,8 @@ def speedup(
         ),
     ] = None,
     parameterization: Annotated[str | None, typer.Option(help="Default: the recipe's own.")] = None,
-    alpha: Alpha = None,
-    beta_rule: BetaRule = None,
-    duration_exponent: DurationExponent = None,
-    final_norm_eps: FinalNormEps = None,
-    decay: Decay = None,
+    *,
+    rule_options: dict[str, Any],
     seed: Seed = 0,
     device: Device = "auto",
     workers: Workers = None,
@@ -83,13 +76,7 @@ def speedup(
         fractions=fractions,
         seeds=tuple(derive_seed(seed, "speedup", i) for i in range(seeds)),
         parameterization=parameterization,
-        options=given(
-            alpha=alpha,
-            beta_rule=beta_rule,
-            duration_exponent=duration_exponent,
-            final_norm_eps=final_norm_eps,
-            decay=decay,
-        ),
+        options=rule_options,
     )
     baseline = source.baseline if against is None else _same_base(source, against).hparams
     wanted = measuring.runs(source, baseline, setting)
@@ -135,37 +122,3 @@ def _same_base(recipe: Recipe, path: Path) -> Recipe:
                 "expected a recipe of the same base"
             )
     return other
-
-
-def transfer_fit(
-    measured: Annotated[Path, typer.Argument(help="A speedup.json of three or more scales.")],
-    flops: Annotated[float, typer.Option(help="The budget to extrapolate to, 1e21 for one.")],
-    figure: Annotated[Path | None, typer.Option(help="Draw it: a PNG file.")] = None,
-    root: Root = DEFAULT_ROOT,
-    json: Json = False,
-) -> None:
-    """Extrapolate the loss of a recipe and of its baseline to a budget of FLOPs, with intervals."""
-    from transfer.measuring import extrapolation
-    from transfer.measuring.speedup import read_document
-
-    data = extrapolation.measured(read_document(measured))
-    result = extrapolation.extrapolate(data, flops)
-    if figure is not None:
-        extrapolation.draw(data, flops, figure)
-    if json:
-        print_json(result)
-        return
-    rows = [
-        *([f"loss, {arm}", *_interval(values)] for arm, values in result["loss"].items()),
-        ["difference", *_interval(result["difference"])],
-        ["speed-up in FLOPs", *_interval(result["speedup"])],
-    ]
-    print_table(f"at {flops:.4g} FLOPs, extrapolated", ["", "fitted", "low", "high"], rows)
-    times = result["times_the_largest_measured"]
-    print(
-        f"{times:.3g} x the largest budget measured; the intervals are of the seeds, not of the law"
-    )
-
-
-def _interval(values: dict[str, float | None]) -> list[str]:
-    return ["beyond" if v is None else f"{v:.4f}" for v in values.values()]

@@ -10,26 +10,22 @@ import typer
 
 from completedp.cli.options import (
     DEFAULT_ROOT,
-    Alpha,
-    BetaRule,
-    Decay,
     Device,
     DryRun,
-    DurationExponent,
-    FinalNormEps,
     Json,
     Root,
     RunCode,
     Seed,
     Workers,
     Yes,
-    given,
     numbers,
+    with_rule_options,
 )
 from completedp.cli.output import print_json, print_table
 from completedp.training.sweeps import Training, end_if_missing, train_all
 
 
+@with_rule_options
 def transfer_check(
     recipe: Annotated[Path, typer.Argument(help="A recipe file, as a search writes it.")],
     axis: Annotated[str, typer.Option(help="width, depth, batch or tokens.")],
@@ -52,11 +48,8 @@ def transfer_check(
     schedule: Annotated[
         str | None, typer.Option(help="cosine, wsd or linear; default the recipe's.")
     ] = None,
-    alpha: Alpha = None,
-    beta_rule: BetaRule = None,
-    duration_exponent: DurationExponent = None,
-    final_norm_eps: FinalNormEps = None,
-    decay: Decay = None,
+    *,
+    rule_options: dict[str, Any],
     seed: Seed = 0,
     device: Device = "auto",
     workers: Workers = None,
@@ -95,13 +88,7 @@ def transfer_check(
         swept=sweep,
         which=which,
         schedule=schedule,
-        options=given(
-            alpha=alpha,
-            beta_rule=beta_rule,
-            duration_exponent=duration_exponent,
-            final_norm_eps=final_norm_eps,
-            decay=decay,
-        ),
+        options=rule_options,
     )
     wanted = transfer_check.runs(source, setting)
     folder = transfer_check.runs_folder(root, recipe)

@@ -40,7 +40,8 @@ Losses = Mapping[int, float]
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     """What is measured. `scales`: multiples of the base's training FLOPs, each a whole target by the rules
-    of `transfer.planning.target`; `fractions`: of the target's tokens, 1 among them. `options`: rule options."""
+    of `transfer.planning.target`; `fractions`: of the target's tokens, 1 among them. `options`: rule
+    options."""
 
     scales: tuple[float, ...]
     fractions: tuple[float, ...]

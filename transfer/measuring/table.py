@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from transfer.measuring.transfer_check import SWEPT
-from transfer.planning.planner import DURATION_EXPONENTS
+from transfer.planning.warnings import DURATION_EXPONENTS
 
 
 def table(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -1,4 +1,4 @@
-"""A plan for people: one row a module type, each value as a range over the layers."""
+"""A plan as a table for people: a row per module type, each value as a range over the layers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from completedp.resolved import TensorRow
 
 _COLUMNS = ("lr", "weight_decay", "beta1", "beta2", "eps", "init_std")
 _BETAS = ("beta1", "beta2")
-# A beta near 1 says nothing in four digits; its distance from 1 does.
+# Four digits of a beta near 1 say nothing; four digits of its distance from 1 do.
 _HEADINGS = ["module type", *(f"1 - {c}" if c in _BETAS else c for c in _COLUMNS), "residual"]
 
 
 def by_module_type(plan: Plan) -> tuple[list[str], list[list[str]]]:
-    """Column names and rows; residual branches last, their coefficient under `residual`."""
+    """Column names and rows. The residual branches come last, with their multipliers under `residual`."""
     rows = []
     for module_type in dict.fromkeys(row.module_type for row in plan.tensors):
         members = [row for row in plan.tensors if row.module_type == module_type]
@@ -37,9 +37,9 @@ def _value(column: str, row: TensorRow) -> float | None:
 
 
 def multiples(plan: Plan, baseline: Plan) -> list[dict[str, Any]]:
-    """Each tensor's values as multiples of the baseline's (β: of its 1-β); None where there is none.
+    """Each tensor's values as multiples of the baseline's (for β the multiple of 1-β); None without a value.
 
-    A part of a fused tensor is held against the whole where only that has values in the baseline.
+    A part of a fused tensor is compared to the whole tensor if the baseline has no values for the part.
     """
     others = {row.name: row for row in baseline.tensors}
     found = []
@@ -51,7 +51,7 @@ def multiples(plan: Plan, baseline: Plan) -> list[dict[str, Any]]:
 
 
 def multiples_by_module_type(plan: Plan, baseline: Plan) -> tuple[list[str], list[list[str]]]:
-    """As `by_module_type`, of `multiples`."""
+    """`multiples` in the form of `by_module_type`."""
     found = multiples(plan, baseline)
     rows = []
     for module_type in dict.fromkeys(row["module_type"] for row in found):

@@ -1,4 +1,4 @@
-"""How many tokens a model of so many parameters is worth: a ratio, or a fitted law of the loss.
+"""Training tokens by the number of parameters: a fixed ratio, or the optimum of a fitted law of the loss.
 
 .. [Chinchilla]   Training Compute-Optimal Large Language Models, arXiv 2203.15556.
 .. [Replication]  Chinchilla Scaling: A replication attempt, arXiv 2404.10102.
@@ -15,24 +15,24 @@ from typing import Protocol
 from completedp import files
 from completedp.errors import UserError, shown
 
-# Of a law's numbers: floats hold their products, and no law is beyond.
+# Bounds for a law's numbers. Floats hold their products, and no law is beyond.
 SMALLEST, LARGEST = 1e-50, 1e50
 
 
 class TokenRule(Protocol):
-    """The tokens a model is trained on, where nobody gives them."""
+    """Decides the tokens that a model is trained on if nobody gives them."""
 
     def tokens(self, parameters: int) -> float:
-        """Tokens for a model of so many parameters, embeddings included."""
+        """Tokens for a model of `parameters` parameters, embeddings included."""
 
     @property
     def reason(self) -> str:
-        """Where the number comes from, for people."""
+        """The origin of the number, for people."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """So many tokens a parameter at every size."""
+    """The same number of tokens per parameter at every size."""
 
     per_parameter: float
     source: str
@@ -47,9 +47,9 @@ class Ratio:
 
 @dataclass(frozen=True, kw_only=True)
 class LossLaw:
-    """L(N, D) = E + A/N^alpha + B/D^beta, N parameters and D tokens ([Chinchilla], approach 3).
+    """L(N, D) = E + A/N^alpha + B/D^beta for N parameters and D tokens ([Chinchilla], approach 3).
 
-    At a given N·D, the loss is least where alpha·A/N^alpha = beta·B/D^beta; E does not matter.
+    At a given N·D the loss is lowest at alpha·A/N^alpha = beta·B/D^beta; E does not matter.
     """
 
     A: float
@@ -79,7 +79,7 @@ class LossLaw:
         return self.source
 
 
-# The estimates of [Replication] on [Chinchilla]'s own runs, whose published ones do not fit them.
+# [Replication]'s estimates from [Chinchilla]'s own runs; the published estimates do not fit those runs.
 CHINCHILLA = LossLaw(
     A=482.01,
     B=2085.43,
@@ -91,7 +91,7 @@ CHINCHILLA = LossLaw(
 
 @dataclass(frozen=True, kw_only=True)
 class _LawFile:
-    """The YAML form of a `LossLaw`; E is read and not needed."""
+    """The YAML form of a `LossLaw`. E may be given and is not needed."""
 
     A: float
     B: float
@@ -100,16 +100,20 @@ class _LawFile:
     E: float = 0.0
 
 
-def token_rule(text: str) -> TokenRule:
-    """From `--tokens-per-parameter`: a number, `chinchilla`, or a YAML file with A, B, alpha and beta."""
-    if text == "chinchilla":
+def token_rule(given: float | str) -> TokenRule:
+    """The rule that `--tokens-per-parameter` names.
+
+    `given` is a number, `chinchilla`, or the path of a YAML file with a law's A, B, alpha and beta.
+    Raises `UserError` for anything else, with the file's name for a file.
+    """
+    if given == "chinchilla":
         return CHINCHILLA
     try:
-        ratio = float(text)
+        ratio = float(given)
     except ValueError:
-        return _law_of(Path(os.path.expanduser(text)))
+        return _law_of(Path(os.path.expanduser(str(given))))
     if not (math.isfinite(ratio) and ratio > 0):
-        raise UserError(f"--tokens-per-parameter is {shown(text)}; expected a number above 0")
+        raise UserError(f"--tokens-per-parameter is {shown(given)}; expected a number above 0")
     return Ratio(per_parameter=ratio, source="given")
 
 

@@ -183,9 +183,9 @@ def test_a_file_says_what_its_trainer_cannot_express(recipe: Recipe, name: str) 
     plan = carried(recipe)
     docstring = "" if name == "json" else ast.get_docstring(ast.parse(FORMATS[name].render(plan)))
     said = " ".join((docstring or "").split())
-    for sentence in FORMATS[name].cannot(plan):
+    for sentence in FORMATS[name].limitations(plan):
         assert sentence in said
-    assert ("cannot express" in said) == bool(FORMATS[name].cannot(plan))
+    assert ("cannot express" in said) == bool(FORMATS[name].limitations(plan))
 
 
 @given(

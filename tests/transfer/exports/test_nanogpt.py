@@ -152,14 +152,14 @@ def test_another_gpt_is_refused_and_said_before(recipe: Recipe) -> None:
     plan = one_layer(recipe, ffn=88, activation="swiglu", qk_norm=True)
     assert (
         "attn.q_norm, attn.k_norm), a gate in the feed-forward (mlp.c_gate), a feed-forward of 88"
-        in (" ".join(FORMATS["nanogpt"].cannot(plan)))
+        in (" ".join(FORMATS["nanogpt"].limitations(plan)))
     )
     names = load(plan)
     with pytest.raises(ValueError, match=r"c_fc has 256 features; expected the plan's 88"):
         names["GPT"](256)
     with pytest.raises(ValueError, match=r"only in the file: \['transformer\.h\.0\.attn\.k_norm"):
         names["GPT"](88)
-    assert "lacks" not in " ".join(FORMATS["nanogpt"].cannot(one_layer(recipe, ffn=256)))
+    assert "lacks" not in " ".join(FORMATS["nanogpt"].limitations(one_layer(recipe, ffn=256)))
 
 
 def test_grouped_queries_are_refused(recipe: Recipe) -> None:

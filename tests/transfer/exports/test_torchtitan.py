@@ -127,6 +127,6 @@ def test_an_ungated_model_is_refused(recipe: Recipe) -> None:
 
 
 def test_the_shape_to_build_is_said(recipe: Recipe) -> None:
-    said = " ".join(FORMATS["torchtitan"].cannot(carried(of_model(recipe, queries_per_kv=2))))
+    said = " ".join(FORMATS["torchtitan"].limitations(carried(of_model(recipe, queries_per_kv=2))))
     assert "dim 64, 3 layers, 4 heads and 2 of keys and values of 16, hidden_dim 176" in said
     assert "with qk_norm" in said

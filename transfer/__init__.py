@@ -5,3 +5,5 @@ Importing the package is light: every function imports what it needs when it is 
 
 from transfer.api import export as export
 from transfer.api import plan as plan
+from transfer.api import speedup as speedup
+from transfer.api import transfer_check as transfer_check

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 if TYPE_CHECKING:
     from completedp.plan import Plan
@@ -85,3 +87,132 @@ def export(plan: Plan | Path | str, format: str) -> str:
 
     form = format_named(format)
     return form.render(plan if isinstance(plan, Plan) else read_plan(Path(plan)))
+
+
+def speedup(
+    recipe: Recipe | Path | str,
+    *,
+    scales: Sequence[float] = (1, 16),
+    fractions: Sequence[float] = (0.25, 0.35, 0.5, 0.7, 1),
+    seeds: int = 3,
+    against: Path | str | None = None,
+    parameterization: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    workers: int | None = None,
+    root: Path | str = "mlruns",
+    dry_run: bool = False,
+    yes: bool = False,
+    stream: TextIO | None = None,
+    **rule_options: Any,
+) -> dict[str, Any] | None:
+    """Measure the tokens that a recipe saves against its baseline, at its base and carried.
+
+    `scales` are multiples of the base's training FLOPs, `fractions` shares of each scale's tokens that the
+    recipe trains on (1 among them), `seeds` the number of paired seeds, derived from `seed`. `against` is a
+    recipe file of the same base whose tuned values replace the baseline. Runs are kept under `root` (in
+    `speedups/`), `workers` at a time; a second call goes on. `yes` allows a long measurement. Progress is
+    printed to `stream`, by default standard output. `rule_options` are the fields of
+    `completedp.rules.RuleOptions`.
+
+    Returns the document that `completedp speedup` writes, with losses in nats per token; None if `dry_run`.
+    An interruption leaves runs out, which each row's `runs_missing` counts. Raises `completedp.UserError`
+    for a setting that measures nothing, and as `completedp.training.sweeps.train_all` does.
+    """
+    from completedp.recipe import Recipe
+    from completedp.seeds import derive_seed
+    from transfer.measuring import speedup as measuring
+    from transfer.measuring.setting import runs_folder, train
+
+    given = recipe if isinstance(recipe, Recipe) else Path(recipe)
+    source = given if isinstance(given, Recipe) else Recipe.read(given)
+    setting = measuring.Setting(
+        scales=tuple(map(float, scales)),
+        fractions=tuple(map(float, fractions)),
+        seeds=tuple(derive_seed(seed, "speedup", i) for i in range(seeds)),
+        parameterization=parameterization,
+        options=rule_options,
+    )
+    baseline = source.baseline
+    if against is not None:
+        baseline = measuring.read_same_base(source, Path(against)).hparams
+    wanted = measuring.runs(source, baseline, setting)
+    outcomes = train(
+        source,
+        wanted,
+        runs_folder(Path(root), measuring.MEASUREMENT, given),
+        device=device,
+        workers=workers,
+        root=Path(root),
+        dry_run=dry_run,
+        yes=yes,
+        stream=stream or sys.stdout,
+    )
+    if outcomes is None:
+        return None
+    return measuring.report(source, baseline, setting, wanted, outcomes)
+
+
+def transfer_check(
+    recipe: Recipe | Path | str,
+    axis: str,
+    *,
+    ratios: Sequence[float] = (1, 2, 4, 8),
+    factors: Sequence[float] = (0.25, 0.354, 0.5, 0.707, 1, 1.414, 2, 2.828, 4),
+    seeds: int = 3,
+    parameterizations: Sequence[str] = ("completed-p", "sp-fan-in"),
+    sweep: str = "lr",
+    which: str = "baseline",
+    schedule: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    workers: int | None = None,
+    root: Path | str = "mlruns",
+    dry_run: bool = False,
+    yes: bool = False,
+    stream: TextIO | None = None,
+    **rule_options: Any,
+) -> dict[str, Any] | None:
+    """Measure the loss lost by carrying the base's best learning rate (or weight decay, or ε) along an axis.
+
+    `axis` is width, depth, batch or tokens; `ratios` are target / base along it, 1 among them. `factors`
+    multiply the carried `sweep` value (lr, weight_decay or eps) of the recipe's `which` values. The first
+    of `parameterizations` is judged. `schedule` replaces the recipe's. Runs are kept under `root` (in
+    `transfer-checks/`). The other arguments are those of `speedup`.
+
+    Returns the document that `completedp transfer-check` writes, with losses in nats per token; None if
+    `dry_run`. Its `verdict` is None while runs are missing. Raises `completedp.UserError` as `speedup`
+    does.
+    """
+    from completedp.recipe import Recipe
+    from completedp.seeds import derive_seed
+    from transfer.measuring import transfer_check as measuring
+    from transfer.measuring.report import report
+    from transfer.measuring.setting import runs_folder, train
+
+    given = recipe if isinstance(recipe, Recipe) else Path(recipe)
+    source = given if isinstance(given, Recipe) else Recipe.read(given)
+    setting = measuring.Setting(
+        axis=axis,
+        ratios=tuple(map(float, ratios)),
+        factors=tuple(map(float, factors)),
+        seeds=tuple(derive_seed(seed, "transfer-check", i) for i in range(seeds)),
+        parameterizations=tuple(parameterizations),
+        swept=sweep,
+        which=which,
+        schedule=schedule,
+        options=rule_options,
+    )
+    wanted = measuring.runs(source, setting)
+    outcomes = train(
+        source,
+        wanted,
+        runs_folder(Path(root), measuring.MEASUREMENT, given),
+        device=device,
+        workers=workers,
+        root=Path(root),
+        dry_run=dry_run,
+        yes=yes,
+        stream=stream or sys.stdout,
+    )
+    return None if outcomes is None else report(source, setting, wanted, outcomes)

@@ -1,10 +1,10 @@
-"""The verbs that measure what a recipe is worth."""
+"""The verb `speedup`: the tokens that a recipe saves."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -21,12 +21,7 @@ from completedp.cli.options import (
     numbers,
     with_rule_options,
 )
-from completedp.cli.output import print_json, print_table
-from completedp.errors import UserError
-from completedp.training.sweeps import Training, end_if_missing, train_all
-
-if TYPE_CHECKING:
-    from completedp.recipe import Recipe
+from completedp.cli.output import end_if_missing, print_json, print_table
 
 
 @with_rule_options
@@ -66,59 +61,38 @@ def speedup(
     Interrupt it and start it again, with more scales or seeds too: finished runs are kept.
     """
     from completedp import files
-    from completedp.recipe import Recipe
-    from completedp.seeds import derive_seed
-    from transfer.measuring import speedup as measuring
+    from transfer.api import speedup
+    from transfer.measuring.setting import runs_folder
+    from transfer.measuring.speedup import MEASUREMENT, table
 
-    source = Recipe.read(recipe)
-    setting = measuring.Setting(
-        scales=scales,
-        fractions=fractions,
-        seeds=tuple(derive_seed(seed, "speedup", i) for i in range(seeds)),
-        parameterization=parameterization,
-        options=rule_options,
-    )
-    baseline = source.baseline if against is None else _same_base(source, against).hparams
-    wanted = measuring.runs(source, baseline, setting)
-    folder = measuring.runs_folder(root, recipe)
     if out is not None:
         files.check_place(out)
-    outcomes = train_all(
-        [Training(plan=run.plan, seed=run.seed, name=run.name) for run in wanted],
-        source,
-        folder,
+    document = speedup(
+        recipe,
+        scales=scales,
+        fractions=fractions,
+        seeds=seeds,
+        against=against,
+        parameterization=parameterization,
+        seed=seed,
         device=device,
         workers=workers,
         root=root,
         dry_run=dry_run,
         yes=yes,
         stream=sys.stderr if json else sys.stdout,
+        **rule_options,
     )
-    if outcomes is None:
+    if document is None:
         return
-    document = measuring.report(source, baseline, setting, wanted, outcomes)
     held = "" if against is None else f"-against-{against.resolve().parent.name}"
-    place = out or folder / f"speedup{held}.json"
+    place = out or runs_folder(root, MEASUREMENT, recipe) / f"speedup{held}.json"
     files.write_json(place, document)
     if json:
         print_json(document)
     else:
-        columns, rows = measuring.table(document)
-        print_table("speed-up in tokens and FLOPs to equal loss, 95 % intervals", columns, rows)
+        print_table("speed-up in tokens and FLOPs to equal loss, 95 % intervals", *table(document))
         proxy, carried = document["paper"]["proxy"], document["paper"]["carried"]
         print(f"the paper (arXiv 2512.22382): {proxy} at its proxy, {carried} carried")
         print(f"wrote {place}")
-    end_if_missing(wanted, outcomes)
-
-
-def _same_base(recipe: Recipe, path: Path) -> Recipe:
-    from completedp.recipe import Recipe
-
-    other = Recipe.read(path)
-    for name in ("model", "data", "train"):
-        if getattr(other, name) != getattr(recipe, name):
-            raise UserError(
-                f"{path}: its {name} is {getattr(other, name)}, the recipe's {getattr(recipe, name)}; "
-                "expected a recipe of the same base"
-            )
-    return other
+    end_if_missing(row["runs_missing"] for row in document["rows"])

@@ -22,7 +22,7 @@ from completedp.scale import Scale
 from transfer.planning.target import Decision, TargetRequest, microbatch, target_for
 from transfer.planning.warnings import plan_warnings, target_warnings
 
-Which = Literal["tuned", "baseline"]
+Arm = Literal["tuned", "baseline"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ def carry(
     request: TargetRequest,
     *,
     parameterization: str | None = None,
-    which: Which = "tuned",
+    which: Arm = "tuned",
     **options: Any,
 ) -> Carried:
     """The recipe's plan at the requested scale. Raises `UserError` as `target_for` and `make_plan` do."""
@@ -65,7 +65,7 @@ def make_plan(
     model: Model,
     *,
     parameterization: str | None = None,
-    which: Which = "tuned",
+    which: Arm = "tuned",
     **options: Any,
 ) -> Plan:
     """The recipe's tuned values, or its global baseline's, at `scale` for `model`.

@@ -1,6 +1,7 @@
 """The speed-up: exact on laws that are known, honest at its bounds, and by the command line."""
 
 import dataclasses
+import io
 import json
 import math
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import transfer
 from completedp.cli.app import main
 from completedp.config import DataConfig
 from completedp.errors import UserError
@@ -191,9 +193,10 @@ def test_runs_are_whole_schedules_of_one_model(recipe: Recipe) -> None:
         ({"scales": ()}, "scales are none"),
         ({"scales": (1.0, 1.0)}, "each once"),
         ({"scales": (0.0,)}, "scales are 0"),
-        ({"fractions": (0.5,)}, "1 among them"),
+        ({"fractions": (0.5,)}, "expected 1 among them"),
         ({"fractions": (1.0, 1.5)}, "shares of the tokens"),
-        ({"seeds": (0,)}, "one seed"),
+        ({"seeds": (0,)}, "seeds are 0; expected two or more"),
+        ({"seeds": (3, 3)}, "seeds are 3, 3; expected two or more .*, each once"),
     ],
 )
 def test_settings_that_measure_nothing_are_refused(changes: dict[str, Any], said: str) -> None:
@@ -243,6 +246,12 @@ def test_by_the_command_line(
     assert document == json.loads(
         (tmp_path / "runs" / "speedups" / "mine" / "speedup.json").read_text()
     )
+    said = io.StringIO()
+    asked = {"scales": (1, 2), "fractions": (0.5, 1), "seeds": 2, "device": "cpu", "stream": said}
+    recipe_file, root = tmp_path / "mine" / "recipe.yaml", tmp_path / "runs"
+    assert transfer.speedup(recipe_file, root=root, **asked) == document
+    assert "12 runs, 12 of them finished before" in said.getvalue()
+    assert transfer.speedup(recipe, root=root, dry_run=True, **asked) is None
     losses = document["rows"][0]["losses"]
     assert losses["tuned"]["1.0"] != losses["baseline"]["1.0"]
     status, out, err = call("--scales", "1,1e6", *few)

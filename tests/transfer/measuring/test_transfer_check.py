@@ -1,6 +1,7 @@
 """The check of carrying: which runs it asks for, what it says of known curves, and by the command line."""
 
 import dataclasses
+import io
 import json
 import math
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import transfer
 from completedp.cli.app import main
 from completedp.config import DataConfig
 from completedp.errors import UserError
@@ -149,13 +151,13 @@ def test_rule_options_go_where_they_are_known(recipe: Recipe) -> None:
         ({"axis": "widht"}, "did you mean 'width'"),
         ({"which": "best"}, "unknown which 'best'"),
         ({"schedule": "wds"}, "did you mean 'wsd'"),
-        ({"ratios": (2.0, 4.0)}, "expected 1, the base"),
-        ({"ratios": (1.0,)}, "one or more others"),
+        ({"ratios": (2.0, 4.0)}, "expected 1 among them"),
+        ({"ratios": (1.0,)}, "ratios are 1; expected 2 or more"),
         ({"ratios": (1.0, -2.0)}, "ratios are 1, -2"),
         ({"factors": (1.0, 2.0)}, "expected 3 or more"),
         ({"factors": (1.0, 1.0, 2.0)}, "each once"),
         ({"factors": (1.0, math.inf, 2.0)}, "finite numbers"),
-        ({"seeds": (1,)}, "one seed"),
+        ({"seeds": (1,)}, "seeds are 1; expected two or more"),
         ({"parameterizations": ("sp", "sp")}, "each once"),
     ],
 )
@@ -242,7 +244,7 @@ def test_an_optimum_at_the_edge_is_no_number(recipe: Recipe) -> None:
     of_its_best = 100 * lost / (row["carried"]["loss"] - lost)
     assert any(f"{of_its_best:.2f} to the edge" in cells for cells in table(document)[1])
     assert document["parameterizations"][0]["exponent"] is None
-    assert any("give higher --factors; to that one" in r for r in document["verdict"]["reasons"])
+    assert any("give higher --factors; to that edge" in r for r in document["verdict"]["reasons"])
 
 
 def test_without_an_optimum_at_the_base_nothing_is_carried(recipe: Recipe) -> None:
@@ -384,6 +386,11 @@ def test_by_the_command_line(
     assert both[0] == first["parameterizations"][0]
     assert both[1]["rows"][1]["losses"] == both[0]["rows"][1]["losses"]
     assert both[1]["rows"][0]["losses"] != both[0]["rows"][0]["losses"]
+    few: dict[str, Any] = {"ratios": (0.5, 1), "factors": (0.5, 1, 2), "seeds": 2, "device": "cpu"}
+    found = transfer.transfer_check(
+        mine, "tokens", **few, workers=1, root=tmp_path / "runs", stream=io.StringIO()
+    )
+    assert found == document
     status, out, _ = call("--workers", "1")
     assert "18 runs, 18 of them finished before" in out
     assert out.count(": loss ") == 0

@@ -47,7 +47,6 @@ def plan(
     Scale(width=128, depth=4, batch=960, tokens=199680)
     >>> large.write(Path("plan.yaml"))
     """
-    from completedp.recipe import Recipe
     from transfer.planning.planner import carry
     from transfer.planning.target import TargetRequest
     from transfer.planning.token_rules import token_rule
@@ -63,7 +62,7 @@ def plan(
         aspect=aspect,
         tensor_parallel=tensor_parallel,
     )
-    source = recipe if isinstance(recipe, Recipe) else Recipe.read(Path(recipe))
+    source = _recipe(recipe)
     return carry(
         source, request, parameterization=parameterization, which=which, **rule_options
     ).plan
@@ -119,13 +118,11 @@ def speedup(
     An interruption leaves runs out, which each row's `runs_missing` counts. Raises `completedp.UserError`
     for a setting that measures nothing, and as `completedp.training.sweeps.train_all` does.
     """
-    from completedp.recipe import Recipe
     from completedp.seeds import derive_seed
     from transfer.measuring import speedup as measuring
     from transfer.measuring.setting import runs_folder, train
 
-    given = recipe if isinstance(recipe, Recipe) else Path(recipe)
-    source = given if isinstance(given, Recipe) else Recipe.read(given)
+    source = _recipe(recipe)
     setting = measuring.Setting(
         scales=tuple(map(float, scales)),
         fractions=tuple(map(float, fractions)),
@@ -140,7 +137,7 @@ def speedup(
     outcomes = train(
         source,
         wanted,
-        runs_folder(Path(root), measuring.MEASUREMENT, given),
+        runs_folder(Path(root), measuring.MEASUREMENT, recipe),
         device=device,
         workers=workers,
         root=Path(root),
@@ -184,14 +181,12 @@ def transfer_check(
     `dry_run`. Its `verdict` is None while runs are missing. Raises `completedp.UserError` as `speedup`
     does.
     """
-    from completedp.recipe import Recipe
     from completedp.seeds import derive_seed
     from transfer.measuring import transfer_check as measuring
     from transfer.measuring.report import report
     from transfer.measuring.setting import runs_folder, train
 
-    given = recipe if isinstance(recipe, Recipe) else Path(recipe)
-    source = given if isinstance(given, Recipe) else Recipe.read(given)
+    source = _recipe(recipe)
     setting = measuring.Setting(
         axis=axis,
         ratios=tuple(map(float, ratios)),
@@ -207,7 +202,7 @@ def transfer_check(
     outcomes = train(
         source,
         wanted,
-        runs_folder(Path(root), measuring.MEASUREMENT, given),
+        runs_folder(Path(root), measuring.MEASUREMENT, recipe),
         device=device,
         workers=workers,
         root=Path(root),
@@ -216,3 +211,9 @@ def transfer_check(
         stream=stream or sys.stdout,
     )
     return None if outcomes is None else report(source, setting, wanted, outcomes)
+
+
+def _recipe(given: Recipe | Path | str) -> Recipe:
+    from completedp.recipe import Recipe
+
+    return given if isinstance(given, Recipe) else Recipe.read(Path(given))

@@ -15,7 +15,6 @@ from completedp import trust
 from completedp.errors import UserError
 
 DEFAULT_ROOT = Path("mlruns")
-_BY_NAME = inspect.Parameter.KEYWORD_ONLY
 
 # Every verb has it, even a verb that writes nothing under the root, so that a wrapper may always give it.
 Root = Annotated[
@@ -97,16 +96,15 @@ def with_rule_options(verb: Callable[..., None]) -> Callable[..., None]:
 
     That parameter takes the options that were given, by name.
     """
-    signature = inspect.signature(verb, eval_str=True)
-    parameters = [
-        parameter.replace(name=name, annotation=annotation, default=default, kind=_BY_NAME)
-        for parameter in signature.parameters.values()
-        for name, annotation, default in (
-            [(name, annotation, None) for name, annotation in _RULE_OPTIONS.items()]
-            if parameter.name == "rule_options"
-            else [(parameter.name, parameter.annotation, parameter.default)]
-        )
+    by_name = inspect.Parameter.KEYWORD_ONLY
+    own = [
+        inspect.Parameter(name, by_name, default=None, annotation=annotation)
+        for name, annotation in _RULE_OPTIONS.items()
     ]
+    signature = inspect.signature(verb, eval_str=True)
+    parameters: list[inspect.Parameter] = []
+    for one in signature.parameters.values():
+        parameters += own if one.name == "rule_options" else [one.replace(kind=by_name)]
 
     @functools.wraps(verb)
     def with_one_dict(**arguments: Any) -> None:

@@ -16,35 +16,30 @@ if TYPE_CHECKING:
     from completedp.plan import Plan
 
 
-class Renderer(Protocol):
-    """A format's `render.py`."""
-
-    def render(self, plan: Plan) -> str:
-        """The file's text. Raises `UserError` for a model that the format's trainer cannot build."""
-
-    def limitations(self, plan: Plan) -> tuple[str, ...]:
-        """Everything about the plan that the trainer cannot express, one sentence each."""
+class _Renderer(Protocol):
+    def render(self, plan: Plan) -> str: ...
+    def limitations(self, plan: Plan) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """A form of export. `file_name` is the default name of its file."""
+    """A form of export: its folder here, the default name of its file, and a line about it."""
 
     folder: str
     file_name: str
     summary: str
 
     def render(self, plan: Plan) -> str:
-        """As `Renderer.render`."""
+        """The file's text. Raises `UserError` for a model that the format's trainer cannot build."""
         return self._renderer.render(plan)
 
     def limitations(self, plan: Plan) -> tuple[str, ...]:
-        """As `Renderer.limitations`; the exported file contains these sentences too."""
+        """Everything in the plan that the trainer cannot express, one sentence each; the file says it too."""
         return self._renderer.limitations(plan)
 
     @property
-    def _renderer(self) -> Renderer:
-        return cast(Renderer, importlib.import_module(f"{__name__}.{self.folder}.render"))
+    def _renderer(self) -> _Renderer:
+        return cast(_Renderer, importlib.import_module(f"{__name__}.{self.folder}.render"))
 
 
 FORMATS: Mapping[str, Format] = {

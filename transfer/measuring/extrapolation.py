@@ -73,18 +73,18 @@ class Law:
     A: tuple[float, float]
     gamma: tuple[float, float]
 
+    @np.errstate(all="ignore")
     def loss(self, arm: int, flops: Vector | float) -> Any:
         """The loss in nats per token; not finite if the law goes beyond every float, far from its data."""
-        with np.errstate(all="ignore"):
-            return self.E + self.A[arm] * (np.asarray(flops) / self.base) ** -self.gamma[arm]
+        return self.E + self.A[arm] * (np.asarray(flops) / self.base) ** -self.gamma[arm]
 
+    @np.errstate(all="ignore")
     def saved(self, flops: float) -> float:
         """The FLOPs at which the baseline has the recipe's loss at `flops`, as a multiple of `flops`."""
-        with np.errstate(all="ignore"):
-            above = (self.loss(1, flops) - self.E) / np.float64(self.A[0])
-            if above <= 0 or self.gamma[0] <= 0:
-                return math.inf
-            return float(self.base / flops * above ** np.float64(-1 / self.gamma[0]))
+        above = (self.loss(1, flops) - self.E) / np.float64(self.A[0])
+        if above <= 0 or self.gamma[0] <= 0:
+            return math.inf
+        return float(self.base / flops * above ** np.float64(-1 / self.gamma[0]))
 
 
 def measured(document: Mapping[str, Any]) -> Measured:
@@ -177,18 +177,14 @@ def redrawn(data: Measured, seed: int = 0) -> list[Law]:
     return _fits(data, data.mean_AS + spread_R[:, None, None] * data.error_AS * drawn_RAS)
 
 
+@np.errstate(all="ignore")
 def _fits(data: Measured, mean_RAS: Vector) -> list[Law]:
-    """A law for each of R sets of means.
+    """A law for each of R sets of means, a `2 x S` each.
 
     With E known, log(L - E) over log C is a straight line for each arm, so E is scanned. An error of L is
     an error of log(L - E) times L - E. Means drawn far from the losses, below 0 for example, may have no
     law: their numbers are not finite.
     """
-    with np.errstate(all="ignore"):
-        return _scanned(data, mean_RAS)
-
-
-def _scanned(data: Measured, mean_RAS: Vector) -> list[Law]:
     base = float(data.flops_S.min())
     x_S = np.log(data.flops_S / base)
     least_R = mean_RAS.min(axis=(1, 2))

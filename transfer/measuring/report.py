@@ -44,9 +44,8 @@ def report(
 
     `outcomes` are by the run's place in `wanted`. `verdict` is None while runs are missing.
     """
-    parts = [_Part.of(setting, name, wanted, outcomes) for name in setting.parameterizations]
-    documents = [part.to_dict() for part in parts]
-    missing = sum(row["runs_missing"] for part in documents for row in part["rows"])
+    parts = [_part(setting, name, wanted, outcomes) for name in setting.parameterizations]
+    missing = sum(row["runs_missing"] for part in parts for row in part["rows"])
     return {
         "schema": 1,
         "kind": "transfer-check",
@@ -61,8 +60,8 @@ def report(
         "seeds": list(setting.seeds),
         "options": dict(setting.options),
         "window_octaves": WINDOW,
-        "parameterizations": documents,
-        "verdict": None if missing else verdict(setting, documents[0]["rows"]),
+        "parameterizations": parts,
+        "verdict": None if missing else verdict(setting, parts[0]["rows"]),
     }
 
 
@@ -121,68 +120,51 @@ class _Cell:
         return beside <= set(self.candidates(seeds))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Part:
-    """A parameterization's cells by ratio."""
+def _part(
+    setting: Setting, name: str, wanted: Sequence[Run], outcomes: Mapping[int, Outcome]
+) -> dict[str, Any]:
+    """A parameterization's rows by ratio, and its exponents."""
+    here = [(r, outcomes.get(i)) for i, r in enumerate(wanted) if r.parameterization == name]
+    cells = {
+        ratio: _Cell.of([(run, outcome) for run, outcome in here if run.ratio == ratio])
+        for ratio in sorted(setting.ratios)
+    }
+    shares_RS = shares(setting.seeds)
+    sweeps = {ratio: cell.sweep(setting.seeds, shares_RS) for ratio, cell in cells.items()}
+    return {
+        "parameterization": name,
+        "options": dataclasses.asdict(cells[1.0].runs[0].plan.options),
+        **_exponents(setting, cells, sweeps),
+        "rows": [
+            {"ratio": ratio, **_row(cell, sweeps[ratio], sweeps[1.0], setting.seeds)}
+            for ratio, cell in cells.items()
+        ],
+    }
 
-    name: str
-    setting: Setting
-    cells: Mapping[float, _Cell]
 
-    @classmethod
-    def of(
-        cls,
-        setting: Setting,
-        name: str,
-        wanted: Sequence[Run],
-        outcomes: Mapping[int, Outcome],
-    ) -> _Part:
-        here = [(r, outcomes.get(i)) for i, r in enumerate(wanted) if r.parameterization == name]
-        cells = {
-            ratio: _Cell.of([(r, outcome) for r, outcome in here if r.ratio == ratio])
-            for ratio in sorted(setting.ratios)
-        }
-        return cls(name=name, setting=setting, cells=cells)
+def _exponents(
+    setting: Setting, cells: Mapping[float, _Cell], sweeps: Mapping[float, Sweep | None]
+) -> dict[str, Any]:
+    """`exponent`: the best factor on the carried values grows with this power of the axis' ratio.
 
-    def to_dict(self) -> dict[str, Any]:
-        seeds = self.setting.seeds
-        shares_RS = shares(seeds)
-        sweeps = {ratio: cell.sweep(seeds, shares_RS) for ratio, cell in self.cells.items()}
-        plan = self.cells[1.0].runs[0].plan
-        return {
-            "parameterization": self.name,
-            "options": dataclasses.asdict(plan.options),
-            **self._exponents(sweeps),
-            "rows": [
-                {"ratio": ratio, **_row(cell, sweeps[ratio], sweeps[1.0], seeds)}
-                for ratio, cell in self.cells.items()
-            ],
-        }
-
-    def _exponents(self, sweeps: Mapping[float, Sweep | None]) -> dict[str, Any]:
-        """`exponent`: the best factor on the carried values grows with this power of the axis' ratio.
-
-        It is 0 if the rule is right, and None unless every scale has an optimum. A sweep of the learning
-        rate along the tokens also has `duration_exponent`: the p of a best learning rate ∝ m_D^-p at a
-        fixed batch. It is the rule's own p (0 without one) minus that power; under Complete(d)P, β, ε and λ
-        have moved with q at the rule's own p.
-        """
-        axis, found = self.setting.axis, [s for s in sweeps.values() if s is not None]
-        power = None
-        if len(found) == len(sweeps):
-            ratios = [getattr(cell.runs[0].plan.ratios, axis) for cell in self.cells.values()]
-            power_R = slope(ratios, [sweep.optimum_R for sweep in found])
-            power = estimate(power_R, len(self.setting.seeds))
-        exponents: dict[str, Any] = {"exponent": _plain(power)}
-        if axis == "tokens" and self.setting.swept == "lr":
-            known = axis in PARAMETERIZATIONS[self.name].axes
-            options = self.cells[1.0].runs[0].plan.options
-            rule = options.duration_exponent if known else 0.0
-            exponents["duration_exponent"] = {
-                "rule": rule,
-                "fitted": _plain(power and _less(rule, power)),
-            }
-        return exponents
+    It is 0 if the rule is right, and None unless every scale has an optimum. A sweep of the learning rate
+    along the tokens also has `duration_exponent`: the p of a best learning rate ∝ m_D^-p at a fixed batch.
+    It is the rule's own p (0 without one) minus that power; under Complete(d)P, β, ε and λ have moved with
+    q at the rule's own p.
+    """
+    axis, found = setting.axis, [sweep for sweep in sweeps.values() if sweep is not None]
+    power = None
+    if len(found) == len(sweeps):
+        ratios = [getattr(cell.runs[0].plan.ratios, axis) for cell in cells.values()]
+        power = estimate(slope(ratios, [sweep.optimum_R for sweep in found]), len(setting.seeds))
+    exponents: dict[str, Any] = {"exponent": _plain(power)}
+    if axis == "tokens" and setting.swept == "lr":
+        plan = cells[1.0].runs[0].plan
+        known = axis in PARAMETERIZATIONS[plan.parameterization].axes
+        rule = plan.options.duration_exponent if known else 0.0
+        fitted = _plain(power and _less(rule, power))
+        exponents["duration_exponent"] = {"rule": rule, "fitted": fitted}
+    return exponents
 
 
 def _less(number: float, subtracted: Estimate) -> Estimate:

@@ -60,8 +60,8 @@ def train(
     return train_all(trainings, recipe, folder, **how)
 
 
-def runs_folder(root: Path, measurement: str, recipe: Recipe | Path) -> Path:
-    """The folder of a recipe's runs, named after its study; after its digest if the recipe has no file."""
-    if isinstance(recipe, Path):
-        return root / measurement / recipe.resolve().parent.name
-    return root / measurement / recipe.digest.partition(":")[2][:12]
+def runs_folder(root: Path, measurement: str, recipe: Recipe | Path | str) -> Path:
+    """The folder of a recipe's runs, named after its file's study; after its digest if there is no file."""
+    if isinstance(recipe, Recipe):
+        return root / measurement / recipe.digest.partition(":")[2][:12]
+    return root / measurement / Path(recipe).resolve().parent.name

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from completedp import files
-from completedp.config import Model, TrainConfig
+from completedp.config import Model
 from completedp.errors import UserError, named
 from completedp.flops import parameter_count, training_flops
 from completedp.hparams import HParams
@@ -80,13 +80,8 @@ def make_plan(
     hparams = values_of(recipe, which)
     inventory = grown_inventory(model, recipe.model, hparams)
     check_types(hparams, inventory)
-    resolved = resolve(
-        hparams,
-        inventory,
-        ratios,
-        parameterization=name,
-        **dataclasses.asdict(chosen),
-    )
+    rules = dataclasses.asdict(chosen)
+    resolved = resolve(hparams, inventory, ratios, parameterization=name, **rules)
     plan = Plan(
         parameterization=name,
         options=chosen,
@@ -99,7 +94,12 @@ def make_plan(
         corpus=_corpus(recipe),
         model=model,
         data=recipe.data,
-        train=_train(recipe, scale),
+        train=dataclasses.replace(
+            recipe.train,
+            tokens=scale.tokens,
+            batch=scale.batch,
+            microbatch=microbatch(recipe, scale.batch),
+        ),
         tensors=resolved.tensors,
         residual=resolved.residual,
         output_multiplier=resolved.output_multiplier,
@@ -155,13 +155,3 @@ def _rule_decisions(plan: Plan, given: Iterable[str]) -> tuple[Decision, ...]:
             reason = "valid for every ratio; agrees with the table's 'linear' for beta near 1"
             decisions.append(Decision(name=field.name, value=str(value), reason=reason))
     return tuple(decisions)
-
-
-def _train(recipe: Recipe, scale: Scale) -> TrainConfig:
-    """The recipe's training at the target's length."""
-    return dataclasses.replace(
-        recipe.train,
-        tokens=scale.tokens,
-        batch=scale.batch,
-        microbatch=microbatch(recipe, scale.batch),
-    )

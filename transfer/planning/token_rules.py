@@ -56,7 +56,8 @@ class LossLaw:
     B: float
     alpha: float
     beta: float
-    source: str = "the given law's compute optimum"
+    E: float = 0.0
+    reason: str = "the given law's compute optimum"
 
     def __post_init__(self) -> None:
         for name in ("A", "B", "alpha", "beta"):
@@ -74,10 +75,6 @@ class LossLaw:
             return math.inf
         return math.exp(max(log_tokens, math.log(SMALLEST)))
 
-    @property
-    def reason(self) -> str:
-        return self.source
-
 
 # [Replication]'s estimates from [Chinchilla]'s own runs; the published estimates do not fit those runs.
 CHINCHILLA = LossLaw(
@@ -85,19 +82,8 @@ CHINCHILLA = LossLaw(
     B=2085.43,
     alpha=0.3478,
     beta=0.3658,
-    source="compute optimum of the law fitted in arXiv 2404.10102",
+    reason="compute optimum of the law fitted in arXiv 2404.10102",
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _LawFile:
-    """The YAML form of a `LossLaw`. E may be given and is not needed."""
-
-    A: float
-    B: float
-    alpha: float
-    beta: float
-    E: float = 0.0
 
 
 def token_rule(given: float | str) -> TokenRule:
@@ -123,14 +109,5 @@ def _law_of(path: Path) -> LossLaw:
             f"--tokens-per-parameter is {shown(str(path))}; expected a number, 'chinchilla', or a YAML file "
             "with A, B, alpha and beta"
         )
-    content = files.validate(_LawFile, files.read_yaml(path), str(path))
-    try:
-        return LossLaw(
-            A=content.A,
-            B=content.B,
-            alpha=content.alpha,
-            beta=content.beta,
-            source=f"compute optimum of the law in {path.name}",
-        )
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    reason = f"compute optimum of the law in {path.name}"
+    return files.validate(LossLaw, {**files.read_yaml(path), "reason": reason}, str(path))

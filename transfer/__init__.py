@@ -1,4 +1,4 @@
-"""What scales a recipe and measures the scaling: `plan`, `export`, `speedup` and `transfer_check`.
+"""Carry a recipe to a scale and measure the result: `plan`, `export`, `speedup` and `transfer_check`.
 
 Importing the package is light: every function imports what it needs when it is called.
 """

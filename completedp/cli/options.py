@@ -60,7 +60,7 @@ def data_cache(root: Path) -> Path:
 
 
 def _whole_number(text: str) -> int:
-    """`4096`, `1_000_000` or `2e9`: nobody should have to count zeros."""
+    """The number in `4096`, `1_000_000` or `2e9`, so that nobody has to count zeros."""
     try:
         value = Decimal(text)
     except InvalidOperation:

@@ -1,4 +1,4 @@
-"""What the verbs print: one JSON document, or tables for people."""
+"""The output of the verbs: one JSON document, or tables for people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Python calls: what their verbs write, light to import, and examples that run."""
+"""The Python calls: they give what their verbs write, are light to import, and have examples that run."""
 
 import doctest
 import subprocess

@@ -31,7 +31,7 @@ MOST_SCALES = 50
 RESAMPLES = 500
 # Losses in nats per token; floats hold the squares of their ratios. A uniform guess among 2^32 tokens has 22.
 SMALLEST_LOSS, LARGEST_LOSS = 1e-9, 1e9
-# As for a target.
+# The bound of a target's FLOPs.
 LARGEST_FLOPS = 1e100
 # The values tried for E, as shares of the lowest loss.
 SHARES_G: NDArray[np.float64] = np.linspace(0, 0.995, 200)

@@ -16,7 +16,7 @@ from completedp.runs.job import Outcome
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What is measured, on which seeds. `options` are rule options."""
+    """A measurement's seeds and rule options."""
 
     seeds: tuple[int, ...]
     options: Mapping[str, Any] = field(default_factory=dict)

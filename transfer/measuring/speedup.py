@@ -40,7 +40,7 @@ Losses = Mapping[int, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Setting(common.Setting):
-    """Where the two arms are compared.
+    """The scales and horizons at which the two arms are compared.
 
     `scales` are multiples of the base's training FLOPs; each makes a target by the rules of
     `transfer.planning.target`. `fractions` are shares of the target's tokens, 1 among them.

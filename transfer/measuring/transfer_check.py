@@ -25,14 +25,14 @@ from transfer.planning.planner import Arm, make_plan, values_of
 from transfer.planning.target import Target, TargetRequest, target_for
 
 AXES = ("width", "depth", "batch", "tokens")
-# What can be swept, with the name that people use.
+# The values that can be swept, with the names that people use.
 SWEPT = {"lr": "learning rate", "weight_decay": "weight decay", "eps": "ε"}
 MEASUREMENT = "transfer-checks"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting(common.Setting):
-    """Which optima are compared.
+    """The scales, factors and parameterizations whose optima are compared.
 
     `ratios` are target / base along `axis`, 1 (the base) among them. The other axes stay at the base, the
     tokens too if the axis is the batch: then the steps go down as the batch goes up. `factors` multiply

@@ -27,7 +27,7 @@ Arm = Literal["tuned", "baseline"]
 
 @dataclass(frozen=True, kw_only=True)
 class Carried:
-    """A plan, the decisions behind its scale and rules, and what a person should know before training it."""
+    """A plan, the decisions behind its scale and rules, and the doubts about it."""
 
     plan: Plan
     decisions: tuple[Decision, ...]

@@ -16,19 +16,20 @@ _HEADINGS = ["module type", *(f"1 - {c}" if c in _BETAS else c for c in _COLUMNS
 
 def by_module_type(plan: Plan) -> tuple[list[str], list[list[str]]]:
     """Column names and rows. The residual branches come last, with their multipliers under `residual`."""
-    rows = []
-    for module_type in dict.fromkeys(row.module_type for row in plan.tensors):
-        members = [row for row in plan.tensors if row.module_type == module_type]
-        values = [[_value(column, row) for row in members] for column in _COLUMNS]
-        rows.append([module_type, *map(_range, values), ""])
-    return _HEADINGS, [*rows, *_branches(plan.residual)]
+    rows = [(row.module_type, {c: _value(c, row) for c in _COLUMNS}) for row in plan.tensors]
+    return _HEADINGS, _ranges(rows, plan.residual)
 
 
-def _branches(residual: Mapping[str, Sequence[float]]) -> list[list[str]]:
-    return [
-        [f"{branch} branch", *("" for _ in _COLUMNS), _range(coefficients)]
-        for branch, coefficients in residual.items()
-    ]
+def _ranges(
+    rows: Sequence[tuple[str, Mapping[str, Any]]], residual: Mapping[str, Sequence[float]]
+) -> list[list[str]]:
+    """A row per module type, then one per residual branch."""
+    shown = []
+    for module_type in dict.fromkeys(name for name, _ in rows):
+        members = [values for name, values in rows if name == module_type]
+        shown.append([module_type, *(_range([m[c] for m in members]) for c in _COLUMNS), ""])
+    blank = [""] * len(_COLUMNS)
+    return shown + [[f"{branch} branch", *blank, _range(c)] for branch, c in residual.items()]
 
 
 def _value(column: str, row: TensorRow) -> float | None:
@@ -52,16 +53,12 @@ def multiples(plan: Plan, baseline: Plan) -> list[dict[str, Any]]:
 
 def multiples_by_module_type(plan: Plan, baseline: Plan) -> tuple[list[str], list[list[str]]]:
     """`multiples` in the form of `by_module_type`."""
-    found = multiples(plan, baseline)
-    rows = []
-    for module_type in dict.fromkeys(row["module_type"] for row in found):
-        members = [row for row in found if row["module_type"] == module_type]
-        rows.append([module_type, *(_range([row[c] for row in members]) for c in _COLUMNS), ""])
+    rows = [(row["module_type"], row) for row in multiples(plan, baseline)]
     residual = {
         branch: [c / other for c, other in zip(by, baseline.residual[branch], strict=True)]
         for branch, by in plan.residual.items()
     }
-    return _HEADINGS, [*rows, *_branches(residual)]
+    return _HEADINGS, _ranges(rows, residual)
 
 
 def _multiple(column: str, row: TensorRow, other: TensorRow) -> float | None:

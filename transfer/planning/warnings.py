@@ -1,4 +1,4 @@
-"""What a person should know before betting compute on a plan, and what would settle it.
+"""Doubts about a plan that a person should know before training it, and what would settle them.
 
 .. [PowerLines]  arXiv 2505.13738.
 .. [CompletedP]  Completed Hyperparameter Transfer across Modules, Width, Depth, Batch and Duration,

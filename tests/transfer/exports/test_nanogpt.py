@@ -60,7 +60,7 @@ def test_train_py_reaches_the_tools_own_losses(runs: dict[str, Any], name: str) 
 
 
 class Bare(torch.nn.Module):
-    """As much of a GPT as the file looks at: tied, q, k and v in one matrix, learned positions."""
+    """The parts of a GPT that the file uses: tied, q, k and v in one matrix, learned positions."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ def defaults(names: dict[str, Any]) -> tuple[float, float, tuple[float, float]]:
 
 
 def test_plain_names_are_no_second_place_for_a_tensors_values(recipe: Recipe) -> None:
-    """Another learning rate scales every tensor's; another decay or β would be ignored: refused."""
+    """Another learning rate scales every tensor's. Another decay or β is refused: it would be ignored."""
     names = load(one_layer(recipe, ffn=256))
     model = names["GPT"](256)
     optimizer = model.configure_optimizers(*defaults(names), "cpu")

@@ -49,7 +49,7 @@ CASES = {
 def runs(
     recipe: Recipe, text: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, tuple[list[float], dict[str, Any], dict[str, float]]]:
-    """Own losses, what the trainer saw, and the deviations that tensors should start with, by case."""
+    """Own losses, the trainer's findings, and the tensors' expected initial deviations, by case."""
     own, expected, arguments = {}, {}, []
     for name, case in CASES.items():
         folder = tmp_path_factory.mktemp("case")
@@ -97,7 +97,7 @@ def load(source: str) -> dict[str, Any]:
 
 
 def test_patterns_match_every_tensor_once(recipe: Recipe) -> None:
-    """Also where a wrapper's prefix is in the name; then the group holds that tensor's values."""
+    """A wrapper's prefix in the name changes nothing: the group holds that tensor's values."""
     plan = carried(recipe)
     names = load(FORMATS["torchtitan"].render(plan))
     groups = names["param_group_configs"]()

@@ -1,4 +1,4 @@
-"""The check of carrying: which runs it asks for, what it says of known curves, and by the command line."""
+"""The transfer check: the runs it asks for, its report on known curves, and the command line."""
 
 import dataclasses
 import io
@@ -43,7 +43,7 @@ def setting(**changes: Any) -> Setting:
 
 
 def moving(by: float, noise: float = 0.0) -> Law:
-    """The optimum moves by so many octaves a doubling along the axis; seeds differ by .01."""
+    """The optimum moves `by` octaves per doubling along the axis; seeds differ by .01."""
 
     def law(run: Run) -> float:
         optimum = 0.2 + by * math.log2(run.ratio)
@@ -219,7 +219,7 @@ def test_the_verdict_is_on_the_first_parameterization(recipe: Recipe) -> None:
     ids=["half an octave", "more", "within a seed's spread"],
 )
 def test_what_passes(recipe: Recipe, by: float, seeds_apart: float, carries: bool) -> None:
-    """At .0121 of 1.9, 0.64 %: more than 0.3 %."""
+    """The move by .55 octaves loses .0121 of 1.9, or 0.64 %: more than 0.3 %."""
 
     def law(run: Run) -> float:
         return moving(by)(run) + (run.seed - 4) * (seeds_apart - 0.01)
@@ -254,7 +254,7 @@ def test_without_an_optimum_at_the_base_nothing_is_carried(recipe: Recipe) -> No
 
 
 def test_a_factor_with_a_diverged_seed_is_no_candidate(recipe: Recipe) -> None:
-    """Here it would have the lowest mean; and where the carried learning rate is beside one, it is no."""
+    """It would have the lowest mean here. If it is beside the carried learning rate, the rule fails."""
 
     def law(run: Run) -> float | None:
         if run.ratio == 4 and run.factor > 2 and run.seed == 4:
@@ -277,7 +277,7 @@ def test_a_factor_with_a_diverged_seed_is_no_candidate(recipe: Recipe) -> None:
 
 
 def test_no_curve_is_drawn_over_runs_that_diverged(recipe: Recipe) -> None:
-    """A higher factor that happens to complete is no neighbour of the lowest mean."""
+    """A higher factor that happens to complete does not count as a neighbor of the lowest mean."""
 
     def law(run: Run) -> float | None:
         hole = run.ratio == 2 and run.factor in (1.414, 2)
@@ -352,7 +352,7 @@ def test_by_the_command_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A second call trains what is new alone: at the base nothing, for another parameterisation."""
+    """A second call trains only new runs: none at the base for another parameterization."""
     mine = tmp_path / "mine" / "recipe.yaml"
     short = dataclasses.replace(recipe.train, tokens=256 * 12)
     data = DataConfig(source=str(text))

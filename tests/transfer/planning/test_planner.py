@@ -1,4 +1,4 @@
-"""Plans: the identity, agreement with `resolve`, the file, and what a changed file gives."""
+"""Plans: the identity, agreement with `resolve`, the file, and files with mistakes."""
 
 import dataclasses
 from pathlib import Path
@@ -28,7 +28,7 @@ def plan_at(recipe: Recipe, **sizes: int) -> Plan:
 @pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
 @pytest.mark.parametrize("which", ["tuned", "baseline"])
 def test_the_base_keeps_its_values(recipe: Recipe, parameterization: str, which: Any) -> None:
-    """Exactly: bit for bit."""
+    """They are equal bit for bit."""
     hparams = recipe.hparams if which == "tuned" else recipe.baseline
     expected = completedp.resolve(
         hparams, recipe.model.inventory(recipe.model), completedp.Ratios(), parameterization="sp"
@@ -89,7 +89,7 @@ def beta_warnings(plan: Plan) -> list[str]:
 
 def test_uncomfortable_betas_are_warned_of(recipe: Recipe) -> None:
     assert beta_warnings(base_plan(recipe)) == []
-    # A large batch for as many tokens: few steps, short memories.
+    # A larger batch for the same tokens: few steps, short memories.
     few = plan_at(recipe, width=32, batch=256 * 24, tokens=256 * 24)
     (warning,) = [w for w in beta_warnings(few) if w.startswith("1 - beta1")]
     assert "46 tensors" not in warning

@@ -1,4 +1,4 @@
-"""Targets: what is given stays, what is not follows the recipe, and a FLOP budget is met."""
+"""Targets: given sizes stay, the others follow the recipe, and a FLOP budget is met."""
 
 import dataclasses
 import math
@@ -21,7 +21,7 @@ from transfer.planning.warnings import target_warnings
 
 @pytest.fixture(scope="module")
 def large(recipe: Recipe) -> Recipe:
-    """A 50M-like base with a realistic number of tokens a parameter."""
+    """A base like a 50M model with a realistic number of tokens per parameter."""
     return dataclasses.replace(
         recipe,
         model=ModelConfig(
@@ -79,7 +79,7 @@ def test_tokens_follow_the_parameters_and_the_batch_the_tokens(recipe: Recipe) -
 
 @pytest.mark.parametrize("growth", [2.0, 9.3, 41.0, 300.0, 1e4])
 def test_a_chosen_batch_can_be_shared(recipe: Recipe, growth: float) -> None:
-    """Near the rule's, by eight processes where that is within 3 %, in microbatches of the base's size."""
+    """It is within 3 % of the rule's, divides by eight processes, and allows microbatches near the base's."""
     base = dataclasses.replace(recipe.train, batch=64 * 256, tokens=64 * 256 * 100, microbatch=2048)
     source = dataclasses.replace(recipe, train=base)
     sizes = {"depth": 2, "tokens": round(base.tokens * growth)}
@@ -230,7 +230,7 @@ def test_a_given_ratio_and_a_law_make_the_tokens(large: Recipe) -> None:
 
 
 def test_the_law_gives_the_least_loss_of_its_budget() -> None:
-    """Against a direct minimisation over models of the same N D; about 20 tokens a parameter at 10^9."""
+    """Checked against a search over models of the same N·D; about 20 tokens per parameter at 10^9."""
     law = LossLaw(A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
     parameters = 10**9
     budget = parameters * law.tokens(parameters)

@@ -47,7 +47,7 @@ def render(plan: Plan) -> str:
 
 
 def limitations(plan: Plan) -> tuple[str, ...]:
-    """What Trainer and its models cannot express, one sentence each."""
+    """Everything that Trainer and its models cannot express, one sentence each."""
     sentences = [
         "The model has no residual multipliers: they are folded into o_proj and down_proj, which is the "
         "same training with AdamW and with no other optimizer.",

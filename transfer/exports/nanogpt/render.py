@@ -63,7 +63,7 @@ def render(plan: Plan) -> str:
 
 
 def limitations(plan: Plan) -> tuple[str, ...]:
-    """What train.py and its GPT cannot express, one sentence each."""
+    """Everything that train.py and its GPT cannot express, one sentence each."""
     model, train = plan.reference, plan.train
     lacks = [
         *(["norms of queries and keys (attn.q_norm, attn.k_norm)"] if model.qk_norm else []),

@@ -41,7 +41,7 @@ def render(plan: Plan) -> str:
 
 
 def limitations(plan: Plan) -> tuple[str, ...]:
-    """What torchtitan cannot express, one sentence each."""
+    """Everything that torchtitan cannot express, one sentence each."""
     model = plan.reference
     sentences = [
         "The model has no residual multipliers: they are folded into wo and w2, which is the same "

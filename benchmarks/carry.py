@@ -16,7 +16,8 @@ from completedp.runs.local import LocalExecutor, default_workers, devices_of
 from completedp.runs.sweep import run_all
 from completedp.seeds import derive_seed
 from completedp.training.jobs import plan_jobs
-from transfer.measuring.speedup import Run, Setting, runs_folder
+from transfer.measuring.setting import runs_folder
+from transfer.measuring.speedup import MEASUREMENT, Run, Setting
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -67,7 +68,7 @@ def trained(wanted: Sequence[Run], arguments: argparse.Namespace) -> dict[int, O
     """The outcomes by the run's place; finished runs under the root are not repeated."""
     root: Path = arguments.root.resolve()
     device: str = arguments.device
-    folder = runs_folder(root, arguments.recipe)
+    folder = runs_folder(root, MEASUREMENT, arguments.recipe)
     with LocalExecutor(
         arguments.workers or default_workers(device),
         logs=folder / "logs",

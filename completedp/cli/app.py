@@ -14,14 +14,17 @@ from completedp import __version__, interrupts, trust
 from completedp.cli import streams
 from completedp.cli.coordcheck import coordcheck
 from completedp.cli.doctor import doctor
+from completedp.cli.export import export
 from completedp.cli.inspect import inspect
 from completedp.cli.mlflow import track, ui
+from completedp.cli.rules import rules
 from completedp.cli.search import search
-from completedp.cli.speedup import speedup, transfer_fit
+from completedp.cli.speedup import speedup
 from completedp.cli.status import preset, report, status
 from completedp.cli.train import train
-from completedp.cli.transfer import export, rules, transfer
+from completedp.cli.transfer import transfer
 from completedp.cli.transfer_check import transfer_check
+from completedp.cli.transfer_fit import transfer_fit
 from completedp.errors import UserError, shown
 from completedp.launch import check_packages, end, launched
 

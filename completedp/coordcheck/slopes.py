@@ -16,6 +16,7 @@ from typing import Any, Literal
 from completedp.coordcheck.measure import Key, Quantity
 from completedp.coordcheck.subject import Part
 from completedp.rules import ONE, Monomial, RuleOptions
+from completedp.stats import mean_interval
 
 Axis = Literal["width", "depth", "batch"]
 AXES: tuple[Axis, ...] = ("width", "depth", "batch")
@@ -129,19 +130,13 @@ def slope(
         return Slope(
             axis=axis, key=key, expected=expected, mean=math.inf, low=math.inf, high=math.inf
         )
-    from scipy.stats import t as student
-
     x = [math.log2(ratio) for ratio in ratios]
     slopes = [
         statistics.linear_regression(x, [math.log2(size) for size in of_seed]).slope
         for of_seed in sizes
     ]
-    mean = statistics.fmean(slopes)
-    error = statistics.stdev(slopes) / math.sqrt(len(slopes))
-    reach = float(student.ppf(0.975, len(slopes) - 1)) * error
-    return Slope(
-        axis=axis, key=key, expected=expected, mean=mean, low=mean - reach, high=mean + reach
-    )
+    mean, low, high = mean_interval(slopes)
+    return Slope(axis=axis, key=key, expected=expected, mean=mean, low=low, high=high)
 
 
 def failures(slopes: Sequence[Slope]) -> list[Slope]:

@@ -242,6 +242,7 @@ def _measured() -> None:
     from completedp.seeds import derive_seed
     from completedp.training.jobs import plan_jobs
     from transfer.measuring import speedup
+    from transfer.measuring.setting import runs_folder
 
     recipe, cache = Recipe.read(Path("recipe.yaml")), Path("root/data").resolve()
     seeds = tuple(derive_seed(0, "speedup", i) for i in range(2))
@@ -250,7 +251,7 @@ def _measured() -> None:
     runs = speedup.runs(recipe, recipe.baseline, one)
     pairs = ((run.plan, run.seed) for run in runs)
     jobs = plan_jobs(pairs, cache=cache, device="cpu", digest=corpus.digest)
-    folder = speedup.runs_folder(Path("root"), Path("recipe.yaml"))
+    folder = runs_folder(Path("root"), speedup.MEASUREMENT, Path("recipe.yaml"))
     run_all(jobs, InProcessExecutor(), folder)
     _without_times(folder / "journal.jsonl")
     three = dataclasses.replace(one, scales=(1.0, 4.0, 16.0), fractions=(0.5, 1.0))

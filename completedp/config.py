@@ -268,11 +268,9 @@ class SearchConfig:
     """Where and how to search. Bounds are in octaves (log2 of the multiplier of the preset's value; for
     β of 1-β) to either side: `global_octaves` for the global values, `module_octaves` for a module type's
     and a depth's multiplier of the global one. `frozen` kinds stay at the preset's values.
-    `global_share` of the search trials goes to the global arm. `stopping` is when per-module trials are
-    ended early: `none`, or `rungs`."""
+    `global_share` of the search trials goes to the global arm."""
 
     strategy: str = "trust-region-bo"
-    stopping: str = "none"
     global_share: float = 0.25
     global_octaves: Mapping[str, float] = field(default_factory=dict)
     module_octaves: Mapping[str, float] = field(default_factory=dict)
@@ -306,6 +304,17 @@ class SearchConfig:
     def octaves(self, part: Literal["global", "module"], kind: str) -> float:
         """The bound in force for a kind."""
         return (self.global_octaves if part == "global" else self.module_octaves)[kind]
+
+
+def without_stopping(data: Any) -> Any:
+    """The content of a study configuration without `search.stopping`.
+
+    Earlier versions wrote it. Trials are no longer stopped early.
+    """
+    search = data.get("search") if isinstance(data, dict) else None
+    if not isinstance(search, dict) or "stopping" not in search:
+        return data
+    return {**data, "search": {key: value for key, value in search.items() if key != "stopping"}}
 
 
 def _known_kind(path: str, kind: str) -> None:

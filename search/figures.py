@@ -46,13 +46,12 @@ def _save(figure: Any, path: Path) -> Path:
 
 def _loss_by_trial(study: Study) -> Any:
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    finite = [t.loss for t in study.of_phase("global", "module") if t.loss is not None]
+    finite = [t.loss for phase in _COLOURS for t in study.completed(phase) if t.loss is not None]
     # The interesting losses are near the best. One far worse than the median is drawn at the edge.
     low, middle = min(finite), sorted(finite)[len(finite) // 2]
     top = middle + 1.5 * (middle - low) + 0.01
     for phase, colour in _COLOURS.items():
-        trials = study.of_phase(phase)
-        done = [(t.trial, t.loss) for t in trials if t.loss is not None]
+        done = [(t.trial, t.loss) for t in study.completed(phase) if t.loss is not None]
         if not done:
             continue
         number, loss = zip(*done, strict=True)

@@ -55,7 +55,7 @@ class Space:
 
     @classmethod
     def from_config(cls, config: StudyConfig) -> Space:
-        """The full space of the study's model, less its frozen kinds."""
+        """The full space of the study's model without its frozen kinds."""
         inventory = own_inventory(config.model)
         present = inventory.module_types
         search = config.search
@@ -157,6 +157,6 @@ class Space:
 
 
 def _floor(octaves: float) -> float:
-    """Round down to the journal's decimals, so that a limit stays one."""
+    """Round down to the journal's decimals, so that no rounding passes a limit."""
     grains = 10.0**DECIMALS
     return math.floor(octaves * grains) / grains

@@ -15,7 +15,7 @@ from typing import Any
 from completedp import reading
 from completedp.errors import UserError, shown
 from completedp.reading import Field
-from completedp.runs.job import CURVE, Diverged, Limits, Rung, Stopped
+from completedp.runs.job import CURVE, Diverged, Limits, Stopped
 
 # The horizon of the smoothing: the steps after which an exponential mean has forgotten a loss to 1/e. At 20
 # steps the newest loss has a weight of at most 8 %, so no single spike carries a healthy run over the
@@ -72,8 +72,7 @@ def loss_at(curve: Sequence[tuple[int, float]], fraction: float, steps: int) -> 
 class Monitor:
     """A `ResumableReport`: collects the curve and judges each step.
 
-    `on_step(step, loss)` hears of every finite loss; `should_stop()` true ends the run with `Stopped`, and so
-    does a rung.
+    `on_step(step, loss)` hears of every finite loss; `should_stop()` true ends the run with `Stopped`.
     Raises `Diverged` with the step and the reason, and `UserError` for a step that is before the last one, or
     is no whole number. A run with fewer steps after its warm-up than the
     smoothing's horizon is judged by non-finite losses alone.
@@ -83,13 +82,11 @@ class Monitor:
         self,
         limits: Limits,
         *,
-        rungs: Sequence[Rung] = (),
         on_step: Callable[[int, float], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> None:
         self.step = 0
         self._limits = limits
-        self._rungs = {math.ceil(rung.fraction * limits.steps): rung for rung in rungs}
         self._on_step = on_step
         self._should_stop = should_stop
         self._horizon = max(HORIZON_STEPS, math.ceil(HORIZON_FRACTION * limits.steps))
@@ -121,9 +118,6 @@ class Monitor:
         if step // self._stride > before // self._stride:
             self._keep_point()
         self._judge(step, loss, before)
-        for at, rung in self._rungs.items():
-            if before < at <= step:
-                self._judge_at(rung)
         if self._on_step is not None:
             self._on_step(step, loss)
         if self._should_stop is not None and self._should_stop():
@@ -168,13 +162,6 @@ class Monitor:
         # Divided before summing, so that losses near the largest float have a finite mean.
         self._points.append((self.step, sum(loss / n for loss in self._pending)))
         self._pending.clear()
-
-    def _judge_at(self, rung: Rung) -> None:
-        mean = loss_at(self._points, rung.fraction, self._limits.steps)
-        if mean is not None and mean > rung.bound:
-            raise Stopped(
-                f"training loss {mean:.4f} at {rung.fraction:.0%} of the run, above {rung.bound:.4f}"
-            )
 
     def _judge(self, step: int, loss: float, before: int) -> None:
         after_warmup = step - self._limits.warmup_steps

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from completedp import reading
 from completedp.errors import UserError, located, shown
 from completedp.reading import Field
-from completedp.records import build, check_record
+from completedp.records import check_record
 from completedp.resolved import Resolved
 
 Status = Literal["completed", "diverged", "stopped"]
@@ -32,23 +32,11 @@ def _is_curve(points: object) -> bool:
 
 
 CURVE = Field(_is_curve, "pairs of a step, which does not fall, and a finite loss")
-_RUNG: Mapping[str, Field] = {
-    "fraction": Field(lambda x: reading.is_number(x) and 0 < x <= 1, "a number above 0, at most 1"),
-}
 _OUTCOME: Mapping[str, Field] = {
     "seconds": reading.SECONDS,
     "metrics": reading.NUMBERS,
     "curve": CURVE,
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rung:
-    """A run whose mean training loss just before `fraction` of its steps is above `bound` (nats a token) is
-    stopped there."""
-
-    fraction: float
-    bound: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +52,6 @@ class Job:
     arguments: Mapping[str, Any]
     resolved: Resolved
     seed: int
-    rungs: tuple[Rung, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -74,19 +61,14 @@ class Job:
             "arguments": dict(self.arguments),
             "resolved": self.resolved.to_dict(),
             "seed": self.seed,
-            "rungs": [dataclasses.asdict(rung) for rung in self.rungs],
         }
 
     @classmethod
     def from_dict(cls, data: object, where: str = "the job") -> Job:
         """The inverse of `to_dict`. Raises `UserError` that begins with `where` for wrong data."""
         record = check_record(cls, data, where)
-        rungs = enumerate(record.get("rungs", ()))
-        inner = {
-            "resolved": Resolved.from_dict(record["resolved"], f"{where}: resolved"),
-            "rungs": tuple(build(Rung, rung, f"{where}: rungs.{i}", _RUNG) for i, rung in rungs),
-        }
-        return cls(**{**record, **inner})
+        resolved = Resolved.from_dict(record["resolved"], f"{where}: resolved")
+        return cls(**{**record, "resolved": resolved})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +133,7 @@ class Diverged(Exception):
 
 
 class Stopped(Exception):
-    """The run is to end early: somebody asked for it, or it is above a rung's bound, as the message says."""
+    """Somebody asked the run to end early."""
 
 
 @dataclass(frozen=True, kw_only=True)

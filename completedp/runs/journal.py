@@ -1,8 +1,9 @@
 """The journal of a study: append-only lines of JSON, from which everything else can be rebuilt.
 
 Each line is one object with an `event`: `study` (the first: schema, resolved config, digest), `budget`,
-`proposed` (trial, values, phase, seed), `finished` (trial, status, loss, steps, tokens, seconds, seed),
-`set_aside` (trial, reason), `done`. A study exists exactly when its first complete line does.
+`proposed` (trial, values, phase, seed; `ratios` unless all are 1), `finished` (trial, status, loss, steps,
+tokens, seconds, seed), `set_aside` (trial, reason), `done`. A study exists exactly when its first complete
+line does.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from typing import Any, Literal
 from completedp import reading
 from completedp.errors import UserError, shown
 from completedp.reading import Field
+from completedp.records import build
 from completedp.runs.job import Outcome, Status
+from completedp.scale import Ratios
 
 JOURNAL_SCHEMA = 1
 # Bytes of a journal that is read: a million trials.
@@ -34,6 +37,15 @@ EVENTS: Mapping[str, tuple[str, ...]] = {
 }
 # Fields that the first record of a search must have. A sweep's has none.
 STUDY_FIELDS = ("name", "config", "digest", "seed", "budget", "data", "versions")
+
+
+def _are_ratios(value: object) -> bool:
+    try:
+        return bool(build(Ratios, value, "the ratios"))
+    except UserError:
+        return False
+
+
 # The rule for each field, the same in every event.
 _FIELDS: Mapping[str, Field] = {
     "name": reading.TEXT,
@@ -57,13 +69,8 @@ _FIELDS: Mapping[str, Field] = {
     "of": reading.COUNT,
     "round": reading.COUNT,
     "job": reading.TEXT,
-    "rungs": Field(
-        lambda rungs: (
-            isinstance(rungs, list)
-            and all(isinstance(rung, dict) and set(rung) == {"fraction", "bound"} for rung in rungs)
-            and all(map(reading.is_number, (x for rung in rungs for x in rung.values())))
-        ),
-        "a list of objects with fraction and bound, finite numbers",
+    "ratios": Field(
+        _are_ratios, "an object of width, depth, batch and tokens over the study's own"
     ),
 }
 
@@ -248,8 +255,11 @@ def finished_record(outcome: Outcome) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
-    """One trial in the journal. `status` is None while the trial is open. `extra` holds the fields of its
-    records that have no attribute here."""
+    """One trial in the journal.
+
+    `status` is None while the trial is open. `ratios` are its scale over that of the study. `extra` holds the
+    fields of its records that have no attribute here.
+    """
 
     trial: int
     values: Mapping[str, Any]
@@ -261,6 +271,7 @@ class TrialRecord:
     tokens: int = 0
     seconds: float = 0.0
     reason: str | None = None
+    ratios: Ratios = field(default_factory=Ratios)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -302,6 +313,8 @@ def take(found: dict[int, TrialRecord], record: Record) -> None:
 
 def _merged(known: Record, record: Record) -> TrialRecord:
     merged = {**known, **{name: v for name, v in record.items() if name != "event"}}
+    if isinstance(ratios := merged.get("ratios"), dict):
+        merged["ratios"] = Ratios(**ratios)
     own = {name: value for name, value in merged.items() if name in _OWN_FIELDS}
     extra = {name: value for name, value in merged.items() if name not in _OWN_FIELDS}
     return TrialRecord(**own, extra=extra)

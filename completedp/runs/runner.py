@@ -47,7 +47,6 @@ def run_job(
     limits = train.limits
     monitor = Monitor(
         limits,
-        rungs=job.rungs,
         on_step=_progress_of(job, limits.steps, on_progress),
         should_stop=should_stop,
     )
@@ -67,8 +66,8 @@ def run_job(
             raise Diverged(steps, f"the evaluation loss is {result.loss}")
     except Diverged as error:
         status, steps, reason = "diverged", error.step, error.reason
-    except Stopped as stop:
-        status, steps, reason = "stopped", monitor.step, str(stop) or None
+    except Stopped:
+        status, steps = "stopped", monitor.step
     seconds = time.perf_counter() - start
     metrics = {} if result is None else result.metrics
     return Outcome(

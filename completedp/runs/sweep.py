@@ -46,8 +46,12 @@ class ListSource:
 
 
 def identity(job: Job) -> str:
-    """A digest of the job without its number."""
-    return files.digest({**job.to_dict(), "trial": None})
+    """A digest of all of a job but its number.
+
+    Jobs once had `rungs`, always empty in a sweep. They stay in the digest, so that what earlier versions
+    have finished is found.
+    """
+    return files.digest({**job.to_dict(), "trial": None, "rungs": []})
 
 
 def unfinished(jobs: Sequence[Job], directory: Path) -> list[Job]:

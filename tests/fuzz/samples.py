@@ -160,7 +160,8 @@ def _study() -> None:
     from completedp.lm.data import prepare
     from completedp.lm.preset_files import load_preset
     from completedp.runs.local import InProcessExecutor
-    from search import begin, study_run
+    from search import study_folder, study_run
+    from search.display import display_on
     from search.study import StudySpec
     from search.study_folder import StudyFolder
 
@@ -172,12 +173,14 @@ def _study() -> None:
         "bytes_per_token": {"report": corpus.bytes_per_token("report")},
     }
     study = StudySpec(name=STUDY, config=config, seed=0, budget=BUDGET, data=data)
-    place = begin.create(StudyFolder(root=Path("root"), name=STUDY), study)
+    folder = study_folder.create(StudyFolder(root=Path("root"), name=STUDY), study)
     make_job = functools.partial(study_run.language_model_job, config, cache, "cpu")
-    study_run.run(place, InProcessExecutor(), make_job, console=Console(file=io.StringIO()))
-    _without_times(place.journal)
-    Path("recipe.yaml").write_bytes(place.recipe.read_bytes())
-    _begun_study(place.folder)
+    study_run.run(
+        folder, InProcessExecutor(), make_job, display=display_on(Console(file=io.StringIO()))
+    )
+    _without_times(folder.journal)
+    Path("recipe.yaml").write_bytes(folder.recipe.read_bytes())
+    _begun_study(folder.path)
 
 
 def _begun_study(whole: Path) -> None:

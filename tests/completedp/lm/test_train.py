@@ -262,7 +262,6 @@ def test_the_command_writes_a_file_and_refuses_what_is_no_job(
         ("resolved.tensors.0.lr", "high", r"resolved\.tensors\.0: lr is 'high'"),
         ("resolved.tensors.0.beta1", 2, r"resolved\.tensors\.0: beta1 is 2"),
         ("resolved.output_multiplier", 1e300, "output_multiplier is 1e.300"),
-        ("rungs", [{"fraction": 0.5}], r"rungs\.0: bound is missing"),
     ],
 )
 def test_a_job_that_does_not_fit_is_one_error(

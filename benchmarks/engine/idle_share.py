@@ -1,39 +1,33 @@
-"""What share of its workers' time a finished study spent without a trial on them.
+"""What share of its workers' time did a finished study spend without a trial on them?
 
-    python benchmarks/idle_share.py <study folder> --workers 2
+    python benchmarks/engine/idle_share.py <study folder> --workers 2
 
-From what the study itself left behind: a trial's seconds are in the journal, its end is the time of its
-curve's file. Counted from the first trial's begin to the last one's end, so with the waits between phases
-(no per-module trial before the last global one has ended, no confirmation before the last search trial),
-without the start-up of the program. The trials counted must have run in one piece.
+Computed from the study's own files: a trial's seconds are in the journal, and its end is the time of its
+curve's file. The time from the start of the first trial to the end of the last one is counted. So the waits
+between phases count (no per-module trial begins before the last global one has ended, and no confirmation
+before the last search trial), and the program's start-up does not. The counted trials must have run without
+an interruption.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
-from completedp import files
+from benchmarks import result
 from completedp.runs.journal import read_records, trials
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = result.parser(__doc__, "idle_share.json")
     parser.add_argument("study", type=Path)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--first", type=int, default=0, help="count from this trial on")
-    parser.add_argument("--out", type=Path, default=RESULTS / "idle_share.json")
     arguments = parser.parse_args()
-    result = idle(arguments.study, arguments.workers, arguments.first)
-    command = f"python benchmarks/idle_share.py <study folder> --first {arguments.first}"
-    files.write_json(arguments.out, {"command": command, **result})
-    print(json.dumps(result, indent=1))
+    found = idle(arguments.study, arguments.workers, arguments.first)
+    result.write(arguments.out, found)
+    print(json.dumps(found, indent=1))
 
 
 def idle(study: Path, workers: int, first: int) -> dict[str, Any]:

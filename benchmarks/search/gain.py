@@ -1,12 +1,16 @@
-"""What a search gains over a global-only search of the same total budget, on fresh paired seeds.
+"""What does a search gain over a global-only search of the same total budget, on fresh paired seeds?
 
-    python benchmarks/search_gain.py --budget 200 --seeds 0 1 2 --root <folder>
+    python benchmarks/search/gain.py --budget 200 --seeds 0 1 2 --root <folder>
+    python benchmarks/search/gain.py --recorded
 
-For each search seed two studies run one after the other: the default, and one whose whole budget goes to
-global values (`search.global_share: 1`). Both confirm their winner on the same fresh seeds and the report
-split, so the losses pair. Interrupt it and start it again: finished studies are not repeated.
-Then the global-only winner is trained at longer horizons (whole schedules, hyperparameters left alone and
-by the published duration rule, whichever is better for it) for the tokens it needs to equal per-module.
+For each search seed two studies run one after the other: the default one, and one whose whole budget goes
+to global values (`search.global_share: 1`). Both confirm their winner on the same fresh seeds and the
+report split, so the losses pair. Interrupt it and start it again: finished studies are not repeated.
+
+`--recorded` trains nothing. It pairs the global-only studies of results/search_gain.json with the default
+strategy's rows of results/search_strategies.json: both have the same global trials at the start and the
+same fresh seeds. After 100 per-module trials such a search has taken 162 runs (46 global, 100 per-module,
+16 to confirm), after 150 it has taken 212. Printed: the difference in percent with its 95 % interval.
 """
 
 from __future__ import annotations
@@ -15,65 +19,56 @@ import argparse
 import dataclasses
 import json
 import statistics
-import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from benchmarks import result
+from benchmarks.engine.watch import watch
 from completedp import files
-from completedp.config import StudyConfig
-from completedp.hparams import HParams
+from completedp.config import SearchConfig
 from completedp.lm.preset_files import load_preset
-from completedp.recipe import Recipe
-from completedp.resolved import resolve
-from completedp.runs.job import Job, Outcome
-from completedp.runs.local import LocalExecutor, default_workers
-from completedp.runs.sweep import run_all
-from completedp.scale import Ratios
 from completedp.stats import compare
-from completedp.training.jobs import training_job
 
-sys.path.insert(0, str(Path(__file__).parent))
-from watch import watch
-
-RESULTS = Path(__file__).parent / "results"
-HORIZONS = (1.5, 2.0, 3.0)
-HORIZON_SEEDS = 3
+RUNS = {"100": 162, "150": 212}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = result.parser(__doc__)
     parser.add_argument("--budget", type=int, default=200)
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=RESULTS / "search_gain.json")
+    parser.add_argument("--root", type=Path)
+    parser.add_argument("--recorded", action="store_true", help="train nothing")
+    parser.add_argument("--out", type=Path, help="the result file")
     arguments = parser.parse_args()
+    if arguments.recorded:
+        rows = recorded()
+        print("\n".join(map(line, rows)))
+        result.write(arguments.out or result.RESULTS / "gain_of_default.json", {"rows": rows})
+    elif arguments.root is None:
+        parser.error("give --root, or --recorded")
+    else:
+        searched(arguments)
+
+
+def searched(arguments: argparse.Namespace) -> None:
     root = arguments.root.resolve()
     config = load_preset(arguments.preset)
     whole_global = dataclasses.replace(config.search, global_share=1.0)
-    files.write_yaml(
-        root / "global_only.yaml", dataclasses.replace(config, search=whole_global).to_dict()
-    )
+    preset = root / "global_only.yaml"
+    files.write_yaml(preset, dataclasses.replace(config, search=whole_global).to_dict())
+    presets = {"per_module": arguments.preset, "global_only": str(preset)}
     rows: list[dict[str, Any]] = []
     for seed in arguments.seeds:
         row: dict[str, Any] = {"search_seed": seed}
-        for label, preset in (
-            ("per_module", arguments.preset),
-            ("global_only", str(root / "global_only.yaml")),
-        ):
-            row[label] = study(root, f"{label}-{seed}", preset, arguments.budget, seed)
-        row["comparison"] = paired(row)
+        for label, one in presets.items():
+            row[label] = study(root, f"{label}-{seed}", one, arguments.budget, seed)
+        tuned = row["per_module"]["summary"]["confirmed"]["module"]["losses"]
+        row["comparison"] = paired(global_losses(row), tuned)
         rows.append(row)
-        files.write_json(arguments.out, report(arguments, rows))
-        print(json.dumps(rows[-1]["comparison"]), flush=True)
-    for row in rows:
-        row["tokens_to_equal_loss"] = tokens_to_equal(root, row, config)
-        files.write_json(arguments.out, report(arguments, rows))
-        print(json.dumps(row["tokens_to_equal_loss"]), flush=True)
+        result.write(arguments.out or result.RESULTS / "search_gain.json", {"rows": rows})
+        print(json.dumps(row["comparison"]), flush=True)
 
 
 def study(root: Path, name: str, preset: str, budget: int, seed: int) -> dict[str, Any]:
@@ -82,14 +77,10 @@ def study(root: Path, name: str, preset: str, budget: int, seed: int) -> dict[st
     measured = root / f"{name}.watched.json"
     if not (folder / "summary.json").exists():
         begun = (folder / "journal.jsonl").exists()
-        how = (
-            ["--resume", name]
-            if begun
-            else ["--budget", str(budget), "--preset", preset, "--seed", str(seed), "--name", name]
-        )
-        watched = watch(
-            ["completedp", "search", *how, "--root", str(root), "--yes"], root / f"{name}.log"
-        )
+        start = ["--budget", str(budget), "--preset", preset, "--seed", str(seed), "--name", name]
+        how = ["--resume", name] if begun else start
+        command = ["completedp", "search", *how, "--root", str(root), "--yes"]
+        watched = watch(command, root / f"{name}.log")
         assert watched.status == 0, (root / f"{name}.log").read_text()[-2000:]
         files.write_json(measured, {**dataclasses.asdict(watched), "resumed": begun})
     summary = json.loads((folder / "summary.json").read_text())
@@ -97,108 +88,54 @@ def study(root: Path, name: str, preset: str, budget: int, seed: int) -> dict[st
     return {"summary": summary, "process": process}
 
 
-def paired(row: dict[str, Any]) -> dict[str, Any]:
-    """Per-module against the global-only search's winner, over the seeds both confirmed on."""
-    tuned = by_seed(row["per_module"], "module")
-    baseline = by_seed(row["global_only"], "global")
-    comparison = compare(baseline, tuned)
-    assert comparison is not None
-    shared = [s for s in baseline if s in tuned]
-    mean = statistics.fmean(baseline[s] for s in shared)
-    return {
-        **comparison.to_dict(),
-        "global_only_mean": mean,
-        "per_module_mean": statistics.fmean(tuned[s] for s in shared),
-        "percent": 100 * comparison.mean / mean,
-        "percent_interval": [100 * comparison.low / mean, 100 * comparison.high / mean],
-    }
+def global_losses(row: Mapping[str, Any]) -> dict[str, float]:
+    """The global-only search's winner by fresh seed."""
+    losses: dict[str, float] = row["global_only"]["summary"]["confirmed"]["global"]["losses"]
+    return losses
 
 
-def by_seed(study: dict[str, Any], arm: str) -> dict[int, float]:
-    return {int(s): x for s, x in study["summary"]["confirmed"][arm]["losses"].items()}
-
-
-def tokens_to_equal(root: Path, row: dict[str, Any], config: StudyConfig) -> dict[str, Any]:
-    """Multiple of the tokens at which the global-only winner reaches the per-module loss."""
-    seed = row["search_seed"]
-    recipe = Recipe.read(root / "studies" / f"global_only-{seed}" / "recipe.yaml")
-    seeds = list(by_seed(row["global_only"], "global"))[:HORIZON_SEEDS]
-    jobs, keys = [], []
-    for horizon in HORIZONS:
-        for exponent in (0.0, 0.5):
-            for s in seeds:
-                keys.append((horizon, exponent, s))
-                jobs.append(
-                    horizon_job(len(jobs), root, config, recipe.hparams, horizon, exponent, s)
-                )
-    folder = root / f"horizons-{seed}"
-    with LocalExecutor(default_workers("cpu"), logs=folder / "logs") as executor:
-        outcomes = run_all(jobs, executor, folder)
-    losses: dict[str, dict[str, float]] = {}
-    for horizon in HORIZONS:
-        losses[str(horizon)] = {
-            f"p={exponent}": statistics.fmean(found)
-            for exponent in (0.0, 0.5)
-            if (found := completed(outcomes, keys, horizon, exponent))
-        }
-    at_one = statistics.fmean(by_seed(row["global_only"], "global")[s] for s in seeds)
-    target = statistics.fmean(by_seed(row["per_module"], "module")[s] for s in seeds)
-    reached = [at_one, *(min(losses[str(h)].values(), default=at_one) for h in HORIZONS)]
-    # More tokens never need hurt: one may stop at the best shorter horizon.
-    best = np.minimum.accumulate(reached)
-    needed = float(2 ** np.interp(-target, -best, np.log2([1.0, *HORIZONS])))
-    beyond = bool(target < best[-1])
-    return {
-        "global_only_loss_by_horizon": {"1.0": at_one, **losses},
-        "per_module_loss": target,
-        "tokens_multiple": needed,
-        "at_least": beyond,
-        "seeds": seeds,
-    }
-
-
-def completed(
-    outcomes: dict[int, Outcome], keys: list[tuple[float, float, int]], horizon: float, p: float
-) -> list[float]:
-    """The losses of one horizon and exponent; none of a run that diverged."""
-    chosen = (outcomes.get(i) for i, key in enumerate(keys) if key[:2] == (horizon, p))
-    return [o.loss for o in chosen if o is not None and o.loss is not None]
-
-
-def horizon_job(
-    trial: int,
-    root: Path,
-    config: StudyConfig,
-    hparams: HParams,
-    horizon: float,
-    exponent: float,
-    seed: int,
-) -> Job:
-    """The study's run at another number of tokens; exponent 0 leaves the hyperparameters alone."""
-    steps = round(config.train.steps * horizon)
-    train = dataclasses.replace(config.train, tokens=steps * config.train.batch)
-    ratios = Ratios(tokens=train.tokens / config.train.tokens)
-    inventory = config.model.inventory(config.model)
-    resolved = resolve(hparams, inventory, ratios, duration_exponent=exponent, beta_rule="power")
-    return training_job(
-        config.model,
-        config.data,
-        train,
-        resolved,
-        trial=trial,
-        seed=seed,
-        split="report",
-        cache=root / "data",
-        device="cpu",
+def paired(baseline: Mapping[str, float], tuned: Mapping[str, float]) -> dict[str, Any]:
+    """Per-module values against the global-only search's winner, over the seeds of both."""
+    shared = {seed: loss for seed, loss in baseline.items() if seed in tuned}
+    found = compare(
+        {int(seed): loss for seed, loss in shared.items()},
+        {int(seed): loss for seed, loss in tuned.items()},
     )
-
-
-def report(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    assert found is not None, "expected two or more seeds in common"
+    mean = statistics.fmean(shared.values())
     return {
-        "command": f"python benchmarks/search_gain.py --budget {arguments.budget} "
-        f"--preset {arguments.preset} --seeds {' '.join(map(str, arguments.seeds))}",
-        "rows": rows,
+        **found.to_dict(),
+        "global_only": mean,
+        "per_module": mean + found.mean,
+        "percent": 100 * found.mean / mean,
+        "percent_interval": [100 * found.low / mean, 100 * found.high / mean],
     }
+
+
+def recorded() -> list[dict[str, Any]]:
+    """A row for each search seed and number of runs, from the two result files."""
+    gains, strategies = (
+        json.loads((result.RESULTS / f"{name}.json").read_text())["rows"]
+        for name in ("search_gain", "search_strategies")
+    )
+    default = SearchConfig().strategy
+    searched = {row["search_seed"]: row for row in strategies if row["strategy"] == default}
+    rows = []
+    for gain in gains:
+        tuned = searched[gain["search_seed"]]
+        for number, runs in RUNS.items():
+            losses = dict(zip(map(str, tuned["seeds"]), tuned["losses"][number], strict=True))
+            found = paired(global_losses(gain), losses)
+            rows.append({"search_seed": gain["search_seed"], "runs": runs, **found})
+    return rows
+
+
+def line(row: Mapping[str, Any]) -> str:
+    low, high = row["percent_interval"]
+    return (
+        f"seed {row['search_seed']}, {row['runs']} runs against 200: {row['global_only']:.4f} to "
+        f"{row['per_module']:.4f}, {row['percent']:+.2f} % [{low:+.2f}, {high:+.2f}]"
+    )
 
 
 if __name__ == "__main__":

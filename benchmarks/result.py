@@ -1,4 +1,4 @@
-"""A benchmark's options and the document that it writes, with the command that made it."""
+"""What benchmarks share: their options, the program they run, and the result file with its command."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 RECORDS = HERE / "records"
 DOCS = HERE.parent / "docs"
+# The command line of this very Python; `completedp` on the PATH may belong to another one.
+COMPLETEDP = (sys.executable, "-m", "completedp")
 
 
 def parser(text: str | None, out: str | None = None) -> argparse.ArgumentParser:

@@ -44,7 +44,6 @@ from completedp.recipe import Recipe
 from completedp.repair import repair
 from completedp.runs.journal import read_records
 
-COMPLETEDP = [sys.executable, "-m", "completedp"]
 # A run of so many steps takes a third of a second: a moment falls as often between trials as within one.
 STEPS = 24
 DISK_MEGABYTES = 64
@@ -68,7 +67,7 @@ class Case:
     stuck: list[str] = field(default_factory=list)
 
     def command(self, *arguments: str) -> list[str]:
-        return [*COMPLETEDP, *arguments, "--root", str(self.root)]
+        return [*result.COMPLETEDP, *arguments, "--root", str(self.root)]
 
 
 def main() -> None:
@@ -126,7 +125,7 @@ def made_base(work: Path) -> Path:
         ["train", str(work / "plan.yaml")],
     ):
         subprocess.run(
-            [*COMPLETEDP, *arguments, "--root", str(base)], check=True, capture_output=True
+            [*result.COMPLETEDP, *arguments, "--root", str(base)], check=True, capture_output=True
         )
     return base
 

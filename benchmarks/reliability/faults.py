@@ -75,7 +75,9 @@ def broken(
     resumed = status != 0
     if resumed:
         assert search(root, "resumed", ["--resume", "broken", *how], logs).wait(SECONDS) == 0
-    subprocess.run(["completedp", "track", "--root", str(root)], check=True, capture_output=True)
+    subprocess.run(
+        [*result.COMPLETEDP, "track", "--root", str(root)], check=True, capture_output=True
+    )
     end = outcomes(journal)
     lines = (logs / "broken.log").read_text().replace(str(logs), "<root>").splitlines()
     said = [line.split(" Node IP")[0] for line in lines if _tells(line)]

@@ -79,7 +79,9 @@ def compared(root: Path, kills: int, budget: int, seed: int) -> dict[str, Any]:
     time.sleep(1)
     end = trials(read_records(journal))
     whole = root / "studies" / "whole"
-    subprocess.run(["completedp", "track", "--root", str(root)], check=True, capture_output=True)
+    subprocess.run(
+        [*result.COMPLETEDP, "track", "--root", str(root)], check=True, capture_output=True
+    )
     return {
         "kills": moments,
         "budget": budget,
@@ -113,7 +115,7 @@ def search(
     named = [] if "--resume" in how else ["--name", name]
     log = ((logs or root) / f"{name}.log").open("ab")
     return subprocess.Popen(
-        ["completedp", "search", *how, *named, "--root", str(root)],
+        [*result.COMPLETEDP, "search", *how, *named, "--root", str(root)],
         stdout=log,
         stderr=log,
         start_new_session=True,

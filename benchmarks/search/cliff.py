@@ -84,7 +84,9 @@ def searched(root: Path, budget: int, strategy: str, seed: int) -> dict[str, Any
         how += ["--strategy", strategy, "--seed", str(seed)]
         if (folder / "journal.jsonl").exists():
             how = ["--resume", name]
-        subprocess.run(["completedp", "search", *how, "--root", str(root), "--yes"], check=True)
+        subprocess.run(
+            [*result.COMPLETEDP, "search", *how, "--root", str(root), "--yes"], check=True
+        )
     found = list(trials(read_records(folder / "journal.jsonl")).values())
     later = [t for t in found[FIRST:] if t.phase != "confirm"]
     return {

@@ -79,7 +79,7 @@ def study(root: Path, name: str, preset: str, budget: int, seed: int) -> dict[st
         begun = (folder / "journal.jsonl").exists()
         start = ["--budget", str(budget), "--preset", preset, "--seed", str(seed), "--name", name]
         how = ["--resume", name] if begun else start
-        command = ["completedp", "search", *how, "--root", str(root), "--yes"]
+        command = [*result.COMPLETEDP, "search", *how, "--root", str(root), "--yes"]
         watched = watch(command, root / f"{name}.log")
         assert watched.status == 0, (root / f"{name}.log").read_text()[-2000:]
         files.write_json(measured, {**dataclasses.asdict(watched), "resumed": begun})

@@ -140,7 +140,7 @@ def searched(
 
 
 def _search(how: list[str]) -> None:
-    subprocess.run(["completedp", "search", *how, "--yes"], check=True)
+    subprocess.run([*result.COMPLETEDP, "search", *how, "--yes"], check=True)
 
 
 def _begin_from(base: StudyFolder, place: StudyFolder, strategy: str) -> None:

@@ -50,7 +50,7 @@ def timed() -> dict[str, float]:
         place = Path(folder) / "recipe.yaml"
         recipe.write(place)
         how = ["--parameters", "70e9", "--tensor-parallel", "8", "--out", f"{folder}/plan.yaml"]
-        command = ["completedp", "transfer", str(place), *how]
+        command = [*result.COMPLETEDP, "transfer", str(place), *how]
         for _ in range(RUNS + 1):
             began = time.perf_counter()
             subprocess.run(command, check=True, capture_output=True)

@@ -125,7 +125,7 @@ def train(
 
 def finish(process: subprocess.Popen[bytes]) -> None:
     if process.wait():
-        raise SystemExit(f"{process.args} ended with status {process.returncode}")
+        raise SystemExit(f"{process.args!r} ended with status {process.returncode}")
 
 
 def killed_at(process: subprocess.Popen[bytes], run: Path, step: int) -> int:
@@ -154,7 +154,7 @@ def last_step(run: Path) -> int:
 def difference(run: Path, other: Path) -> float:
     """The largest relative difference of a training loss."""
     pairs = zip(curve(run), curve(other), strict=True)
-    return max(abs(mine["loss"] / theirs["loss"] - 1) for mine, theirs in pairs)
+    return max(abs(float(mine["loss"]) / theirs["loss"] - 1) for mine, theirs in pairs)
 
 
 def outcome(run: Path) -> dict[str, Any]:

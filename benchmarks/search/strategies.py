@@ -151,7 +151,7 @@ def _begin_from(base: StudyFolder, place: StudyFolder, strategy: str) -> None:
     study = base.read()
     config = study.spec.config
     search = dataclasses.replace(config.search, strategy=strategy)
-    study = dataclasses.replace(
+    spec = dataclasses.replace(
         study.spec,
         name=place.name,
         config=dataclasses.replace(config, search=search),
@@ -165,7 +165,7 @@ def _begin_from(base: StudyFolder, place: StudyFolder, strategy: str) -> None:
             shutil.copy(curve, place.folder / "curves" / curve.name)
     begun = [r for r in read_records(base.journal) if r.get("trial") in shared]
     if not place.journal.exists():
-        begin.create(place, study)
+        begin.create(place, spec)
     copied = len(read_records(place.journal)) - 1
     with Journal.open(place.journal) as journal:
         for record in begun[copied:]:

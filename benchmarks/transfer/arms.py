@@ -117,9 +117,8 @@ def against_baseline(recipe: Recipe, values: Mapping[str, HParams]) -> dict[str,
 
 def only(hparams: HParams, kind: str) -> HParams:
     """The multipliers of one kind alone."""
-    types, depth = (
-        {k: v for k, v in table.items() if k == kind} for table in (hparams.types, hparams.depth)
-    )
+    types = {k: v for k, v in hparams.types.items() if k == kind}
+    depth = {k: v for k, v in hparams.depth.items() if k == kind}
     return dataclasses.replace(hparams, types=types, depth=depth)
 
 

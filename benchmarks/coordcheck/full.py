@@ -71,7 +71,7 @@ class Arm:
 
 
 def arms() -> list[Arm]:
-    """The cheapest first. α plays no part where the depth is the base's."""
+    """The cheapest first. α does nothing while the depth is the base's."""
     return [
         Arm("completed-p, α = 1", ("depth", "batch", "width"), options=POWER),
         Arm("completed-p, α = ½", ("depth",), options={**POWER, "alpha": 0.5}),

@@ -29,7 +29,7 @@ from completedp.lm.preset_files import load_preset
 from completedp.runs.journal import read_records, trials
 
 SHORT_TOKENS = 32 * 4096  # a run of about a second
-# From before the journal exists (imports take some seconds) to several trials into a resumed study.
+# Seconds: from before the journal exists (imports take some) to several trials into a resumed study.
 EARLIEST, LATEST = 0.5, 14.0
 
 

@@ -72,7 +72,7 @@ class Training:
 
     def __enter__(self) -> None:
         self._thread.start()
-        while self._started < 2 * WORKERS:  # until each has trained once: then they are warm
+        while self._started < 2 * WORKERS:  # until each worker has trained once and is warm
             time.sleep(0.1)
 
     def __exit__(self, *_: object) -> None:

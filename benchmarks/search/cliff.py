@@ -26,7 +26,7 @@ from completedp.runs.local import LocalExecutor, default_workers
 from completedp.runs.sweep import run_all
 from search.space import Space
 
-FIRST = 20  # what the search may spend on learning where the cliff is
+FIRST = 20  # trials in which the search may learn where the cliff is
 
 
 def main() -> None:

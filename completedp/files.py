@@ -1,33 +1,28 @@
-"""The file border: one YAML loader, validation with the offending path, atomic replacement."""
+"""The file border: one YAML loader, and files that are replaced atomically."""
 
 from __future__ import annotations
 
 import errno
-import functools
 import hashlib
 import io
 import json
-import math
 import os
 import re
-import sys
 import tempfile
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
 from completedp import reading
-from completedp.errors import FieldError, UserError, clipped, nearest, shown
+from completedp.errors import UserError, clipped, shown
 
 try:  # seven times as fast; absent where PyYAML was built without libyaml
     from yaml import CSafeLoader as _SafeLoader
 except ImportError:
     from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
-
-T = TypeVar("T")
 
 # Bytes of a YAML file. A plan of 4096 layers has 12 MB, and is read in seven seconds.
 LARGEST_YAML = 1 << 24
@@ -35,10 +30,6 @@ LARGEST_YAML = 1 << 24
 TEMPORARY = ".tmp"
 # Characters that a message quotes of PyYAML's own, which can hold a key of any length.
 MOST_OF_YAML = 400
-# Characters of an offending key's path.
-LONGEST_PATH = 200
-# Offending keys that one message names.
-MOST_NAMED = 8
 
 
 class _Loader(_SafeLoader):
@@ -196,135 +187,3 @@ def digest(data: object) -> str:
     """sha256 of the canonical JSON of plain data, as `sha256:<hex>`."""
     text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
-
-
-def validate(kind: type[T], data: object, where: str) -> T:
-    """Plain data as the dataclass `kind`. Raises `UserError` with the path of every offending key."""
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
-
-    for path, value in _beyond_floats(data, ()):
-        raise UserError(f"{where}: {'.'.join(path)} is {value}; expected a finite number")
-    _forbid_extra_keys(kind, ConfigDict(extra="forbid", strict=True))
-    try:
-        # JSON mode: strict about types, yet a list is a tuple.
-        return TypeAdapter(kind).validate_json(json.dumps(data))
-    except (TypeError, RecursionError) as error:
-        raise UserError(f"{where}: {error}") from None
-    except ValidationError as error:
-        meant = [e for e in error.errors() if _is_meant(kind, data, e["loc"])]
-        said = [_sentence(kind, e, where) for e in meant[:MOST_NAMED]]
-        if (more := len(meant) - MOST_NAMED) > 0:
-            said.append(f"{where}: and {more} more")
-        raise UserError("\n".join(said)) from None
-
-
-def _beyond_floats(data: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Every NaN, infinity and whole number that no float holds in plain data, with its path and name."""
-    if isinstance(data, float) and not math.isfinite(data):
-        yield path, str(data)
-    if isinstance(data, int) and abs(data) > sys.float_info.max:
-        yield path, f"a whole number of {data.bit_length()} bits"
-    if isinstance(data, Mapping):
-        for key, value in data.items():
-            yield from _beyond_floats(value, (*path, str(key)))
-    elif isinstance(data, list | tuple):
-        for i, value in enumerate(data):
-            yield from _beyond_floats(value, (*path, str(i)))
-
-
-def _forbid_extra_keys(kind: Any, config: Any) -> None:
-    """Set pydantic's configuration on the plain dataclasses reached from `kind`."""
-    import dataclasses
-    import typing
-
-    if not dataclasses.is_dataclass(kind) or "__pydantic_config__" in vars(kind):
-        return
-    setattr(kind, "__pydantic_config__", config)  # noqa: B010  (mypy knows no such attribute)
-    for annotation in typing.get_type_hints(kind).values():
-        for inner in (annotation, *typing.get_args(annotation)):
-            _forbid_extra_keys(inner, config)
-
-
-def _is_meant(kind: Any, data: object, location: tuple[int | str, ...]) -> bool:
-    """Of a union of dataclasses pydantic reports every member's errors, its name in their path; meant is the
-    one whose fields the data shares most of."""
-    for i, part in enumerate(location[:-1]):
-        kind = _type_at(kind, part)
-        data = data.get(part) if isinstance(data, Mapping) else None
-        members = _members(kind)
-        if members:
-            keys = set(data) if isinstance(data, Mapping) else set()
-            chosen = max(members, key=lambda m: len(keys & set(_field_names(m))))
-            return bool(chosen.__name__ == location[i + 1])
-    return True
-
-
-def _sentence(kind: Any, error: Mapping[str, Any], where: str) -> str:
-    location = _plain(kind, error["loc"])
-    path = clipped(".".join(location), LONGEST_PATH)
-    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden", "dataclass_exact_type"):
-        return (
-            f"{where}: {path}: unknown key{nearest(location[-1], _fields_at(kind, location[:-1]))}"
-        )
-    if error["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
-        return f"{where}: {path} is missing; add it"
-    cause = error.get("ctx", {}).get("error")
-    if isinstance(cause, FieldError):
-        return f"{where}: {path}.{cause}"
-    if cause is not None:
-        return f"{where}: {cause}"
-    given = error["input"]
-    whole = isinstance(given, float) and given.is_integer() and error["type"] == "int_type"
-    mend = f", as {int(given)}" if whole else ""
-    return f"{where}: {path} is {shown(given)}; {error['msg'].lower()}{mend}"
-
-
-def _plain(kind: Any, location: tuple[int | str, ...]) -> list[str]:
-    """The path without the names of a union's members."""
-    plain = []
-    for part in location:
-        if any(m.__name__ == part for m in _members(kind)):
-            kind = next(m for m in _members(kind) if m.__name__ == part)
-        else:
-            plain.append(str(part))
-            kind = _type_at(kind, part)
-    return plain
-
-
-def _fields_at(kind: Any, location: list[str]) -> list[str]:
-    for part in location:
-        kind = _type_at(kind, part)
-    return [name for k in _members(kind) or [kind] for name in _field_names(k)]
-
-
-def _type_at(kind: Any, part: int | str) -> Any:
-    """What a dataclass's field is declared as."""
-    return _hints(kind).get(str(part), object)
-
-
-@functools.cache
-def _hints(kind: Any) -> dict[str, Any]:
-    """The declared types of a dataclass's fields. Kept: a long list of wrong rows asks for each of them."""
-    import dataclasses
-    import typing
-
-    return typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
-
-
-@functools.cache
-def _members(kind: Any) -> list[Any]:
-    """The dataclasses of a union of several."""
-    import dataclasses
-    import types
-    import typing
-
-    if typing.get_origin(kind) not in (typing.Union, types.UnionType):
-        return []
-    members = [m for m in typing.get_args(kind) if dataclasses.is_dataclass(m)]
-    return members if len(members) > 1 else []
-
-
-def _field_names(kind: Any) -> list[str]:
-    import dataclasses
-
-    return [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []

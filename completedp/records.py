@@ -1,7 +1,7 @@
 """Plain JSON as one of our dataclasses, checked by the types that its fields are declared with.
 
 For what programs write and workers read, with the standard library alone. What people write as YAML goes
-through `completedp.files.validate`, which a worker does not have.
+through `completedp.validation.validate`, which a worker does not have.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 import completedp
-from completedp import files, reading
+from completedp import files, reading, validation
 from completedp.config import StudyConfig
 from completedp.errors import UserError, located, shown
 from completedp.reading import Field
@@ -82,7 +82,7 @@ class StudySpec:
         """Raises `UserError` where the configuration is not this version's or was edited."""
         with located(f"{where}, line 1: the journal is damaged"):
             # First: what another version has written is told by the keys of its configuration.
-            config = files.validate(StudyConfig, record.get("config"), "config")
+            config = validation.validate(StudyConfig, record.get("config"), "config")
             if files.digest(record["config"]) != (digest := record.get("digest")):
                 raise UserError(
                     f"the configuration does not match its digest {shown(digest)}; it was edited: begin a "

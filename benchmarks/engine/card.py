@@ -82,7 +82,8 @@ def speed(name: str, precision: str, compiled: bool, cache: str) -> dict[str, An
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     data = {"source": "embedded", "tokenizer": "bytes"}
-    task = language_model(vars(model), data, vars(train), "select", cache, "cuda")
+    parts = {"model": vars(model), "data": data, "train": vars(train)}
+    task = language_model(**parts, split="select", cache=cache, device="cuda")
     first: list[float] = []
     began = time.perf_counter()
 

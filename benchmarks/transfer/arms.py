@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import statistics
 import sys
@@ -32,7 +33,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import result
-from completedp.hparams import KINDS, HParams
+from completedp.hparams import HParams
+from completedp.kinds import KINDS
 from completedp.recipe import Recipe
 from completedp.seeds import derive_seed
 from completedp.stats import compare
@@ -251,16 +253,17 @@ Losses = Mapping[tuple[str, Arm], dict[int, float]]
 def trained(wanted: Sequence[Named], recipe: Recipe, arguments: argparse.Namespace) -> Losses:
     """Losses by name, arm and seed. A run that diverged or is missing has none."""
     root = arguments.root.resolve()
+    say = functools.partial(print, file=sys.stderr, flush=True)
     outcomes = train_all(
         [Training(plan=run.plan, seed=run.seed, name=f"{name}, {run.arm}") for name, run in wanted],
         recipe,
         runs_folder(root, arguments.recipe),
+        root=root,
         device=arguments.device,
         workers=arguments.workers,
-        root=root,
-        dry_run=False,
         yes=True,
-        stream=sys.stderr,
+        say=say,
+        warn=say,
     )
     assert outcomes is not None, "no dry run"
     losses: dict[tuple[str, Arm], dict[int, float]] = {}

@@ -31,7 +31,8 @@ import numpy as np
 from benchmarks import result
 from benchmarks.search import records
 from benchmarks.transfer import arms
-from completedp.hparams import KINDS, HParams
+from completedp.hparams import HParams
+from completedp.kinds import KINDS
 from completedp.recipe import Recipe
 from completedp.stats import compare
 from search.space import Space

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from completedp import root_layout
 from completedp.cli.inspect import Modules, with_model
 from completedp.cli.options import (
     DEFAULT_ROOT,
@@ -24,7 +25,6 @@ from completedp.cli.options import (
     Root,
     RunCode,
     Seed,
-    data_cache,
     given,
     numbers,
 )
@@ -104,7 +104,7 @@ def coordcheck(
         if place is not None:
             files.check_place(place)
     config = with_model(load_preset(preset), model, width, depth, modules)
-    subject = subject_of(config, data_cache(root), pick_device(device))
+    subject = subject_of(config, root_layout.data_cache(root), pick_device(device))
     stream = sys.stderr if json else sys.stdout
     measured = check.measure(
         subject,

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from completedp import trust
+from completedp import root_layout, trust
 from completedp.errors import UserError
 
-DEFAULT_ROOT = Path("mlruns")
+DEFAULT_ROOT = root_layout.DEFAULT
 
 # After every verb, also where nothing is written under the root, so that a wrapper may always give it.
 Root = Annotated[
@@ -49,11 +49,6 @@ RunCode = Annotated[
 ]
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-
-
-def data_cache(root: Path) -> Path:
-    """Where prepared corpora are kept, whatever folder a worker runs in."""
-    return root.resolve() / "data"
 
 
 def _whole_number(text: str) -> int:

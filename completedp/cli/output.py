@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 # Piped output has no width; a table's row should stay one line there, as grep expects.
 _PIPED_WIDTH = 160
@@ -40,4 +41,24 @@ def number(value: float | None) -> str:
 def print_warnings(warnings: Iterable[str]) -> None:
     """One line each on stderr, so that --json stays one document."""
     for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        warn(warning)
+
+
+def sayer(json: bool) -> Callable[[str], None]:
+    """Prints lines of progress: on stderr beside --json, which keeps stdout for its document."""
+    stream = sys.stderr if json else sys.stdout
+    return lambda line: print(line, file=stream, flush=True)
+
+
+def warn(line: str) -> None:
+    """One warning on stderr."""
+    print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
+def end_if_missing(wanted: Sequence[object], outcomes: dict[int, Any]) -> None:
+    """Exit status 130 if an interruption, or the machine, has left runs out."""
+    import typer
+
+    if missing := len(wanted) - len(outcomes):
+        print(f"{missing} runs are missing; the same command goes on", file=sys.stderr)
+        raise typer.Exit(130)

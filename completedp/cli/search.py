@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from completedp import trust
+from completedp import root_layout, trust
 from completedp.cli.inspect import Modules, with_model
-from completedp.cli.options import DEFAULT_ROOT, Device, Json, Root, RunCode, Seed, data_cache
+from completedp.cli.options import DEFAULT_ROOT, Device, Json, Root, RunCode, Seed
 from completedp.cli.output import print_json
 from completedp.cli.status import allow_code_of, show_summary
 from completedp.errors import UserError, located
@@ -375,7 +375,7 @@ class _Run:
         make_job = functools.partial(
             study_run.language_model_job,
             self.study.config,
-            data_cache(place.root),
+            root_layout.data_cache(place.root),
             self.device.split(":")[0],
             digest=study.data.get("digest"),
         )
@@ -426,14 +426,14 @@ def _corpus(config: StudyConfig, root: Path, expected: str | None) -> Corpus:
     from completedp.lm.data import prepare
 
     train = config.train
-    cache = data_cache(root)
+    cache = root_layout.data_cache(root)
     return prepare(config.data, config.model.vocab_size, train.eval_tokens, cache, expected)
 
 
 def _describe(config: StudyConfig, corpus: Corpus | None) -> str:
     if corpus is None:
         return f"what {config.train.loop} reads"
-    return corpus.described(config.data.source)
+    return corpus.summary(config.data.source)
 
 
 def _provenance(corpus: Corpus | None) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,9 +25,9 @@ from completedp.cli.options import (
     given,
     numbers,
 )
-from completedp.cli.output import print_json, print_table
+from completedp.cli.output import end_if_missing, print_json, print_table, sayer, warn
 from completedp.errors import UserError
-from completedp.training.sweeps import Training, end_if_missing, train_all
+from completedp.training.sweeps import Training, train_all
 
 if TYPE_CHECKING:
     from completedp.recipe import Recipe
@@ -105,7 +104,8 @@ def speedup(
         root=root,
         dry_run=dry_run,
         yes=yes,
-        stream=sys.stderr if json else sys.stdout,
+        say=sayer(json),
+        warn=warn,
     )
     if outcomes is None:
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,8 +25,8 @@ from completedp.cli.options import (
     given,
     numbers,
 )
-from completedp.cli.output import print_json, print_table
-from completedp.training.sweeps import Training, end_if_missing, train_all
+from completedp.cli.output import end_if_missing, print_json, print_table, sayer, warn
+from completedp.training.sweeps import Training, train_all
 
 
 def transfer_check(
@@ -117,7 +116,8 @@ def transfer_check(
         root=root,
         dry_run=dry_run,
         yes=yes,
-        stream=sys.stderr if json else sys.stdout,
+        say=sayer(json),
+        warn=warn,
     )
     if outcomes is None:
         return

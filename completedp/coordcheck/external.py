@@ -21,6 +21,7 @@ from completedp.coordcheck.study import StudySubject
 from completedp.coordcheck.subject import Part, Ready, Watched
 from completedp.errors import UserError
 from completedp.hparams import HParams
+from completedp.models import external_model
 from completedp.modules import BRANCH_ENDS, BRANCH_POST_NORMS, TensorSpec
 from completedp.scale import Ratios, Scale
 
@@ -32,18 +33,17 @@ _OUTSIDE: Mapping[str, Part] = {
 }
 
 
-class ForeignSubject(StudySubject):
+class ExternalSubject(StudySubject):
     """The model, data and global values of a study configuration of another's model."""
 
     def __init__(self, config: StudyConfig, cache: Path, device: torch.device) -> None:
         super().__init__(config, cache, device)
-        assert isinstance(config.model, ExternalModel), (
-            "the reference model has a subject of its own"
-        )
-        self._model = config.model
+        model = external_model(config.model)
+        assert model is not None, "the reference model has a subject of its own"
+        self._model = model
         found_in(self._model)
         # A gain over all heads looks like one that they share until the width grows.
-        twice = grown(self._at(2 * config.model.width, config.model.depth), config.model)
+        twice = grown(self._at(2 * model.width, model.depth), model)
         self._shared_gains = frozenset(s.module_type for s in twice.whole if s.role == "qk_norm")
 
     def _at(self, width: int, depth: int) -> ExternalModel:

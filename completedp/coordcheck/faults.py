@@ -15,7 +15,8 @@ from completedp.coordcheck.measure import Quantity
 from completedp.coordcheck.reference import ReferenceSubject
 from completedp.coordcheck.slopes import Axis
 from completedp.modules import Inventory
-from completedp.resolved import Resolved, TensorRow
+from completedp.optimizer import TensorRow
+from completedp.resolved import Resolved
 from completedp.scale import Ratios
 
 

@@ -17,7 +17,8 @@ from completedp.coordcheck.study import StudySubject
 from completedp.coordcheck.subject import Part, Ready, Watched
 from completedp.hparams import HParams
 from completedp.lm.model import LanguageModel
-from completedp.modules import BRANCH_ENDS, Inventory, TensorSpec
+from completedp.models import reference_model
+from completedp.modules import Inventory, TensorSpec
 from completedp.optimizer import adamw, initialize
 from completedp.resolved import Resolved, resolve
 from completedp.scale import Ratios, Scale
@@ -34,8 +35,7 @@ class ReferenceSubject(StudySubject):
 
     def __init__(self, config: StudyConfig, cache: Path, device: torch.device) -> None:
         super().__init__(config, cache, device)
-        assert isinstance(config.model, ModelConfig), "another's model has a subject of its own"
-        self._model = config.model
+        self._model = reference_model(config.model, "{source} has a subject of its own")
 
     def scale(self, ratios: Ratios) -> Scale:
         scale = super().scale(ratios)
@@ -80,16 +80,9 @@ class ReferenceSubject(StudySubject):
 
 
 def _watched(model: LanguageModel, inventory: Inventory) -> Iterator[Watched]:
-    """Every module that owns tensors, and the stream after each block.
-
-    A residual coefficient multiplies a branch's last matrix, whose module is never called itself: the whole
-    branch is watched as that matrix's output.
-    """
+    """Every module that owns tensors, and the stream after each block."""
     for spec in inventory:
         path, _, tensor = spec.name.rpartition(".")
-        if spec.module_type in BRANCH_ENDS.values():
-            path, _, end = path.rpartition(".")
-            tensor = f"{end}.{tensor}"
         yield Watched(
             module_type=spec.module_type,
             layer=spec.layer,
@@ -104,6 +97,4 @@ def _watched(model: LanguageModel, inventory: Inventory) -> Iterator[Watched]:
 def _part(spec: TensorSpec) -> Part:
     if spec.layer is None:
         return _OUTSIDE[spec.role]
-    if spec.module_type in BRANCH_ENDS.values():
-        return "branch"
     return "qk_norm" if spec.role == "qk_norm" else "hidden"

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from completedp.scale import Ratios, Scale
 
 # Where a module stands, which decides how its output should move with scale (`slopes.EXPECTED`). A `branch`
-# is the end of a residual branch, its coefficient included; the `stream` is the sum after a block. `qk_norm`:
-# one gain that all heads share; where it spans them it is `hidden`.
+# is the end of a residual branch that carries its coefficient itself. The `stream` is the sum after a block.
+# `qk_norm`: one gain that all heads share; where it spans them it is `hidden`.
 # `tied_norm`: the final norm of a tied model, whose gain holds the multiplier on the logits.
 Part = Literal[
     "embedding", "hidden", "qk_norm", "branch", "stream", "final_norm", "tied_norm", "unembedding"

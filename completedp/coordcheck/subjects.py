@@ -6,15 +6,16 @@ from pathlib import Path
 
 import torch
 
-from completedp.config import ExternalModel, StudyConfig
+from completedp.config import StudyConfig
 from completedp.coordcheck.reference import ReferenceSubject
 from completedp.coordcheck.subject import Subject
+from completedp.models import external_model
 
 
 def subject_of(config: StudyConfig, cache: Path, device: torch.device) -> Subject:
-    """The reference model or another's, whichever the configuration has."""
-    if isinstance(config.model, ExternalModel):
-        from completedp.coordcheck.external import ForeignSubject
+    """The configuration's model, of either kind."""
+    if external_model(config.model) is not None:
+        from completedp.coordcheck.external import ExternalSubject
 
-        return ForeignSubject(config, cache, device)
+        return ExternalSubject(config, cache, device)
     return ReferenceSubject(config, cache, device)

@@ -96,7 +96,11 @@ class RunView:
         history = self._store.client.get_metric_history(self._run, "train_loss")
         self._last_step = max((metric.step for metric in history), default=0)
         plan = flatten(described.plan)
-        shown = {key: value for key, value in plan if not key.startswith(("tensors", "residual"))}
+        shown = {
+            key: value
+            for key, value in plan
+            if not key.startswith(("tensors", "residual", "coefficients"))
+        }
         params = {"plan": described.digest, "seed": described.seed, **shown}
         self._store.log(
             self._run,

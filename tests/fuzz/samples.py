@@ -212,16 +212,14 @@ def _plans() -> None:
 
 def _runs() -> None:
     """A finished run that MLflow follows, one that it does not, and one that was interrupted."""
-    from completedp.training import run_folder
+    from completedp.training import jobs, run_folder
     from transfer.planning.planner import read_plan
 
     _completedp("train", "plan.yaml", "--root", "root", "--device", "cpu")
     _completedp("train", "plan.yaml", "--root", "root", "--device", "cpu", "--out", "finished")
     plan, folder = read_plan(Path("plan.yaml")), Path("interrupted")
     cache = Path("root/data").resolve()
-    job = run_folder.plan_job(
-        plan, data=plan.data, seed=0, folder=folder, cache=cache, device="cpu"
-    )
+    job = jobs.plan_job(plan, data=plan.data, seed=0, folder=folder, cache=cache, device="cpu")
 
     def interrupt(progress: Any) -> None:
         # The checkpoint of a step is written after its report.
@@ -242,7 +240,7 @@ def _measured() -> None:
     from completedp.runs.local import InProcessExecutor
     from completedp.runs.sweep import run_all
     from completedp.seeds import derive_seed
-    from completedp.training.run_folder import plan_jobs
+    from completedp.training.jobs import plan_jobs
     from transfer.measuring import speedup
 
     recipe, cache = Recipe.read(Path("recipe.yaml")), Path("root/data").resolve()

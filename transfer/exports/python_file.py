@@ -15,18 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from completedp.errors import named
+from completedp.errors import UserError, named
 from completedp.flops import shapes
 from completedp.modules import BRANCH_ENDS
+from completedp.optimizer import VALUES, TensorRow
 from completedp.plan import Plan
-from completedp.resolved import TensorRow
 from transfer.exports.canonical.render import train_settings
 from transfer.exports.literals import assignments
 
 _HERE = Path(__file__).parent
 _TABLES, _END_OF_TABLES = "# --- tables ---\n", "# --- end of tables ---\n"
 _DOCSTRING_WIDTH = 100
-_VALUES = ("name", "lr", "weight_decay", "beta1", "beta2", "eps", "init_std", "init_value")
+_VALUES = ("name", *VALUES, "init_std", "init_value")
 
 
 def render(
@@ -41,12 +41,15 @@ def render(
     """The file's text. Raises `UserError` for a tensor's name that is no plain name, and for
     another's model's plan, whose names and multipliers these functions do not know.
 
-    `trainer` is the folder beside this file whose template.py has the trainer's functions. `names` gives each module type's
-    name in the trainer's model, `{layer}` in it; without it tensors have their own names. `tables` are
-    the trainer's own. `fold` says that multipliers are folded unless asked otherwise. `cannot` is what the
-    trainer cannot express: it ends the docstring.
+    `trainer` is the folder beside this file whose template.py has the trainer's functions. `names` gives each
+    module type's name in the trainer's model, `{layer}` in it; without it tensors have their own names.
+    `tables` are the trainer's own. `fold` says that multipliers are folded unless asked otherwise. `cannot`
+    is what the trainer cannot express: it ends the docstring.
     """
-    plan.check_reference()
+    if plan.coefficients:
+        raise UserError(
+            f"the plan has {', '.join(plan.coefficients)}, for which these functions have no place: use json"
+        )
     common, own = _read("torch"), _read(trainer)
     bodies = [common.body] if own == common else [common.body, own.body]
     data = assignments({**(tables or {}), **_tables(plan, names, fold)})
@@ -56,8 +59,8 @@ def render(
 
 
 def _tables(plan: Plan, names: Mapping[str, str] | None, fold: bool) -> dict[str, Any]:
-    theirs = {row.name: _name(row, names) for row in plan.tensors}
     shape_of = shapes(plan.reference)
+    theirs = {row.name: _name(row, names) for row in plan.tensors}
     return {
         # The loop is the trainer's own, whatever found the recipe.
         "TRAIN: dict[str, Any]": {k: v for k, v in train_settings(plan).items() if k != "loop"},

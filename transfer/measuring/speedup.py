@@ -19,11 +19,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from completedp import files, reading
-from completedp.config import ExternalModel
+from completedp import files, reading, root_layout
 from completedp.errors import UserError
-from completedp.flops import training_flops
 from completedp.hparams import HParams
+from completedp.models import external_model, training_flops
 from completedp.plan import Plan
 from completedp.recipe import Recipe
 from completedp.runs.job import Outcome
@@ -39,8 +38,8 @@ Losses = Mapping[int, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What is measured. `scales`: multiples of the base's training FLOPs, each a whole target by the rules
-    of `transfer.planning.target`; `fractions`: of the target's tokens, 1 among them. `options`: rule options."""
+    """What is measured. `scales`: multiples of the base's training FLOPs, each a whole target by the rules of
+    `transfer.planning.target`; `fractions`: of the target's tokens, 1 among them. `options`: rule options."""
 
     scales: tuple[float, ...]
     fractions: tuple[float, ...]
@@ -99,9 +98,9 @@ def _target(recipe: Recipe, scale: float) -> Target:
     base = recipe.base
     if scale == 1:
         return target_for(recipe, TargetRequest(width=base.width, depth=base.depth))
-    if isinstance(recipe.model, ExternalModel):
+    if (external := external_model(recipe.model)) is not None:
         raise UserError(
-            f"scale {scale:g}: the shapes of {recipe.model.source} are not chosen here; give --scales 1"
+            f"scale {scale:g}: the shapes of {external.source} are not chosen here; give --scales 1"
         )
     return target_for(
         recipe, TargetRequest(flops=scale * training_flops(recipe.model, base.tokens))
@@ -131,7 +130,7 @@ def _plans(
 
 def runs_folder(root: Path, recipe: Path) -> Path:
     """Where a recipe's runs are kept: by the name of its study."""
-    return root / "speedups" / recipe.resolve().parent.name
+    return root_layout.speedups(root, recipe)
 
 
 def report(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from completedp import root_layout
 from completedp.config import Schedule
 from completedp.errors import UserError, named, nearest
 from completedp.hparams import HParams
@@ -185,4 +186,4 @@ def _plans(
 
 def runs_folder(root: Path, recipe: Path) -> Path:
     """Where a recipe's runs are kept: by the name of its study."""
-    return root / "transfer-checks" / recipe.resolve().parent.name
+    return root_layout.transfer_checks(root, recipe)

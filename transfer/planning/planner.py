@@ -11,11 +11,13 @@ from typing import Any, Literal
 from completedp import files
 from completedp.config import Model, TrainConfig
 from completedp.errors import UserError
-from completedp.flops import parameter_count, training_flops
-from completedp.models import check_types, grown_inventory
+from completedp.kinds import KINDS
+from completedp.models import check_types, grown_inventory, parameter_count, training_flops
+from completedp.optimizer import TensorRow
 from completedp.plan import Plan
+from completedp.plan_check import check_plan, plan_of
 from completedp.recipe import Recipe
-from completedp.resolved import TensorRow, resolve
+from completedp.resolved import resolve
 from completedp.rules import PARAMETERIZATIONS, carrying_options, rule_options
 from completedp.scale import Scale
 from transfer.planning.target import Decision, microbatch
@@ -45,7 +47,7 @@ def make_plan(
 
     `parameterization` defaults to the recipe's. `options` are those of `completedp.rules.RuleOptions`;
     the β rule defaults to `power` where the parameterisation has one. Raises `UserError` as
-    `completedp.resolve` and `Plan.check` do.
+    `completedp.resolve` and `completedp.plan_check` do.
     """
     name = recipe.parameterization if parameterization is None else parameterization
     chosen = rule_options({**carrying_options(name), **options})
@@ -76,8 +78,9 @@ def make_plan(
         tensors=resolved.tensors,
         residual=resolved.residual,
         output_multiplier=resolved.output_multiplier,
+        coefficients=resolved.coefficients,
     )
-    plan.check()  # with the multipliers, a value can leave what a trainer takes
+    check_plan(plan)  # with the multipliers, a value can leave what a trainer takes
     return plan
 
 
@@ -98,7 +101,7 @@ def read_plan(path: Path) -> Plan:
     data = files.read_yaml(path)
     match data.get("kind"):
         case "plan":
-            return Plan.from_dict(data, where=str(path))
+            return plan_of(data, str(path))
         case "recipe":
             return base_plan(Recipe.from_dict(data, where=str(path)))
         case other:
@@ -169,7 +172,7 @@ def beta_warnings(plan: Plan) -> tuple[str, ...]:
     """Betas that a rule or a multiplier has driven out of comfortable bounds, by their tensors."""
     lowest, highest = COMFORTABLE_ONE_MINUS_BETA
     found = []
-    for kind in ("beta1", "beta2"):
+    for kind in (k.name for k in KINDS.values() if k.transform != "log"):
         outside = [row for row in plan.tensors if not lowest <= 1 - getattr(row, kind) <= highest]
         if outside:
             found.append(

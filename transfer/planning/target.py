@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 
 from completedp.config import ExternalModel, Model, ModelConfig
 from completedp.errors import UserError
-from completedp.flops import parameter_count, training_flops
+from completedp.models import external_model, parameter_count, training_flops
 from completedp.recipe import Recipe
 from completedp.scale import Ratios, Scale
 from transfer.planning.family import Family
@@ -154,8 +154,9 @@ def target_for(recipe: Recipe, wish: TargetRequest) -> Target:
 
 
 def _shape(recipe: Recipe, wish: TargetRequest, rule: TokenRule) -> tuple[Model, list[Decision]]:
-    if isinstance(recipe.model, ExternalModel) and (wish.shape_given or not wish.sized):
-        return _foreign_shape(recipe.model, wish)
+    external = external_model(recipe.model)
+    if external is not None and (wish.shape_given or not wish.sized):
+        return _foreign_shape(external, wish)
     base = recipe.base
     aspect = wish.aspect or base.width / base.depth
     family = Family(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from completedp import files
+from completedp import files, validation
 from completedp.errors import UserError, shown
 
 # Of a law's numbers: floats hold their products, and no law is beyond.
@@ -119,7 +119,7 @@ def _law_of(path: Path) -> LossLaw:
             f"--tokens-per-parameter is {shown(str(path))}; expected a number, 'chinchilla', or a YAML file "
             "with A, B, alpha and beta"
         )
-    content = files.validate(_LawFile, files.read_yaml(path), str(path))
+    content = validation.validate(_LawFile, files.read_yaml(path), str(path))
     try:
         return LossLaw(
             A=content.A,

@@ -12,7 +12,7 @@ import torch
 
 from completedp.config import DataConfig
 from completedp.lm.data import TrainBatches
-from completedp.lm.train import LanguageModelTask
+from completedp.lm.train import LanguageModelTask, RunArguments
 from completedp.plan import Plan
 from completedp.recipe import Recipe
 from transfer.exports import FORMATS
@@ -43,14 +43,15 @@ def own_losses(
     plan: Plan, text: Path, folder: Path, dtype: torch.dtype = torch.float32
 ) -> list[float]:
     """The tool's own run, with its batches left in the folder for others. It clips, if the plan does."""
-    task = LanguageModelTask(
+    run = RunArguments(
         model=plan.model,
         data=DataConfig(source=str(text)),
         train=plan.train,
         split="report",
-        cache=folder / "cache",
-        device=torch.device("cpu"),
+        cache=str(folder / "cache"),
+        device="cpu",
     )
+    task = LanguageModelTask(run)
     task.model.to(dtype)
     losses: list[float] = []
     result = task(plan.resolved, SEED, lambda step, loss: losses.append(loss))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from completedp.cli.app import main
 from completedp.config import DataConfig
 from completedp.errors import UserError
-from completedp.flops import training_flops
+from completedp.models import training_flops
 from completedp.recipe import Recipe
 from completedp.runs.job import Outcome
 from transfer.measuring.speedup import Setting, report, runs, speedup, table

@@ -16,7 +16,7 @@ from completedp.hparams import HParams
 from completedp.recipe import Recipe
 from completedp.runs.job import Outcome
 from completedp.runs.sweep import identity
-from completedp.training.run_folder import plan_jobs
+from completedp.training.jobs import plan_jobs
 from transfer.measuring.figure import draw
 from transfer.measuring.report import report
 from transfer.measuring.table import exponents, table

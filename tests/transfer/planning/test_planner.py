@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 import completedp
 from completedp.errors import UserError
 from completedp.plan import Plan
+from completedp.plan_check import plan_of
 from completedp.recipe import Recipe
 from completedp.rules import PARAMETERIZATIONS
-from completedp.training.run_folder import run_name
+from completedp.training.one_run import run_name
 from transfer.planning.planner import (
     FEWEST_STEPS,
     base_plan,
@@ -216,7 +217,7 @@ def test_a_plan_edited_into_nonsense_is_refused(recipe: Recipe, tmp_path: Path, 
 def test_options_that_do_not_fit_are_refused(recipe: Recipe) -> None:
     data = base_plan(recipe).to_dict() | {"parameterization": "mup"}
     with pytest.raises(UserError, match="plan: options: beta_rule=power has no meaning"):
-        Plan.from_dict(data)
+        plan_of(data)
 
 
 @pytest.mark.parametrize("eps", [1e-8, 1.2e-38])
@@ -249,4 +250,4 @@ def test_a_plan_without_a_tensor_is_refused(recipe: Recipe) -> None:
     plan = base_plan(recipe)
     short = dataclasses.replace(plan, tensors=plan.tensors[1:])
     with pytest.raises(UserError, match=r"embedding\.weight is missing"):
-        Plan.from_dict(short.to_dict())
+        plan_of(short.to_dict())

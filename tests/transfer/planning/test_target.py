@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from completedp.config import DataConfig, ModelConfig, TrainConfig
 from completedp.errors import UserError
-from completedp.flops import parameter_count, training_flops
 from completedp.hparams import HParams
+from completedp.models import parameter_count, training_flops
 from completedp.recipe import Recipe
 from transfer.planning.target import BATCH_EXPONENT, Target, TargetRequest, microbatch, target_for
 from transfer.planning.token_rules import CHINCHILLA, LossLaw, Ratio, token_rule

@@ -6,9 +6,8 @@ import dataclasses
 import json
 from typing import Any
 
-from completedp.config import ExternalModel
+from completedp.models import content_of, external_model
 from completedp.plan import Plan
-from completedp.resolved import Resolved
 
 SCHEMA = 1
 
@@ -34,20 +33,18 @@ def table(plan: Plan) -> dict[str, Any]:
         "flops": plan.flops,
         "recipe_digest": plan.recipe_digest,
         "which": plan.which,
-        "model": dataclasses.asdict(plan.model),
+        "model": content_of(plan.model),
         "data": dataclasses.asdict(plan.data),
         "train": train_settings(plan),
         **plan.resolved.to_dict(),
-        **(_foreign(plan) if isinstance(plan.model, ExternalModel) else _folded(plan.resolved)),
+        **_folded(plan),
     }
 
 
-def _folded(resolved: Resolved) -> dict[str, Any]:
-    return {"folded": resolved.folded().to_dict()["tensors"]}
-
-
-def _foreign(plan: Plan) -> dict[str, Any]:
-    from completedp.adapters.parametrized import planned
+def _folded(plan: Plan) -> dict[str, Any]:
+    if external_model(plan.model) is None:
+        return {"folded": plan.resolved.folded().to_dict()["tensors"]}
+    from completedp.adapters.plans import planned
 
     values = planned(plan)
     return {

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from completedp.errors import UserError
+from completedp.optimizer import TensorRow
 from completedp.plan import Plan
-from completedp.resolved import TensorRow
 from transfer.exports import python_file
 
 # c_attn is split into q, k and v by the file. Query and key norms and a gate nanoGPT's GPT has not: these

@@ -1,16 +1,15 @@
-"""How fast a GPU trains the presets, and what several runs that share it are worth.
+"""How fast does a GPU train the presets, and how much more do several runs get out of one card?
 
-    python benchmarks/card.py [--presets tiny small proxy-50m] [--workers 1 4 8] [--out FILE]
+    python benchmarks/engine/card.py --presets tiny small proxy-50m --shared small --workers 1 4 8
 
-Each preset's steps in its own precision and what else is of use, eagerly and compiled: tokens a second, model
-FLOPs a second and their share of the card's peak (MFU), memory, seconds to the first losses (compilation).
-Then `--shared` runs of one preset in 1, 4 and 8 worker processes on the one card. Real text; of a run alone
-as bytes whatever the preset's own tokenizer: a tokenizer's training says nothing of the card.
+First each preset trains alone, eagerly and compiled. Printed: tokens a second, model FLOPs a second and
+their share of the card's peak (MFU), memory, and seconds to the first losses (compilation). Then runs of
+the preset `--shared` train in 1, 4 and 8 worker processes on the same card. The text is real. A run alone
+reads it as bytes, because the training of a tokenizer says nothing about the card.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import tempfile
@@ -20,7 +19,7 @@ from typing import Any
 
 import torch
 
-from completedp import files
+from benchmarks import result
 from completedp.config import Model, TrainConfig
 from completedp.hparams import HParams
 from completedp.lm.preset_files import load_preset
@@ -31,7 +30,6 @@ from completedp.runs.sweep import run_all
 from completedp.scale import Ratios
 from completedp.training.jobs import training_job
 
-RESULTS = Path(__file__).parent / "results"
 # Enough to be steady, and short: a step of `tiny` takes milliseconds, one of `proxy-50m` a tenth of a second.
 STEPS = {"tiny": 300, "small": 200, "proxy-50m": 30}
 WAYS = {
@@ -42,16 +40,12 @@ WAYS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = result.parser(__doc__, "card.json")
     parser.add_argument("--presets", nargs="*", default=list(STEPS), choices=list(STEPS))
     parser.add_argument("--shared", default="small", choices=list(STEPS))
     parser.add_argument("--workers", type=int, nargs="*", default=(1, 4, 8))
-    parser.add_argument("--out", type=Path, default=RESULTS / "card.json")
     arguments = parser.parse_args()
-    result: dict[str, Any] = {
-        "command": "python benchmarks/card.py",
+    content: dict[str, Any] = {
         "card": torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
@@ -62,18 +56,18 @@ def main() -> None:
         for name in arguments.presets:
             for precision, compiled in WAYS[name]:
                 row = speed(name, precision, compiled, cache)
-                result["speed"].append(row)
+                content["speed"].append(row)
                 print(json.dumps(row), flush=True)
-                files.write_json(arguments.out, result)
+                result.write(arguments.out, content)
         for workers in arguments.workers:
             row = shared(arguments.shared, workers, Path(cache))
-            result["shared"].append(row)
+            content["shared"].append(row)
             print(json.dumps(row), flush=True)
-            files.write_json(arguments.out, result)
+            result.write(arguments.out, content)
 
 
 def case(name: str, **changes: Any) -> tuple[Model, TrainConfig, Resolved]:
-    """The preset's model, so many steps of its training, its values."""
+    """The preset's model, its training cut to `STEPS`, and its values."""
     config = load_preset(name)
     tokens = STEPS[name] * config.train.batch
     train = dataclasses.replace(config.train, tokens=tokens, **changes)
@@ -82,7 +76,7 @@ def case(name: str, **changes: Any) -> tuple[Model, TrainConfig, Resolved]:
 
 
 def speed(name: str, precision: str, compiled: bool, cache: str) -> dict[str, Any]:
-    """Of one run alone on the card."""
+    """One run alone on the card."""
     model, train, values = case(name, precision=precision, compile=compiled)
     torch._dynamo.reset()
     torch.cuda.empty_cache()
@@ -111,7 +105,7 @@ def speed(name: str, precision: str, compiled: bool, cache: str) -> dict[str, An
 
 
 def shared(name: str, workers: int, cache: Path) -> dict[str, Any]:
-    """Of runs in `workers` processes at once, each with its code compiled before the clock starts."""
+    """Runs in `workers` processes at once; each has compiled its code before the clock starts."""
     model, train, values = case(name)
     data = load_preset(name).data
     with (

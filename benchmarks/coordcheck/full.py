@@ -1,10 +1,12 @@
-"""The coordinate check in full: Complete(d)P over width, depth and batch × 16, of the reference model and a
-Llama of transformers; others and planted faults × 4.
+"""Do coordinates keep their size over width, depth and batch, and does the check name planted faults?
 
-    python benchmarks/coordcheck.py --root <folder>
+    python benchmarks/coordcheck/full.py --root <folder> --seeds 6
 
-Each run (arm, axis, ratio, seed) is a line of `<root>/coordcheck.jsonl` and is not run again. `--seeds` and
-`--largest` (a ratio) make it smaller. Writes benchmarks/results/coordcheck.json and docs/coordcheck.png.
+Complete(d)P goes to 16 times each axis, on the reference model and on a Llama of transformers. Other
+parameterizations and the planted faults go to 4 times. Printed: for each arm whether it passes, and its
+farthest slope; for each fault what the check names first. Drawn: docs/coordcheck.png. Each run (arm, axis,
+ratio, seed) is a line of `<root>/coordcheck.jsonl` and is not repeated. `--seeds` and `--largest` (a ratio)
+make the check smaller.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaConfig
 
+from benchmarks import result
 from completedp import files
 from completedp.config import ExternalModel, StudyConfig
 from completedp.coordcheck import check
@@ -36,18 +38,17 @@ from completedp.lm.preset_files import load_preset
 from completedp.runs.local import default_workers
 from completedp.seeds import derive_seed
 
-HERE = Path(__file__).parent
 POWER = {"beta_rule": "power"}
 RATIOS = (1, 2, 4, 8, 16)
-# What must fail fails at any ratio.
+# What must fail does so at any ratio.
 FEWER = (1, 2, 4)
-# But for this one: half a power more or less is expected of that gradient early in training.
+# This fault needs all ratios: half a power more or less is expected of its gradient early in training.
 QK_NORM = "QK norm's ε with the width factor"
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A parameterisation of a model, or a fault in one, on some axes."""
+    """A parameterization of a model, or a fault in one, on some axes."""
 
     name: str
     axes: tuple[Axis, ...]
@@ -69,7 +70,7 @@ class Arm:
 
 
 def arms() -> list[Arm]:
-    """The cheapest first. α plays no part where the depth is the base's."""
+    """The cheapest first. α does nothing while the depth is the base's."""
     return [
         Arm("completed-p, α = 1", ("depth", "batch", "width"), options=POWER),
         Arm("completed-p, α = ½", ("depth",), options={**POWER, "alpha": 0.5}),
@@ -93,19 +94,16 @@ def arms() -> list[Arm]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = result.parser(__doc__, "coordcheck.json")
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--preset", default="coordinates")
     parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--seeds", type=int, default=3, help="of every arm")
+    parser.add_argument("--seeds", type=int, default=3, help="for every arm")
     parser.add_argument("--largest", type=float, default=16)
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "coordcheck.json")
-    parser.add_argument("--figure", type=Path, default=HERE.parent / "docs" / "coordcheck.png")
+    parser.add_argument("--figure", type=Path, default=result.DOCS / "coordcheck.png")
     arguments = parser.parse_args()
     measure(arguments)
-    results = {arm.name: result(arm, arguments) for arm in arms()}
+    results = {arm.name: judged(arm, arguments) for arm in arms()}
     draw(
         [
             (f"{name}\n{axis}", axis, results[name])
@@ -119,16 +117,11 @@ def main() -> None:
         ],
         arguments.figure,
     )
-    command = (
-        f"python benchmarks/coordcheck.py --root <folder> --preset {arguments.preset} "
-        f"--steps {arguments.steps} --seeds {arguments.seeds} --largest {arguments.largest:g}"
-    )
     content = {
-        "command": command,
         "arms": {name: short(document) for name, document in results.items()},
         "faults": named(results),
     }
-    files.write_json(arguments.out, content)
+    result.write(arguments.out, content)
     print(json.dumps(content["faults"], indent=1, ensure_ascii=False))
 
 
@@ -147,7 +140,7 @@ class Run:
 
 
 def measure(arguments: argparse.Namespace) -> None:
-    """All runs that are missing, the longest first, a process a core."""
+    """Make all missing runs, the longest first, one process a core."""
     done = finished(arguments)
     missing = [run for arm in arms() for run in runs(arm, arguments) if run.name not in done]
     missing.sort(key=lambda run: -run.ratio * (4 if run.axis == "width" else 1))
@@ -169,7 +162,7 @@ def runs(arm: Arm, arguments: argparse.Namespace) -> Iterator[Run]:
 
 
 def sizes_of(run: Run, arguments: argparse.Namespace) -> tuple[Sizes, float]:
-    """In a process of its own: the sizes, and the seconds they took."""
+    """The sizes and the seconds they took, in a process of its own."""
     torch.set_num_threads(1)
     began = time.perf_counter()
     setting = run.arm.setting(arguments)
@@ -188,7 +181,9 @@ def subject(arm: Arm, arguments: argparse.Namespace) -> Subject:
 
 
 def as_llama(config: StudyConfig, root: Path) -> StudyConfig:
-    """The preset with a Llama of its shape."""
+    """The preset with a Llama of the same shape."""
+    from transformers import LlamaConfig
+
     own = config.model
     assert not isinstance(own, ExternalModel), "a preset has the reference model"
     heads = own.width // own.head_dim
@@ -214,8 +209,8 @@ def as_llama(config: StudyConfig, root: Path) -> StudyConfig:
     return dataclasses.replace(config, model=model)
 
 
-def result(arm: Arm, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The check's document of an arm, from its runs."""
+def judged(arm: Arm, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The check's document for an arm, from its runs."""
     setting, done = arm.setting(arguments), finished(arguments)
     measured = {(run.axis, run.seed, run.ratio): done[run.name] for run in runs(arm, arguments)}
     document = check.document(setting, measured) | {"axes": list(setting.axes)}
@@ -229,7 +224,7 @@ def journal_of(arguments: argparse.Namespace) -> Path:
 
 
 def finished(arguments: argparse.Namespace) -> dict[str, Sizes]:
-    """By the run's name; of the same preset and steps."""
+    """Sizes by the run's name, with the same preset and steps."""
     journal = journal_of(arguments)
     if not journal.exists():
         return {}
@@ -258,7 +253,7 @@ def append(arguments: argparse.Namespace, run: Run, sizes: Sizes) -> None:
 
 
 def short(document: dict[str, Any]) -> dict[str, Any]:
-    """By axis and quantity each slope with its interval, to three digits; the first five failures."""
+    """Each slope with its interval to three digits, by quantity and axis; the first five failures."""
     slopes: dict[str, dict[str, Any]] = {}
     for slope in document["slopes"]:
         place = "" if slope["place"] is None else f" {slope['place']}"
@@ -269,7 +264,7 @@ def short(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def named(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """For every fault the first failure, beside the farthest healthy slope of the same axis and ratios."""
+    """For every fault the first failure, beside the farthest healthy slope of the same axis."""
     healthy = [s for s in results["completed-p, α = 1"]["slopes"] if s["verdict"] != "not judged"]
     rows = {}
     for name, fault in FAULTS.items():

@@ -1,13 +1,13 @@
-"""Every strategy on real training: equal budgets, the same start, judged on fresh seeds and the report split.
+"""Which strategy gains most on real training, with equal budgets and the same start?
 
-    python benchmarks/search_strategies.py --strategies trust-region random --seeds 0 1 2 3 4 --root <folder>
+    python benchmarks/search/strategies.py --strategies trust-region random --seeds 0 1 2 3 4 --root <folder>
 
-For each search seed the first study (`trust-region`) searches the global values; the studies of the other
-strategies begin with a copy of those trials, so that all move around one and the same global configuration.
-What each would have handed over after some of its per-module trials is then trained on the same fresh
-seeds. Interrupt it and start it again, days later or on another machine: what `--out` and `--records` hold
-is not repeated. `trust-region-bo.rungs` is that strategy with trials stopped early by `rungs`; a row's
-`tokens` is the share of the per-module tokens that was trained. `--quick` is a form for CI.
+For each search seed the first study (`trust-region`) searches the global values. The studies of the other
+strategies begin with a copy of those trials, so that all of them move around the same global configuration.
+The trial that each would have handed over after some of its per-module trials is then trained on the same
+fresh seeds and judged on the report split. Printed: a table of gains with 95 % intervals. Drawn: the figure
+docs/search_strategies.png. Interrupt it and start it again, days later or on another machine: what `--out`
+and `--records` hold is not repeated. `--quick` is a form for CI.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
-import records
-from kill_resume import short
 
+from benchmarks import result
+from benchmarks.reliability.kill_resume import short
+from benchmarks.search import records
 from completedp import files
 from completedp.config import SearchConfig, StudyConfig
 from completedp.lm.preset_files import load_preset
@@ -36,13 +36,11 @@ from completedp.runs.journal import Journal, TrialRecord, read_records
 from completedp.runs.local import LocalExecutor, default_workers
 from completedp.runs.sweep import run_all
 from completedp.stats import compare
-from search import begin, study_run
+from search import begin
 from search.space import Space
 from search.study import confirmation_runs, versions_now
 from search.study_folder import StudyFolder
 
-RESULTS = Path(__file__).parent / "results"
-DOCS = Path(__file__).parents[1] / "docs"
 BASE = "trust-region"
 DEFAULT = SearchConfig().strategy
 RESAMPLES = 10_000
@@ -72,32 +70,32 @@ def main() -> None:
 def write(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The report and the figure of the rows so far."""
     document = report(arguments, rows)
-    files.write_json(arguments.out, document)
+    result.write(arguments.out, document)
     draw(rows, arguments.figure)
     return document
 
 
 def rows_before(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """What an earlier call has measured in the same way."""
+    """The rows that an earlier call has measured in the same setting."""
     if not arguments.out.exists():
         return []
     before = json.loads(arguments.out.read_text())
     if before["setting"] != setting(arguments):
-        raise SystemExit(f"{arguments.out} is of {before['setting']}: give another --out")
+        raise SystemExit(
+            f"{arguments.out} was measured with {before['setting']}: give another --out"
+        )
     rows: list[dict[str, Any]] = before["rows"]
     return rows
 
 
 def setting(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What rows must share to be compared."""
+    """The options that rows must share to be compared."""
     names = ("preset", "quick", "trials", "global_trials", "checkpoints")
     return {name: getattr(arguments, name) for name in names}
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = result.parser(__doc__, "search_strategies.json")
     parser.add_argument("--strategies", nargs="+", default=[BASE])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--trials", type=int, default=150, help="per-module trials")
@@ -107,9 +105,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--quick", action="store_true", help="14 trials of a second, one seed")
     parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=RESULTS / "search_strategies.json")
-    parser.add_argument("--figure", type=Path, default=DOCS / "search_strategies.png")
-    parser.add_argument("--records", type=Path, default=RESULTS.parent / "records")
+    parser.add_argument("--figure", type=Path, default=result.DOCS / "search_strategies.png")
+    parser.add_argument("--records", type=Path, default=result.RECORDS)
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.seeds, arguments.trials, arguments.checkpoints = [0], 14, [7, 14]
@@ -143,19 +140,18 @@ def searched(
 
 
 def _search(how: list[str]) -> None:
-    subprocess.run(["completedp", "search", *how, "--yes"], check=True)
+    subprocess.run([*result.COMPLETEDP, "search", *how, "--yes"], check=True)
 
 
 def _begin_from(base: StudyFolder, place: StudyFolder, strategy: str) -> None:
-    """A study with the global trials of another, and a strategy of its own from there.
+    """A study with the global trials of another one, and its own strategy after them.
 
-    An interrupted copy is gone on with.
+    An interrupted copy goes on.
     """
     study = base.read()
     config = study.spec.config
-    name, _, stopping = strategy.partition(".")
-    search = dataclasses.replace(config.search, strategy=name, stopping=stopping or "none")
-    study = dataclasses.replace(
+    search = dataclasses.replace(config.search, strategy=strategy)
+    spec = dataclasses.replace(
         study.spec,
         name=place.name,
         config=dataclasses.replace(config, search=search),
@@ -169,7 +165,7 @@ def _begin_from(base: StudyFolder, place: StudyFolder, strategy: str) -> None:
             shutil.copy(curve, place.folder / "curves" / curve.name)
     begun = [r for r in read_records(base.journal) if r.get("trial") in shared]
     if not place.journal.exists():
-        begin.create(place, study)
+        begin.create(place, spec)
     copied = len(read_records(place.journal)) - 1
     with Journal.open(place.journal) as journal:
         for record in begun[copied:]:
@@ -177,7 +173,9 @@ def _begin_from(base: StudyFolder, place: StudyFolder, strategy: str) -> None:
 
 
 def judged(place: StudyFolder, strategy: str, seed: int, checkpoints: list[int]) -> dict[str, Any]:
-    """The loss on fresh seeds of what the study would have handed over after so many trials."""
+    """Losses on fresh seeds of the trials that the study would have handed over after so many trials."""
+    from search.study_run import language_model_job
+
     study = place.read()
     config = study.spec.config
     space = Space.from_config(config)
@@ -193,7 +191,7 @@ def judged(place: StudyFolder, strategy: str, seed: int, checkpoints: list[int])
     # The study itself has confirmed its last incumbent and the global one, on these seeds.
     wanted = [(r, s) for r in distinct for s in seeds if (r.trial, s) not in confirmed]
     folder = place.root / "judged" / place.name
-    make_job = functools.partial(study_run.language_model_job, config, place.root / "data", "cpu")
+    make_job = functools.partial(language_model_job, config, place.root / "data", "cpu")
     jobs = [
         make_job(i, space.to_hparams(record.values), s, "report")
         for i, (record, s) in enumerate(wanted)
@@ -217,9 +215,9 @@ def judged(place: StudyFolder, strategy: str, seed: int, checkpoints: list[int])
     }
 
 
-def handed_over(records: list[TrialRecord]) -> TrialRecord:
+def handed_over(trials: list[TrialRecord]) -> TrialRecord:
     """The lowest loss on the search's own seed and split."""
-    finished = [t for t in records if t.loss is not None]
+    finished = [t for t in trials if t.loss is not None]
     return min(finished, key=lambda t: t.loss or 0.0)
 
 
@@ -249,7 +247,7 @@ def report(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[st
         if strategy != DEFAULT:
             ahead[strategy] = default_minus(means, strategy, arguments.checkpoints)
     return {
-        "command": "python benchmarks/search_strategies.py --strategies "
+        "command": "python benchmarks/search/strategies.py --strategies "
         f"{' '.join(strategies)} --seeds {' '.join(map(str, sorted({r['search_seed'] for r in rows})))}",
         "setting": setting(arguments),
         "summary": summary,
@@ -275,7 +273,7 @@ def default_minus(
 
 
 def table(document: dict[str, Any]) -> list[str]:
-    """For the log: what each strategy gains, and what the default is ahead of it, 95 % t intervals."""
+    """For the log: each strategy's gain, and the default's loss less its own, with 95 % t intervals."""
 
     def said(found: dict[str, float]) -> str:
         reach = f" [{found['t_low']:+.4f}, {found['t_high']:+.4f}]" if "t_low" in found else ""
@@ -301,8 +299,10 @@ def table(document: dict[str, Any]) -> list[str]:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Confirmed loss less the global configuration's, by per-module trials: a thin line a search seed, a
+    """Confirmed loss less the global configuration's, by per-module trials. A thin line is a search seed, a
     thick one their mean. Search seeds begin apart, and not every strategy has all of them."""
+    import matplotlib.pyplot as plt
+
     figure, axes = plt.subplots(figsize=(9, 4.2), layout="constrained")
     for i, strategy in enumerate(dict.fromkeys(row["strategy"] for row in rows)):
         means = [mean_by_checkpoint(row) for row in rows if row["strategy"] == strategy]
@@ -311,7 +311,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         gains_ST = losses_ST - losses_ST[:, :1]
         axes.plot(trials, gains_ST.T, color=f"C{i}", alpha=0.35, linewidth=0.9)
         label = f"{strategy} ({len(means)} search seeds)"
-        # Those that never beat the start lie on one line: thinner and dashed from one to the next.
+        # Strategies that never beat the start lie on one line, so each is thinner than the one before.
         style: dict[str, Any] = {"linewidth": 3.4 - 0.3 * i, "linestyle": STYLES[i % len(STYLES)]}
         axes.plot(trials, gains_ST.mean(0), color=f"C{i}", marker="o", label=label, **style)
     axes.set_xlabel("per-module trials")
@@ -330,15 +330,15 @@ def mean_by_checkpoint(row: dict[str, Any]) -> dict[str, float]:
 
 
 def interval(differences: list[float]) -> dict[str, float]:
-    """Mean of paired differences over search seeds, with 95 % intervals: by the bootstrap, which is too
-    narrow for so few, and by Student's t."""
+    """Mean of paired differences over search seeds, with 95 % intervals by the bootstrap (too narrow for so
+    few seeds) and by Student's t."""
     found = np.array(differences)
     rng = np.random.default_rng(0)
     means = rng.choice(found, size=(RESAMPLES, len(found))).mean(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
-    result = {"mean": float(found.mean()), "low": float(low), "high": float(high)}
+    both = {"mean": float(found.mean()), "low": float(low), "high": float(high)}
     t = compare(dict.fromkeys(range(len(found)), 0.0), dict(enumerate(differences)))
-    return result if t is None else result | {"t_low": t.low, "t_high": t.high}
+    return both if t is None else both | {"t_low": t.low, "t_high": t.high}
 
 
 def trials_to_reach(
@@ -346,7 +346,8 @@ def trials_to_reach(
 ) -> dict[str, Any]:
     """Trials until a strategy's confirmed loss is the base's median one after the last checkpoint.
 
-    Between checkpoints a line; a seed that does not reach it is None and counts as the last checkpoint.
+    Losses between checkpoints are interpolated. A seed that does not reach it is None, and counts as the last
+    checkpoint.
     """
     target = statistics.median(
         r[str(numbers[-1])] for (name, _), r in means.items() if name == BASE

@@ -1,21 +1,38 @@
-"""Run a command and measure it from outside: wall time, the coordinator's own CPU, memory of the tree."""
+"""What does a command cost, with all the processes it starts?
+
+    python benchmarks/engine/watch.py -- completedp search --budget 200 --yes
+
+Printed: the exit status, wall seconds, CPU seconds of the command's own process (not of its workers), and
+the peak memory of the whole tree (PSS: a shared page counts once). The command's output goes to `--log`.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from benchmarks import result
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 SAMPLE_SECONDS = 0.5
 
 
+def main() -> None:
+    parser = result.parser(__doc__)
+    parser.add_argument("--log", type=Path, default=Path("watch.log"))
+    parser.add_argument("command", nargs="+")
+    arguments = parser.parse_args()
+    print(json.dumps(asdict(watch(arguments.command, arguments.log))))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Watched:
-    """`coordinator_cpu_seconds` is of the command's own process; memory is proportional (PSS), summed."""
+    """`coordinator_cpu_seconds` belongs to the command's own process. `peak_mib` is the tree's summed PSS."""
 
     status: int
     wall_seconds: float
@@ -24,7 +41,7 @@ class Watched:
 
 
 def watch(command: Sequence[str], log: Path) -> Watched:
-    """Run to the end, output appended to `log`."""
+    """Run the command to its end; its output is appended to `log`."""
     began = time.monotonic()
     cpu = peak = 0.0
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -71,3 +88,7 @@ def _pss_mib(pid: int) -> float:
     except OSError:
         pass
     return 0.0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,11 +1,14 @@
-"""Searches over a real cliff: how often random points of the box diverge, and how searches there end.
+"""How does a search do beside a real cliff, where half of the box's random points diverge?
 
-python benchmarks/cliff.py --root <folder>
+    python benchmarks/search/cliff.py --seeds 0 1 2 --root <folder>
+
+Trains random points of the preset `cliff`, then searches on it with each strategy and seed. Printed: the
+share of random points that diverge, and why; for each search its outcomes, the share of trials that diverge
+after the first 20, and the confirmed gain. Interrupt it and start it again: finished runs are not repeated.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 from collections import Counter
@@ -14,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from completedp import files
+from benchmarks import result
 from completedp.lm.data import prepare
 from completedp.lm.preset_files import load_preset
 from completedp.recipe import Recipe
@@ -22,22 +25,17 @@ from completedp.runs.journal import read_records, trials
 from completedp.runs.local import LocalExecutor, default_workers
 from completedp.runs.sweep import run_all
 from search.space import Space
-from search.study_run import language_model_job
 
-RESULTS = Path(__file__).parent / "results"
-FIRST = 20  # what the search may spend on learning where the cliff is
+FIRST = 20  # trials in which the search may learn where the cliff is
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = result.parser(__doc__, "cliff.json")
     parser.add_argument("--points", type=int, default=60)
     parser.add_argument("--budget", type=int, default=60)
     parser.add_argument("--strategies", nargs="+", default=["trust-region", "trust-region-bo"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=RESULTS / "cliff.json")
     arguments = parser.parse_args()
     root = arguments.root.resolve()
     points = random_points(root, arguments.points)
@@ -46,19 +44,15 @@ def main() -> None:
         for seed in arguments.seeds
         for strategy in arguments.strategies
     ]
-    seeds, strategies = (" ".join(map(str, x)) for x in (arguments.seeds, arguments.strategies))
-    result = {
-        "command": f"python benchmarks/cliff.py --points {arguments.points} "
-        f"--budget {arguments.budget} --strategies {strategies} --seeds {seeds}",
-        "random": points,
-        "searches": searches,
-    }
-    files.write_json(arguments.out, result)
-    print(json.dumps(result, indent=1))
+    content = {"random": points, "searches": searches}
+    result.write(arguments.out, content)
+    print(json.dumps(content, indent=1))
 
 
 def random_points(root: Path, count: int) -> dict[str, Any]:
-    """Uniform in the whole box, global and per-module coordinates alike."""
+    """Points uniform in the whole box, in global and per-module coordinates alike."""
+    from search.study_run import language_model_job
+
     config = load_preset("cliff")
     prepare(config.data, config.model.vocab_size, config.train.eval_tokens, root / "data")
     space = Space.from_config(config)
@@ -90,7 +84,9 @@ def searched(root: Path, budget: int, strategy: str, seed: int) -> dict[str, Any
         how += ["--strategy", strategy, "--seed", str(seed)]
         if (folder / "journal.jsonl").exists():
             how = ["--resume", name]
-        subprocess.run(["completedp", "search", *how, "--root", str(root), "--yes"], check=True)
+        subprocess.run(
+            [*result.COMPLETEDP, "search", *how, "--root", str(root), "--yes"], check=True
+        )
     found = list(trials(read_records(folder / "journal.jsonl")).values())
     later = [t for t in found[FIRST:] if t.phase != "confirm"]
     return {

@@ -1,6 +1,9 @@
-"""Time and memory of carrying a recipe to a 7B Llama on the meta device: every tensor's values and groups.
+"""How much time and memory does it take to carry a recipe to a 7B Llama?
 
-python benchmarks/foreign_plan.py
+    python benchmarks/transfer/foreign_plan.py
+
+The model is built on the meta device. Printed: seconds and MiB until every tensor has its values and its
+group in the optimizer.
 """
 
 from __future__ import annotations
@@ -9,19 +12,16 @@ import json
 import resource
 import statistics
 import time
-from pathlib import Path
 
 import torch
-from transformers import AutoConfig
 
-from completedp import files
+from benchmarks import result
 from completedp.adapters.huggingface import build, config_at
 from completedp.adapters.infer import inventory_of
 from completedp.adapters.parametrized import apply_values
 from completedp.hparams import HParams
 from completedp.scale import Ratios
 
-RESULTS = Path(__file__).parent / "results"
 RUNS = 7
 LLAMA_7B = {
     "hidden_size": 4096,
@@ -41,6 +41,9 @@ HPARAMS = HParams.from_dict(
 
 
 def main() -> None:
+    arguments = result.parser(__doc__, "foreign_plan.json").parse_args()
+    from transformers import AutoConfig
+
     config = AutoConfig.for_model("llama", **LLAMA_7B)
     began = time.perf_counter()
     model, base = build(config), build(config_at(config, width=512, depth=8))
@@ -54,8 +57,7 @@ def main() -> None:
         values = apply_values(model, found, HPARAMS, ratios)
         optimizer = torch.optim.AdamW(values.param_groups())
         seconds.append(time.perf_counter() - began)
-    result = {
-        "command": "python benchmarks/foreign_plan.py",
+    content = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "tensors": len(values.tensors),
         "groups": len(optimizer.param_groups),
@@ -68,8 +70,8 @@ def main() -> None:
         "seconds_of_building_both_models": building,
         "mib_in_all": peak_mib(),
     }
-    files.write_json(RESULTS / "foreign_plan.json", result)
-    print(json.dumps(result, indent=1))
+    result.write(arguments.out, content)
+    print(json.dumps(content, indent=1))
 
 
 def peak_mib() -> float:

@@ -1,16 +1,16 @@
-"""Two processes under torchrun against one: the same losses, and the same bits after kill -9.
+"""Do two processes under torchrun train as one does, and are they the same to the bit after kill -9?
 
-    python benchmarks/parallel.py --steps 100
+    python benchmarks/engine/parallel.py --steps 100
 
-A small model with per-module values, accumulation and clipping, on CPUs with gloo. Printed and written: the
-largest relative difference of any training loss and of the evaluation's between one process and two, by DDP
-and by FSDP2; whether a two-process run killed with -9 at a random step and resumed has the curve and the
-weights of an uninterrupted one, to the bit; and how far two runs killed and resumed by one process are off.
+A small model with per-module values, accumulation and clipping trains on CPUs with gloo, by DDP and by
+FSDP2. Printed for both: the largest relative difference of a training loss, and of the evaluation's,
+between one process and two; whether a run of two processes that was killed at random steps and resumed has
+the curve and the weights of an uninterrupted one, byte for byte; and how far the same run is off when one
+process resumes it.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import os
@@ -24,12 +24,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from completedp import files
+from benchmarks import result
 from completedp.config import DataConfig, ModelConfig, TrainConfig
 from completedp.hparams import HParams
 from completedp.recipe import Recipe
 
-RESULTS = Path(__file__).parent / "results"
 BATCH = 256
 VALUES = {
     "global": {"lr": 4e-3, "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8},
@@ -44,27 +43,23 @@ VALUES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = result.parser(__doc__, "parallel.json")
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--kills", type=int, default=2, help="of each two-process run")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
-    parser.add_argument("--out", type=Path, default=RESULTS / "parallel.json")
+    parser.add_argument("--kills", type=int, default=2, help="in each run of two processes")
+    parser.add_argument("--seed", type=int, default=0, help="draws the moments of the kills")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        result = measured(Path(folder), arguments.steps, arguments.kills, arguments.seed)
-    result["command"] = f"python benchmarks/parallel.py --steps {arguments.steps}"
-    files.write_json(arguments.out, result)
-    print(json.dumps(result, indent=1))
-    sys.exit(0 if all(result["resume_bit_equal"].values()) else 1)
+        found = measured(Path(folder), arguments.steps, arguments.kills, arguments.seed)
+    result.write(arguments.out, found)
+    print(json.dumps(found, indent=1))
+    sys.exit(0 if all(found["resume_bit_equal"].values()) else 1)
 
 
 def measured(root: Path, steps: int, kills: int, seed: int) -> dict[str, Any]:
     write_recipe(root, steps)
     finish(train(root, "one", 1))
     rng = random.Random(seed)
-    result: dict[str, Any] = {
+    found: dict[str, Any] = {
         "steps": steps,
         "relative_loss_difference": {},
         "relative_evaluation_difference": {},
@@ -74,24 +69,24 @@ def measured(root: Path, steps: int, kills: int, seed: int) -> dict[str, Any]:
     }
     for kind in ("ddp", "fsdp"):
         finish(train(root, kind, 2, kind))
-        result["relative_loss_difference"][kind] = difference(root / kind, root / "one")
+        found["relative_loss_difference"][kind] = difference(root / kind, root / "one")
         ends = [outcome(root / name)["loss"] for name in (kind, "one")]
-        result["relative_evaluation_difference"][kind] = abs(ends[0] / ends[1] - 1)
+        found["relative_evaluation_difference"][kind] = abs(ends[0] / ends[1] - 1)
         killed = root / f"{kind}-killed"
-        result["killed_after_step"][kind] = moments = []
+        found["killed_after_step"][kind] = moments = []
         for kill in range(kills):
             at = rng.randrange(steps * kill // kills + 1, steps * (kill + 1) // kills)
             moments.append(killed_at(train(root, killed.name, 2, kind), killed, at))
             print(kind, "killed after step", moments[-1], flush=True)
         shutil.copytree(killed, root / f"{kind}-by-one")
         finish(train(root, killed.name, 2, kind))
-        result["resume_bit_equal"][kind] = all(
+        found["resume_bit_equal"][kind] = all(
             (killed / name).read_bytes() == (root / kind / name).read_bytes()
             for name in ("curve.jsonl", "model.safetensors")
         )
         finish(train(root, f"{kind}-by-one", 1))
-        result["resumed_by_one_process"][kind] = difference(root / f"{kind}-by-one", root / kind)
-    return result
+        found["resumed_by_one_process"][kind] = difference(root / f"{kind}-by-one", root / kind)
+    return found
 
 
 def write_recipe(root: Path, steps: int) -> None:
@@ -111,7 +106,7 @@ def write_recipe(root: Path, steps: int) -> None:
 def train(
     root: Path, name: str, processes: int, kind: str | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start, or go on with, the run in the folder `name`."""
+    """Start or resume the run in the folder `name`."""
     verb = ["-m", "completedp", "train", "recipe.yaml", "--out", name, "--device", "cpu"]
     start = [sys.executable]
     if kind is not None:
@@ -130,11 +125,11 @@ def train(
 
 def finish(process: subprocess.Popen[bytes]) -> None:
     if process.wait():
-        raise SystemExit(f"{process.args} ended with status {process.returncode}")
+        raise SystemExit(f"{process.args!r} ended with status {process.returncode}")
 
 
 def killed_at(process: subprocess.Popen[bytes], run: Path, step: int) -> int:
-    """Kill -9 torchrun and its processes once that step is reported; the last one then reported."""
+    """Kill -9 torchrun and its processes once the step is reported; returns the last reported step."""
     while last_step(run) < step:
         if process.poll() is not None:
             raise SystemExit(f"the run ended before step {step}: give more --steps")
@@ -157,9 +152,9 @@ def last_step(run: Path) -> int:
 
 
 def difference(run: Path, other: Path) -> float:
-    """The largest relative one of any training loss."""
+    """The largest relative difference of a training loss."""
     pairs = zip(curve(run), curve(other), strict=True)
-    return max(abs(mine["loss"] / theirs["loss"] - 1) for mine, theirs in pairs)
+    return max(abs(float(mine["loss"]) / theirs["loss"] - 1) for mine, theirs in pairs)
 
 
 def outcome(run: Path) -> dict[str, Any]:

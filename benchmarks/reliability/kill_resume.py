@@ -1,15 +1,15 @@
-"""Kill -9 the whole process group of a search at random moments, resume after each, and compare the end.
+"""Does a search that is killed again and again end as an uninterrupted one?
 
-    python benchmarks/kill_resume.py --kills 20
+    python benchmarks/reliability/kill_resume.py --kills 20
 
-A sequential search (one worker) of short runs; an uninterrupted one with the same seed beside it. Checked:
-no finished trial lost or run twice, budget kept, one MLflow run a trial, `recipe.yaml` and the journal's
-outcomes byte-identical.
+A search of short runs with one worker meets kill -9 of its whole process group at random moments, and is
+resumed after each. An uninterrupted search with the same seed runs first. Printed: the moments, and whether
+each check holds. No finished trial is lost or run twice, the budget is kept, MLflow has one run a trial,
+and `recipe.yaml` and the journal's outcomes are byte-identical.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import os
@@ -22,32 +22,28 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks import result
 from completedp import files
 from completedp.config import TrainConfig
 from completedp.lm.preset_files import load_preset
 from completedp.runs.journal import read_records, trials
 
-RESULTS = Path(__file__).parent / "results"
 SHORT_TOKENS = 32 * 4096  # a run of about a second
-# From before the journal exists (imports take some seconds) to several trials into a resumed study.
+# Seconds: from before the journal exists (imports take some) to several trials into a resumed study.
 EARLIEST, LATEST = 0.5, 14.0
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = result.parser(__doc__, "kill_resume.json")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--budget", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=RESULTS / "kill_resume.json")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        result = compared(Path(folder), arguments.kills, arguments.budget, arguments.seed)
-    result["command"] = f"python benchmarks/kill_resume.py --kills {arguments.kills}"
-    files.write_json(arguments.out, result)
-    print(json.dumps(result, indent=1))
-    sys.exit(0 if all(result["checks"].values()) else 1)
+        found = compared(Path(folder), arguments.kills, arguments.budget, arguments.seed)
+    result.write(arguments.out, found)
+    print(json.dumps(found, indent=1))
+    sys.exit(0 if all(found["checks"].values()) else 1)
 
 
 def compared(root: Path, kills: int, budget: int, seed: int) -> dict[str, Any]:
@@ -83,7 +79,9 @@ def compared(root: Path, kills: int, budget: int, seed: int) -> dict[str, Any]:
     time.sleep(1)
     end = trials(read_records(journal))
     whole = root / "studies" / "whole"
-    subprocess.run(["completedp", "track", "--root", str(root)], check=True, capture_output=True)
+    subprocess.run(
+        [*result.COMPLETEDP, "track", "--root", str(root)], check=True, capture_output=True
+    )
     return {
         "kills": moments,
         "budget": budget,
@@ -117,7 +115,7 @@ def search(
     named = [] if "--resume" in how else ["--name", name]
     log = ((logs or root) / f"{name}.log").open("ab")
     return subprocess.Popen(
-        ["completedp", "search", *how, *named, "--root", str(root)],
+        [*result.COMPLETEDP, "search", *how, *named, "--root", str(root)],
         stdout=log,
         stderr=log,
         start_new_session=True,
@@ -125,7 +123,7 @@ def search(
 
 
 def outcomes(journal: Path) -> dict[int, Any]:
-    """What must not depend on interruptions: everything but the times."""
+    """Everything about the trials that interruptions must not change; times may differ."""
     if not journal.exists():
         return {}
     return {
@@ -136,7 +134,7 @@ def outcomes(journal: Path) -> dict[int, Any]:
 
 
 def mlflow_runs(root: Path, study: str) -> list[int]:
-    """The trial numbers of the study's nested runs, sorted, doubles included."""
+    """The trial numbers of the study's nested runs, sorted, with duplicates."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     from mlflow.tracking import MlflowClient
 

@@ -1,16 +1,16 @@
-"""Break what a search stands on, in the middle of it, and see what is left and what it says.
+"""What is left of a search, and what does it say, when something it needs breaks?
 
-    python benchmarks/faults.py
+    python benchmarks/reliability/faults.py
 
-Short searches; each loses one thing: a worker, the coordinator, a Ray node, the disk's room, the tracker's
-database (locked by another program, or removed). Then the fault is mended, the study resumed where it had
-ended, and counted: every trial that had finished is there unchanged, the budget is kept, MLflow holds one
-run a trial. The full disk is a small file system of its own, which only root may mount.
+Each short search loses one thing: a worker, the coordinator, a Ray node, the disk's room, or the tracker's
+database (locked by another program, or removed). Then the fault is mended and the study is resumed if it
+had ended. Printed: what the search said, and whether each check holds. Every finished trial is there
+unchanged, the budget is kept, and MLflow has one run a trial. The full disk is a small file system, which
+only root may mount.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -24,11 +24,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from kill_resume import mlflow_runs, outcomes, search, short_preset
+from benchmarks import result
+from benchmarks.reliability.kill_resume import mlflow_runs, outcomes, search, short_preset
 
-from completedp import files
-
-RESULTS = Path(__file__).parent / "results"
 BUDGET = 20
 FINISHED_FIRST = 6  # trials before the fault
 SECONDS = 240
@@ -36,13 +34,10 @@ Fault = Callable[[Path, "subprocess.Popen[bytes]"], None]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = result.parser(__doc__, "faults.json")
     parser.add_argument(
-        "--only", nargs="+", choices=FAULTS, help="some, printed and not written to --out"
+        "--only", nargs="+", choices=FAULTS, help="some faults; printed, and not written to --out"
     )
-    parser.add_argument("--out", type=Path, default=RESULTS / "faults.json")
     arguments = parser.parse_args()
     results = {}
     for name in arguments.only or FAULTS:
@@ -50,8 +45,7 @@ def main() -> None:
             results[name] = FAULTS[name](Path(folder))
         print(name, json.dumps(results[name], indent=1), flush=True)
     if not arguments.only:
-        result = {"command": "python benchmarks/faults.py", "faults": results}
-        files.write_json(arguments.out, result)
+        result.write(arguments.out, {"faults": results})
     sys.exit(0 if all(all(r["checks"].values()) for r in results.values()) else 1)
 
 
@@ -62,7 +56,7 @@ def broken(
     logs: Path | None = None,
     how: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """A search that meets a fault after its first trials, is waited for, mended, and resumed if it ended."""
+    """A search that meets a fault after its first trials; it is mended, and resumed if it ended."""
     logs = logs or root
     begin = ["--preset", str(short_preset(root)), "--budget", str(BUDGET), "--workers", "2"]
     journal = root / "studies" / "broken" / "journal.jsonl"
@@ -72,7 +66,7 @@ def broken(
         before = outcomes(journal)
         fault(root, process)
         status = process.wait(timeout=SECONDS)
-    finally:  # nothing of it survives a benchmark that fails
+    finally:  # when the benchmark fails, no process of the search may stay
         for pid in children(process, ""):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -81,7 +75,9 @@ def broken(
     resumed = status != 0
     if resumed:
         assert search(root, "resumed", ["--resume", "broken", *how], logs).wait(SECONDS) == 0
-    subprocess.run(["completedp", "track", "--root", str(root)], check=True, capture_output=True)
+    subprocess.run(
+        [*result.COMPLETEDP, "track", "--root", str(root)], check=True, capture_output=True
+    )
     end = outcomes(journal)
     lines = (logs / "broken.log").read_text().replace(str(logs), "<root>").splitlines()
     said = [line.split(" Node IP")[0] for line in lines if _tells(line)]
@@ -112,7 +108,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def children(process: subprocess.Popen[bytes], words: str) -> list[int]:
-    """Processes of the search's own session whose command line holds these words."""
+    """Processes of the search's session whose command line holds these words."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -125,7 +121,7 @@ def children(process: subprocess.Popen[bytes], words: str) -> list[int]:
 
 
 def worker_killed(root: Path) -> dict[str, Any]:
-    """kill -9 of one worker in mid-trial: its trial is tried again."""
+    """kill -9 of one worker during a trial: the trial is tried again."""
 
     def fault(_: Path, process: subprocess.Popen[bytes]) -> None:
         os.kill(children(process, "completedp.runs.worker")[0], signal.SIGKILL)
@@ -145,7 +141,7 @@ def coordinator_killed(root: Path) -> dict[str, Any]:
 
 
 def disk_full(root: Path) -> dict[str, Any]:
-    """A file system without room: the search ends and says so; with room again it goes on."""
+    """A full file system: the search ends and says so. With room again it goes on."""
     with small_disk(root / "disk") as disk:
         filler = disk / "filler"
 
@@ -169,7 +165,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
 
 
 def tracker_locked(root: Path) -> dict[str, Any]:
-    """Another program holds MLflow's database to the end: a warning, and `track` fills it in."""
+    """Another program locks MLflow's database to the end: a warning, and `track` fills it in."""
     held: list[sqlite3.Connection] = []
 
     def fault(root: Path, _: subprocess.Popen[bytes]) -> None:
@@ -181,7 +177,7 @@ def tracker_locked(root: Path) -> dict[str, Any]:
 
 
 def tracker_vanished(root: Path) -> dict[str, Any]:
-    """MLflow's database is removed while the search writes it."""
+    """MLflow's database is removed while the search writes to it."""
 
     def fault(root: Path, _: subprocess.Popen[bytes]) -> None:
         for path in root.glob("mlflow.db*"):

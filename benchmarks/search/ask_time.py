@@ -1,14 +1,14 @@
-"""How long one proposal takes with 200 observations of the full space, while two workers train.
+"""How long does one proposal take with 200 observations of the full space, while two workers train?
 
-    python benchmarks/ask_time.py --strategies trust-region-bo ax --asks 20
+    python benchmarks/search/ask_time.py --strategies trust-region-bo ax --asks 20
 
-The whole way is timed: strategy, Ax, projection. Observations are uniform points near the start, their
-losses a few slopes and noise; what matters here is their number.
+The whole way is timed: strategy, Ax, projection. The observations are uniform points near the start; their
+losses are a few slopes and noise, because only their number matters here. Printed: the median and the worst
+seconds of each strategy.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
 import json
@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from completedp import files
+from benchmarks import result
 from completedp.config import StudyConfig
 from completedp.hparams import HParams
 from completedp.lm.data import prepare
@@ -31,24 +30,20 @@ from completedp.lm.preset_files import load_preset
 from completedp.runs.job import Died, Finished, Job, Outcome
 from completedp.runs.journal import finished_record
 from completedp.runs.local import LocalExecutor
-from search import study_run
-from search.proposer import Proposer
 from search.space import Space
 from search.study import Study, StudySpec, confirmation_runs
 
-RESULTS = Path(__file__).parent / "results"
 OBSERVED, GLOBAL = 200, 2
 WORKERS = 2
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = result.parser(__doc__, "ask_time.json")
     parser.add_argument("--strategies", nargs="+", default=["trust-region-bo"])
     parser.add_argument("--asks", type=int, default=20)
-    parser.add_argument("--out", type=Path, default=RESULTS / "ask_time.json")
     arguments = parser.parse_args()
+    import torch
+
     torch.set_num_threads(1)  # as `completedp search` does
     times: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, Training(Path(folder)):
@@ -60,17 +55,11 @@ def main() -> None:
                 "asks": len(seconds),
             }
             print(strategy, json.dumps(times[strategy]), flush=True)
-    command = f"python benchmarks/ask_time.py --strategies {' '.join(arguments.strategies)}"
-    result = {
-        "command": f"{command} --asks {arguments.asks}",
-        "observations": OBSERVED,
-        "seconds": times,
-    }
-    files.write_json(arguments.out, result)
+    result.write(arguments.out, {"observations": OBSERVED, "seconds": times})
 
 
 class Training:
-    """Two workers that train `tiny` all the time, whatever the main thread does."""
+    """Two workers that train `tiny` until the block ends."""
 
     def __init__(self, folder: Path) -> None:
         self._config = load_preset("tiny")
@@ -83,7 +72,7 @@ class Training:
 
     def __enter__(self) -> None:
         self._thread.start()
-        while self._started < 2 * WORKERS:  # until each has trained once: then they are warm
+        while self._started < 2 * WORKERS:  # until each worker has trained once and is warm
             time.sleep(0.1)
 
     def __exit__(self, *_: object) -> None:
@@ -101,20 +90,25 @@ class Training:
                 running -= sum(isinstance(event, Finished | Died) for event in events)
 
     def _next(self) -> Job:
+        from search.study_run import language_model_job
+
         self._started += 1
         hparams = HParams(global_=self._config.values)
-        return study_run.language_model_job(
+        return language_model_job(
             self._config, self._folder, "cpu", self._started, hparams, 0, "select"
         )
 
 
 def asked(strategy: str, asks: int) -> list[float]:
-    """Seconds of each ask, every one followed by its end, from 200 observations on."""
+    """Seconds of each ask, beginning with 200 observations. Each asked trial ends before the next ask."""
+    from search.proposer import Proposer
+    from search.study_run import language_model_job
+
     tiny = load_preset("tiny")
     share = GLOBAL / (OBSERVED + asks)
     search = dataclasses.replace(tiny.search, strategy=strategy, global_share=share)
     config = dataclasses.replace(tiny, search=search)
-    make_job = functools.partial(study_run.language_model_job, config, Path("unused"), "cpu")
+    make_job = functools.partial(language_model_job, config, Path("unused"), "cpu")
     source = Proposer(
         Study.from_records(observed(config, asks), "memory"),
         lambda _: None,

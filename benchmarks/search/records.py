@@ -1,24 +1,25 @@
-"""A study as one small file, kept with the benchmark's results: its journal, with short curves.
+"""What is in a recorded study? Its journal with short curves, one small file in benchmarks/records/.
 
-    python benchmarks/records.py benchmarks/records/trust-region-0.jsonl.xz    # what is in it
+    python benchmarks/search/records.py benchmarks/records/trust-region-0.jsonl.xz
 
-Lines of JSON as in the journal; a `finished` record has a `curve` besides: the mean training loss of each of
-24 equal parts of the run, as far as it went. They let the benchmark go on where the studies themselves are
-gone, and are a table of (hyperparameters, curve, loss) to develop strategies on. Never for claims: a
-strategy that chooses among recorded trials does not train.
+Printed: the study's name, its strategy, and how many records of each kind it has. The file has lines of
+JSON as the journal has them. A `finished` record also has a `curve`: the mean training loss of each of 24
+equal parts of the run, as far as the run went. With these files strategies.py goes on after the studies
+themselves are gone. They are also a table of (hyperparameters, curve, loss) to develop strategies on, but
+never to claim anything from: a strategy that chooses among recorded trials does not train.
 """
 
 from __future__ import annotations
 
 import json
 import lzma
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks import result
 from completedp import files
 from completedp.runs.curves import read_curve
 from completedp.runs.journal import read_records
@@ -47,7 +48,7 @@ def _with_curve(record: dict[str, Any], place: StudyFolder) -> dict[str, Any]:
 
 
 def shortened(curve: tuple[tuple[int, float], ...], steps: int) -> list[float | None]:
-    """The mean of each part, up to where the run ended; None of a part without a point."""
+    """The mean of each part, up to where the run ended; None for a part without a point."""
     if not curve:
         return []
     part = [min(PARTS - 1, (step - 1) * PARTS // steps) for step, _ in curve]
@@ -68,8 +69,14 @@ def restore(path: Path, place: StudyFolder) -> None:
     files.write_text(place.journal, "".join(json.dumps(line) + "\n" for line in lines))
 
 
-if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        found = read(Path(name))
+def main() -> None:
+    parser = result.parser(__doc__)
+    parser.add_argument("records", type=Path, nargs="+")
+    for path in parser.parse_args().records:
+        found = read(path)
         study, events = found[0], Counter(r.get("status", r["event"]) for r in found)
-        print(name, study["name"], study["config"]["search"]["strategy"], dict(events))
+        print(path.name, study["name"], study["config"]["search"]["strategy"], dict(events))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,20 +1,20 @@
-"""Two workers against one: the same runs, in turn, several times; the ratio of trials per second.
+"""How many more trials a second do two workers finish than one?
 
-    python benchmarks/workers.py --trials 8 --repeats 3
+    python benchmarks/engine/workers.py --trials 8 --repeats 3
 
-Workers are warm (started, data read) before the clock starts, as in a long search.
+One and two workers run the same trials in turn, several times. The workers are warm (started, data read)
+before the clock starts, as in a long search. Printed: trials a second of each, and the ratio.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
-from completedp import files
+from benchmarks import result
 from completedp.hparams import HParams
 from completedp.lm.data import prepare
 from completedp.lm.preset_files import load_preset
@@ -25,16 +25,11 @@ from completedp.runs.sweep import run_all
 from completedp.scale import Ratios
 from completedp.training.jobs import training_job
 
-RESULTS = Path(__file__).parent / "results"
-
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = result.parser(__doc__, "workers.json")
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=RESULTS / "workers.json")
     arguments = parser.parse_args()
     pairs = []
     with tempfile.TemporaryDirectory() as folder:
@@ -43,17 +38,13 @@ def main() -> None:
             pairs.append(pair)
             print(json.dumps(pair), flush=True)
     ratios = [pair[2] / pair[1] for pair in pairs]
-    result = {
-        "command": f"python benchmarks/workers.py --trials {arguments.trials} --repeats {arguments.repeats}",
-        "trials_per_second": pairs,
-        "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
-    }
-    files.write_json(arguments.out, result)
-    print(json.dumps(result["ratio"]))
+    ratio = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+    result.write(arguments.out, {"trials_per_second": pairs, "ratio": ratio})
+    print(json.dumps(ratio))
 
 
 def rate(folder: Path, workers: int, count: int) -> float:
-    """Trials per second of `count` runs a worker at `tiny`."""
+    """Trials a second; each worker trains `count` runs of `tiny`."""
     config = load_preset("tiny")
     cache = folder.parent / "data"
     prepare(config.data, config.model.vocab_size, config.train.eval_tokens, cache)

@@ -36,10 +36,9 @@ from completedp.runs.journal import Journal, TrialRecord, read_records
 from completedp.runs.local import LocalExecutor, default_workers
 from completedp.runs.sweep import run_all
 from completedp.stats import compare
-from search import begin
 from search.space import Space
 from search.study import confirmation_runs, versions_now
-from search.study_folder import StudyFolder
+from search.study_folder import StudyFolder, create
 
 BASE = "trust-region"
 DEFAULT = SearchConfig().strategy
@@ -165,7 +164,7 @@ def _begin_from(base: StudyFolder, place: StudyFolder, strategy: str) -> None:
             shutil.copy(curve, place.folder / "curves" / curve.name)
     begun = [r for r in read_records(base.journal) if r.get("trial") in shared]
     if not place.journal.exists():
-        begin.create(place, spec)
+        create(place, spec)
     copied = len(read_records(place.journal)) - 1
     with Journal.open(place.journal) as journal:
         for record in begun[copied:]:

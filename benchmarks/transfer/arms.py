@@ -39,7 +39,8 @@ from completedp.recipe import Recipe
 from completedp.seeds import derive_seed
 from completedp.stats import compare
 from completedp.training.sweeps import Training, train_all
-from transfer.measuring.speedup import Arm, Run, Setting, runs, runs_folder, speedup
+from transfer.measuring.setting import runs_folder
+from transfer.measuring.speedup import MEASUREMENT, Arm, Run, Setting, runs, speedup
 from transfer.measuring.transfer_check import times
 from transfer.planning.planner import make_plan
 from transfer.planning.target import TargetRequest, target_for
@@ -257,7 +258,7 @@ def trained(wanted: Sequence[Named], recipe: Recipe, arguments: argparse.Namespa
     outcomes = train_all(
         [Training(plan=run.plan, seed=run.seed, name=f"{name}, {run.arm}") for name, run in wanted],
         recipe,
-        runs_folder(root, arguments.recipe),
+        runs_folder(root, MEASUREMENT, arguments.recipe),
         root=root,
         device=arguments.device,
         workers=arguments.workers,

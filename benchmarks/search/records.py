@@ -44,7 +44,7 @@ def keep(place: StudyFolder, folder: Path) -> None:
 def _with_curve(record: dict[str, Any], place: StudyFolder) -> dict[str, Any]:
     if record["event"] != "finished":
         return record
-    return {**record, "curve": read_curve(place.folder / "curves", record["trial"])}
+    return {**record, "curve": read_curve(place.path / "curves", record["trial"])}
 
 
 def shortened(curve: tuple[tuple[int, float], ...], steps: int) -> list[float | None]:
@@ -65,7 +65,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 def restore(path: Path, place: StudyFolder) -> None:
     """The study's journal again, without its curves: its trials can be read, copied and judged."""
     lines = [{k: v for k, v in record.items() if k != "curve"} for record in read(path)]
-    place.folder.mkdir(parents=True, exist_ok=True)
+    place.path.mkdir(parents=True, exist_ok=True)
     files.write_text(place.journal, "".join(json.dumps(line) + "\n" for line in lines))
 
 

@@ -117,7 +117,7 @@ def searched(
     place: StudyFolder, strategy: str, seed: int, config: StudyConfig, arguments: argparse.Namespace
 ) -> None:
     """Run or finish one strategy's study by the command line."""
-    if (place.folder / "summary.json").exists():
+    if (place.path / "summary.json").exists():
         return
     if strategy != BASE:
         base = StudyFolder(root=place.root, name=f"{BASE}-{seed}")
@@ -158,10 +158,10 @@ def _begin_from(base: StudyFolder, place: StudyFolder, strategy: str) -> None:
     )
     shared = {t.trial for t in study.of_phase("global")}
     for trial in shared:
-        curve = base.folder / "curves" / f"{trial}.jsonl"
+        curve = base.path / "curves" / f"{trial}.jsonl"
         if curve.exists():
-            (place.folder / "curves").mkdir(parents=True, exist_ok=True)
-            shutil.copy(curve, place.folder / "curves" / curve.name)
+            (place.path / "curves").mkdir(parents=True, exist_ok=True)
+            shutil.copy(curve, place.path / "curves" / curve.name)
     begun = [r for r in read_records(base.journal) if r.get("trial") in shared]
     if not place.journal.exists():
         create(place, spec)

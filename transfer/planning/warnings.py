@@ -10,8 +10,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from completedp.kinds import KINDS
 from completedp.models import parameter_count, training_flops
-from completedp.optimizer import TensorRow
+from completedp.optimizer import VALUES, TensorRow
 from completedp.plan import Plan
 from completedp.recipe import Recipe
 from completedp.rules import PARAMETERIZATIONS
@@ -168,7 +169,7 @@ def _beta_warnings(plan: Plan) -> tuple[str, ...]:
     """Betas that a rule or a multiplier has driven out of comfortable bounds, with the worst tensor."""
     lowest, highest = COMFORTABLE_ONE_MINUS_BETA
     found = []
-    for kind in ("beta1", "beta2"):
+    for kind in (name for name in VALUES if KINDS[name].transform == "log of 1-x"):
         outside = [row for row in plan.tensors if not lowest <= 1 - getattr(row, kind) <= highest]
         if outside:
             found.append(

@@ -2,10 +2,10 @@
 
     torchrun --nproc-per-node 2 ranks.py cases.json results.json
 
-A case has a job's `arguments`, its `resolved` values and `seed`. With `double` it trains in float64. With `stop`
-it ends after that step. With `ctrl_c`, rank 1 alone is interrupted at that step. Each rank writes
-`results.json.<rank>`. For every case this holds the losses (the evaluation's last), metrics, full weights, the
-number of elements that the rank holds, and the AdamW groups with the names of the parameters in them.
+A case has a job's `arguments`, its `resolved` values and `seed`. With `double` it trains in float64. With
+`stop` it ends after that step. With `ctrl_c`, rank 1 alone is interrupted at that step. Each rank writes
+`results.json.<rank>`. For every case this holds the losses (the evaluation's last), metrics, full weights,
+the number of elements that the rank holds, and the AdamW groups with the names of the parameters in them.
 """
 
 import json

@@ -14,7 +14,8 @@ from pathlib import PurePath
 from typing import Annotated, Any, ClassVar, Literal
 
 from completedp.errors import UserError, nearest
-from completedp.hparams import KINDS, GlobalValues
+from completedp.hparams import GlobalValues
+from completedp.kinds import KINDS
 from completedp.modules import Inventory, reference_inventory
 from completedp.scale import Scale
 
@@ -267,26 +268,15 @@ class SearchConfig:
     """Where and how to search. Bounds are in octaves (log2 of the multiplier of the preset's value; for
     β of 1-β) to either side: `global_octaves` for the global values, `module_octaves` for a module type's
     and a depth's multiplier of the global one. `frozen` kinds stay at the preset's values.
-    `global_share` of the search trials goes to the global arm. `stopping` is when per-module trials are
-    ended early: `none`, or `rungs`."""
+    `global_share` of the search trials goes to the global arm."""
 
     strategy: str = "trust-region-bo"
-    stopping: str = "none"
     global_share: float = 0.25
     global_octaves: Mapping[str, float] = field(default_factory=dict)
     module_octaves: Mapping[str, float] = field(default_factory=dict)
     frozen: tuple[str, ...] = ()
 
     LARGEST_OCTAVES: ClassVar[float] = 32  # 2^32 to either side: beyond any float's use
-
-    # Learning rates and ε live on wide log scales; 1-β beyond 8 x and init beyond 16 x were never useful
-    # in the prototype, while q's lr and init did reach 1/16.
-    GLOBAL_OCTAVES: ClassVar[Mapping[str, float]] = {
-        "lr": 4, "weight_decay": 4, "beta1": 2, "beta2": 3, "eps": 6, "init_scale": 2, "residual": 2,
-    }  # fmt: skip
-    MODULE_OCTAVES: ClassVar[Mapping[str, float]] = {
-        "lr": 5, "weight_decay": 5, "beta1": 3, "beta2": 4, "eps": 6, "init_scale": 5, "residual": 3,
-    }  # fmt: skip
 
     def __post_init__(self) -> None:
         if not 0 < self.global_share <= 1:
@@ -302,10 +292,8 @@ class SearchConfig:
                         f"{self.LARGEST_OCTAVES}"
                     )
         # The bounds in force are part of the study, whatever a later version's defaults are.
-        for part, defaults in (
-            ("global_octaves", self.GLOBAL_OCTAVES),
-            ("module_octaves", self.MODULE_OCTAVES),
-        ):
+        for i, part in enumerate(("global_octaves", "module_octaves")):
+            defaults = {name: kind.octaves[i] for name, kind in KINDS.items()}
             bounds = {**defaults, **getattr(self, part)}
             object.__setattr__(self, part, {kind: float(o) for kind, o in bounds.items()})
         for kind in self.frozen:
@@ -316,6 +304,17 @@ class SearchConfig:
     def octaves(self, part: Literal["global", "module"], kind: str) -> float:
         """The bound in force for a kind."""
         return (self.global_octaves if part == "global" else self.module_octaves)[kind]
+
+
+def without_stopping(data: Any) -> Any:
+    """The content of a study configuration without `search.stopping`.
+
+    Earlier versions wrote it. Trials are no longer stopped early.
+    """
+    search = data.get("search") if isinstance(data, dict) else None
+    if not isinstance(search, dict) or "stopping" not in search:
+        return data
+    return {**data, "search": {key: value for key, value in search.items() if key != "stopping"}}
 
 
 def _known_kind(path: str, kind: str) -> None:

@@ -1,10 +1,11 @@
-"""The file border: one YAML loader, and files that are replaced atomically."""
+"""Files of ours: the one YAML loader, and atomic replacement."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import io
+import itertools
 import json
 import os
 import re
@@ -19,31 +20,31 @@ import yaml
 from completedp import reading
 from completedp.errors import UserError, clipped, shown
 
-try:  # seven times as fast; absent where PyYAML was built without libyaml
+try:  # seven times as fast; absent if PyYAML was built without libyaml
     from yaml import CSafeLoader as _SafeLoader
 except ImportError:
     from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
 
-# Bytes of a YAML file. A plan of 4096 layers has 12 MB, and is read in seven seconds.
+# Bytes of a YAML file. A plan of 4096 layers has 12 MB and takes seven seconds to read.
 LARGEST_YAML = 1 << 24
-# How the name of a file that is being written ends. A kill leaves it behind: `completedp doctor --repair`.
+# Suffix of a file while it is written. `completedp doctor --repair` removes one that a kill left behind.
 TEMPORARY = ".tmp"
-# Characters that a message quotes of PyYAML's own, which can hold a key of any length.
+# Characters that are quoted of a message of PyYAML, which can hold a key of any length.
 MOST_OF_YAML = 400
 
 
 class _Loader(_SafeLoader):
-    """YAML 1.1 as people mean it: `3e-4` is a number; a date, `010` (there eight) and `1:30` (there ninety)
-    are text; a key given twice is an error."""
+    """YAML 1.1 with three changes. `3e-4` is a number. A date, `010` (eight in YAML) and `1:30` (ninety) are
+    text. A key that is given twice is an error."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        # Depth first, in which PyYAML refuses what contains itself; by default it builds it.
+        # PyYAML refuses a value that contains itself only if it builds depth first, which is not its default.
         return super().construct_object(node, deep=True)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()
         for key_node, _ in node.value:
-            # A merge key (`<<: *name`): what it brings may be given again, which is what it is for.
+            # The keys that a merge key (`<<: *name`) brings may be given again: that is its purpose.
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
             key = self.construct_object(key_node, deep=True)
@@ -57,7 +58,7 @@ class _Loader(_SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes what `_Loader` reads: text that it, or another YAML, would take for a number is quoted."""
+    """Quotes text that `_Loader` or another YAML reader would take for a number."""
 
 
 _NUMBERS = {
@@ -84,7 +85,7 @@ for _name, _pattern in _NUMBERS.items():
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises `UserError` naming the file, and the line where one is at fault."""
+    """The mapping in a YAML file. Raises `UserError` that names the file, and the line if one is at fault."""
     text = reading.read_text(path, LARGEST_YAML)
     try:
         data = yaml.load(text, Loader=_Loader)
@@ -92,46 +93,46 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except yaml.YAMLError as error:
-        said = clipped(" ".join(str(error).split()), MOST_OF_YAML)
-        raise UserError(f"{path}: not valid YAML: {said}") from None
+        text = clipped(" ".join(str(error).split()), MOST_OF_YAML)
+        raise UserError(f"{path}: not valid YAML: {text}") from None
     except RecursionError:
         raise UserError(f"{path}: not valid YAML: nested too deeply") from None
     except (ValueError, LookupError, AttributeError, TypeError) as error:
-        # What PyYAML lets through of a value that is not what its tag or its first characters say.
-        said = clipped(str(error), MOST_OF_YAML)
-        raise UserError(f"{path}: not valid YAML: a value cannot be read ({said})") from None
+        # PyYAML passes these on if a value does not fit its tag or its first characters.
+        text = clipped(str(error), MOST_OF_YAML)
+        raise UserError(f"{path}: not valid YAML: a value cannot be read ({text})") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: expected a mapping at the top, got {type(data).__name__}")
     return data
 
 
 def write_yaml(path: Path, data: Mapping[str, Any]) -> None:
-    """Replace `path` atomically; keys keep their order, so identical data gives identical bytes."""
+    """Replace `path` atomically. Keys keep their order, so identical data gives identical bytes."""
     text = yaml.dump(dict(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
     write_text(path, text)
 
 
 def write_json(path: Path, data: object) -> None:
-    """Replace `path` atomically; a non-finite number is refused (JSON has none)."""
+    """Replace `path` atomically. Raises `ValueError` for a number that is not finite."""
     write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 
 def write_figure(path: Path, figure: Any, dpi: int = 130) -> None:
-    """Replace `path` atomically by a matplotlib figure as PNG; equal figures give equal bytes."""
+    """Replace `path` atomically by a matplotlib figure as PNG. Equal figures give equal bytes."""
     content = io.BytesIO()
-    # No software or date in the file.
+    # Without the name of the software, which changes with its version.
     figure.savefig(content, format="png", dpi=dpi, metadata={"Software": None})
     write_bytes(path, content.getvalue())
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write to a temporary file beside `path`, fsync, and rename over it."""
+    """Replace `path` atomically by text, as `write_bytes` does."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def check_place(path: Path) -> None:
-    """Make the folder that `path` is to stand in. Raises `UserError` where nothing can be written there:
-    before a measurement rather than after it."""
+    """Make the folder of `path`. Raises `UserError` if nothing can be written there, so that a measurement
+    fails before its start and not at its end."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
@@ -143,7 +144,10 @@ def check_place(path: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """As `write_text`. Raises `UserError` where it cannot be written; what was there then stays."""
+    """Write to a temporary file beside `path`, fsync, and rename it to `path`.
+
+    Raises `UserError` if that fails. The old content then stays.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(
@@ -166,15 +170,21 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """An `OSError` from within says that `path` cannot be written, and how to go on."""
+    """Turn an `OSError` from within into a `UserError`: `path` cannot be written, and how to go on."""
     try:
         yield
     except OSError as error:
         raise _unwritable(path, error) from None
 
 
+def free_name(path: Path, word: str) -> Path:
+    """The first of `<name>.<word>-1`, `-2`, … beside `path` that is not taken."""
+    names = (path.with_name(f"{path.name}.{word}-{n}") for n in itertools.count(1))
+    return next(name for name in names if not os.path.lexists(name))
+
+
 def is_full(error: OSError) -> bool:
-    """Whether a disk, or the user's share of it, has no room left."""
+    """Whether the disk, or the user's share of it, is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 

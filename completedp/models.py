@@ -15,6 +15,7 @@ from completedp import flops, trust
 from completedp.config import ExternalModel, Model, ModelConfig
 from completedp.errors import UserError
 from completedp.hparams import HParams
+from completedp.kinds import KINDS
 from completedp.modules import Inventory
 
 # Kind → where its `ModelKind` is. Imported on first use: a run of the reference model loads no adapter.
@@ -157,7 +158,7 @@ def check_types(hparams: HParams, inventory: Inventory) -> None:
         {
             t
             for kind, by_type in hparams.types.items()
-            if kind != "residual"
+            if KINDS[kind].scope == "tensor"
             for t, value in by_type.items()
             if t not in have and value != 1.0
         }

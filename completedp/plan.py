@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from completedp import files, validation
 from completedp.config import SCHEMA, DataConfig, Model, ModelConfig, TrainConfig
 from completedp.models import reference_model
-from completedp.resolved import Resolved, TensorRow
+from completedp.optimizer import TensorRow
+from completedp.resolved import Resolved
 from completedp.rules import RuleOptions
 from completedp.scale import Ratios, Scale
 
@@ -45,6 +46,7 @@ class Plan:
     output_multiplier: float = 1.0
     which: Literal["tuned", "baseline"] = "tuned"
     corpus: str | None = None
+    coefficients: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     kind: Literal["plan"] = "plan"
     schema: Literal[1] = SCHEMA
 
@@ -52,7 +54,10 @@ class Plan:
     def resolved(self) -> Resolved:
         """The values as the training loop takes them."""
         return Resolved(
-            tensors=self.tensors, residual=self.residual, output_multiplier=self.output_multiplier
+            tensors=self.tensors,
+            residual=self.residual,
+            output_multiplier=self.output_multiplier,
+            coefficients=self.coefficients,
         )
 
     @property
@@ -73,8 +78,10 @@ class Plan:
         data = dataclasses.asdict(self)
         data["tensors"] = [dict(row) for row in data["tensors"]]
         data["residual"] = {branch: list(c) for branch, c in self.residual.items()}
-        if self.corpus is None:
-            del data["corpus"]
+        data["coefficients"] = {name: list(c) for name, c in self.coefficients.items()}
+        for name in ("corpus", "coefficients"):
+            if not data[name]:
+                del data[name]
         first = ("schema", "kind", "parameterization", "options", "scale", "ratios")
         return {name: data[name] for name in (*first, *(k for k in data if k not in first))}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,13 @@ from typing import Any
 from completedp import files
 from completedp.config import check_together
 from completedp.errors import UserError, located
+from completedp.kinds import POSITIVE
 from completedp.models import grown_inventory, parameter_count, training_flops
-from completedp.modules import BRANCHES, FUSED, TensorSpec
+from completedp.modules import FUSED, TensorSpec
+from completedp.optimizer import TensorRow
 from completedp.plan import Plan
-from completedp.resolved import LARGEST_FLOAT32, TensorRow
 from completedp.rules import PARAMETERIZATIONS
 from completedp.scale import Scale
-
-# A smaller ε loses its digits in float32, then all; a larger lr than any is inf there.
-_FLOAT32_SMALLEST = 2.0**-126
 
 
 def read_plan(path: Path) -> Plan:
@@ -81,22 +78,16 @@ def _check_tensors(plan: Plan) -> None:
                 f"tensors.{i}: {row.name} is {row.module_type!r} of layer {row.layer}; expected "
                 f"{module_type!r} of layer {spec.layer}"
             )
-        _check_row(row, spec)
+        row.check_planned()
+        _check_init(row, spec)
     if expected:
         raise UserError(f"tensors: {next(iter(expected))} is missing; add its row")
 
 
 def _check_multipliers(plan: Plan) -> None:
-    if set(plan.residual) != set(BRANCHES):
-        raise UserError(f"residual has {sorted(plan.residual)}; expected {sorted(BRANCHES)}")
-    for branch, coefficients in plan.residual.items():
-        if len(coefficients) != plan.model.depth:
-            raise UserError(
-                f"residual.{branch} has {len(coefficients)} numbers; expected {plan.model.depth}, one a layer"
-            )
-        for layer, c in enumerate(coefficients):
-            _check_number(f"residual.{branch}.{layer}", c, lowest=0, open_=True)
-    _check_number("output_multiplier", plan.output_multiplier, lowest=0, open_=True)
+    """The coefficients of each kind, and the multiplier on the logits."""
+    plan.resolved.check_coefficients(plan.model.depth)
+    _check_positive("output_multiplier", plan.output_multiplier)
 
 
 def _expected(rows: tuple[TensorRow, ...], specs: Mapping[str, TensorSpec]) -> dict[str, str]:
@@ -111,27 +102,9 @@ def _expected(rows: tuple[TensorRow, ...], specs: Mapping[str, TensorSpec]) -> d
     return expected
 
 
-def _check_row(row: TensorRow, spec: TensorSpec) -> None:
-    """The bounds of `torch.optim.AdamW`, an ε and lr that float32 holds, and the init of its role."""
-    for name in ("lr", "eps"):
-        _check_number(f"{row.name}: {name}", getattr(row, name), lowest=0, open_=True)
-    if row.lr > LARGEST_FLOAT32:
-        raise UserError(f"{row.name}: lr is {row.lr}; expected at most {LARGEST_FLOAT32:.8g}")
-    if row.eps < _FLOAT32_SMALLEST:
-        raise UserError(f"{row.name}: eps is {row.eps}; expected at least {_FLOAT32_SMALLEST:.8g}")
-    for name in ("weight_decay", "beta1", "beta2"):
-        _check_number(f"{row.name}: {name}", getattr(row, name), lowest=0)
-    for name in ("beta1", "beta2"):
-        if getattr(row, name) >= 1:
-            raise UserError(
-                f"{row.name}: {name} is {getattr(row, name)}; expected a number below 1"
-            )
-    _check_init(row, spec)
-
-
 def _check_init(row: TensorRow, spec: TensorSpec) -> None:
     if spec.is_weight and row.init_std is not None:
-        _check_number(f"{row.name}: init_std", row.init_std, lowest=0, open_=True)
+        _check_positive(f"{row.name}: init_std", row.init_std)
     elif spec.is_weight:
         raise UserError(f"{row.name}: init_std is missing; expected a number above 0 for a weight")
     elif row.init_std is not None:
@@ -142,7 +115,6 @@ def _check_init(row: TensorRow, spec: TensorSpec) -> None:
         )
 
 
-def _check_number(path: str, value: float, *, lowest: float, open_: bool = False) -> None:
-    if not math.isfinite(value) or value < lowest or (open_ and value == lowest):
-        bound = f"{'above' if open_ else 'not below'} {lowest:g}"
-        raise UserError(f"{path} is {value}; expected a finite number {bound}")
+def _check_positive(path: str, value: float) -> None:
+    if not POSITIVE.is_right(value):
+        raise UserError(f"{path} is {value}; expected {POSITIVE.expected}")

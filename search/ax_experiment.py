@@ -1,97 +1,137 @@
-"""The Ax experiment of a study: one adapter, whatever the strategy.
+"""The Ax experiment of a study: one `Client` that proposes the search trials and learns their outcomes.
 
-Ax's own de-duplication silently falls back to Sobol over the whole box, so it is off; a diverged trial is
-marked failed, a set-aside one abandoned, and no non-finite number ever reaches Ax (`inf` poisons it).
+A diverged trial is marked failed. A trial that was set aside is marked abandoned. No non-finite number may
+reach Ax, because `inf` would spoil its data.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-logging.disable(logging.INFO)  # Ax announces its storage when it is imported
+logging.disable(logging.INFO)  # Ax announces its storage on import
 from ax.api.client import Client
 from ax.api.configs import RangeParameterConfig
-from ax.core.data import Data
-from ax.core.experiment import Experiment
 from ax.core.types import TParameterization
-from ax.generation_strategy.external_generation_node import ExternalGenerationNode
 from ax.generation_strategy.generation_strategy import GenerationStrategy
 from ax.utils.common.logger import set_stderr_log_level
 
 logging.disable(logging.NOTSET)
-# Not Ax's loggers one by one: another thread may be making loggers while Ax walks over all there are.
+# Not logger by logger: another thread may be making loggers while Ax walks over all of them.
 set_stderr_log_level(logging.WARNING)
+from completedp import files
+from completedp.runs.journal import TrialRecord
 from search.space import Space
+from search.strategies import strategy_named
+from search.strategies.node import StrategyNode
+from search.study import Study
 
 METRIC = "loss"
-Ask = Callable[[], Mapping[str, float]]
 
 
-class _StrategyNode(ExternalGenerationNode):  # type: ignore[misc]
-    """Asks the study for the next point; the study's history, not Ax's, is what its strategy sees."""
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """The part of a study that one proposal is about.
 
-    def __init__(self, ask: Ask) -> None:
-        super().__init__(name="completedp", should_deduplicate=False)
-        self._ask = ask
+    `free` names the coordinates that move. `fixed` holds values of others; the rest is 0. `trials` are the
+    numbers of the trials that the strategy sees, oldest first. The first of them is its start.
+    """
 
-    def update_generator_state(self, experiment: Experiment, data: Data) -> None:
-        """Nothing to keep: a proposal is a function of the study's seed and journal."""
-
-    def get_next_candidate(self, pending_parameters: list[TParameterization]) -> TParameterization:
-        return dict(self._ask())
+    phase: str
+    free: Sequence[str]
+    fixed: Mapping[str, float]
+    trials: Sequence[int]
 
 
 class AxExperiment:
-    """Ask and tell on one `Client`. Trials are numbered by the study; Ax's own indices stay inside."""
+    """The study's search trials in Ax. Callers use the study's trial numbers, never Ax's own."""
 
-    def __init__(self, space: Space, ask: Ask) -> None:
-        self._names = [c.name for c in space.coordinates]
-        self._ask = ask
+    def __init__(self, study: Study) -> None:
+        """Register every search trial of the journal with its outcome.
+
+        Raises `UserError` if the journal's values do not belong to the study's space.
+        """
+        self._space = Space.from_config(study.spec.config)
+        self._strategy = strategy_named(study.spec.config.search.strategy)
+        self._seed = study.spec.seed
+        self._names = [c.name for c in self._space.coordinates]
         self._index: dict[int, int] = {}
         self._client = Client()
         self._client.configure_experiment(
-            name="completedp",
+            name=study.spec.name,
             parameters=[
                 RangeParameterConfig(
                     name=_ax_name(c.name), bounds=(-c.octaves, c.octaves), parameter_type="float"
                 )
-                for c in space.coordinates
+                for c in self._space.coordinates
             ],
         )
         self._client.configure_optimization(objective=f"-{METRIC}")
-        self._client.set_generation_strategy(
-            GenerationStrategy(name="completedp", nodes=[_StrategyNode(self._ask_full)])
-        )
+        for record in study.of_phase("global", "module"):
+            self._space.check(record.values, f"trial {record.trial}")
+            full = {_ax_name(name): record.values.get(name, 0.0) for name in self._names}
+            self._register(record.trial, record.phase, self._client.attach_trial(parameters=full))
+            self.tell(record)
 
-    def _ask_full(self) -> dict[str, float]:
-        values = self._ask()
-        return {_ax_name(name): values.get(name, 0.0) for name in self._names}
-
-    def ask(self, trial: int) -> dict[str, float]:
-        """The strategy's next point, registered as `trial`."""
-        ((index, parameters),) = self._client.get_next_trials(max_trials=1).items()
+    def _register(self, trial: int, phase: str, index: int) -> None:
         self._index[trial] = index
+        self._client._experiment.trials[index].update_run_metadata({"trial": trial, "phase": phase})
+
+    def ask(self, trial: int, view: View) -> dict[str, float]:
+        """The strategy's next point, registered as `trial`: every coordinate's octaves."""
+        node = _ViewNode(self, trial, view)
+        self._client.set_generation_strategy(GenerationStrategy(name=node.name, nodes=[node]))
+        held = {
+            _ax_name(name): view.fixed.get(name, 0.0)
+            for name in self._names
+            if name not in view.free
+        }
+        trials = self._client.get_next_trials(max_trials=1, fixed_parameters=held)
+        ((index, parameters),) = trials.items()
+        self._register(trial, view.phase, index)
         return {name: float(parameters[_ax_name(name)]) for name in self._names}
 
-    def attach(self, trial: int, values: Mapping[str, float]) -> None:
-        """Register a trial that the journal already holds."""
-        full = {_ax_name(name): values.get(name, 0.0) for name in self._names}
-        self._index[trial] = self._client.attach_trial(parameters=full)
+    def tell(self, record: TrialRecord) -> None:
+        """Pass on the outcome of a registered trial. A pending one has none."""
+        index = self._index[record.trial]
+        if record.loss is not None:
+            self._client.complete_trial(index, raw_data={METRIC: record.loss})
+        elif record.status == "diverged":
+            self._client.mark_trial_failed(index, failed_reason=record.reason or "diverged")
+        elif record.status is not None:
+            self._client.mark_trial_abandoned(index)
 
-    def completed(self, trial: int, loss: float) -> None:
-        """Tell a finite loss."""
-        self._client.complete_trial(self._index[trial], raw_data={METRIC: loss})
+    def save(self, path: Path) -> None:
+        """Write a file for `Client.load_from_json_file`, atomically.
 
-    def diverged(self, trial: int, reason: str) -> None:
-        """The hyperparameters' fault: failed."""
-        self._client.mark_trial_failed(self._index[trial], failed_reason=reason)
+        It holds Ax's default generation strategy in place of ours: Ax's storage keeps its own nodes only,
+        and its analyses fit the model of the default one.
+        """
+        self._client.configure_generation_strategy()
+        with tempfile.TemporaryDirectory() as folder:
+            snapshot = Path(folder) / path.name
+            self._client.save_to_json_file(str(snapshot))
+            files.write_bytes(path, snapshot.read_bytes())
 
-    def abandoned(self, trial: int) -> None:
-        """Not the hyperparameters' fault, or stopped early: no data."""
-        self._client.mark_trial_abandoned(self._index[trial])
+
+class _ViewNode(StrategyNode):
+    """The study's node: it shows the strategy the trials of a view and keeps points inside the space."""
+
+    def __init__(self, study: AxExperiment, trial: int, view: View) -> None:
+        super().__init__(study._strategy, study._seed, unit=1.0, name=view.phase)
+        self._study, self._trial, self._view = study, trial, view
+
+    def get_next_candidate(self, pending_parameters: list[TParameterization]) -> TParameterization:
+        shown = [self._trials[self._study._index[trial]] for trial in self._view.trials]
+        parameters = self.proposal(shown, self._trial)
+        kept = [*self._view.free, *self._view.fixed]
+        inside = self._study._space.project({name: parameters[_ax_name(name)] for name in kept})
+        return parameters | {_ax_name(name): octaves for name, octaves in inside.items()}
 
 
 def _ax_name(name: str) -> str:
-    """Ax reads parameter names in expressions, where a dot means an attribute."""
+    """Ax reads parameter names in expressions, in which a dot means an attribute."""
     return name.replace(".", "__")

@@ -1,4 +1,7 @@
-"""The confirmation: best per-module against best global on fresh, paired seeds and the report split."""
+"""The confirmation: the best per-module configuration against the best global one.
+
+Both are trained on fresh, paired seeds and judged on the report split.
+"""
 
 from __future__ import annotations
 
@@ -32,15 +35,17 @@ def diverged_by_arm(confirmations: Sequence[TrialRecord]) -> dict[str, int]:
 
 
 def confirmed_arm(comparison: Comparison | None, diverged: dict[str, int]) -> str:
-    """The arm to hand over: the one that diverged on fewer fresh seeds; of equals the per-module one where it
-    is no worse on average over the pairs, and there are pairs."""
+    """The arm to hand over: the one that diverged on fewer fresh seeds.
+
+    If both diverged on as many, it is the per-module one if there are pairs and it is no worse on average.
+    """
     if diverged["module"] != diverged["global"]:
         return min(ARMS, key=lambda arm: diverged[arm])
     return "module" if comparison is not None and comparison.mean <= 0 else "global"
 
 
 def verdict(comparison: Comparison | None, diverged: dict[str, int]) -> str:
-    """What may be said of the per-module configuration."""
+    """What the confirmation says about the per-module configuration."""
     if diverged["module"] > diverged["global"]:
         return f"no gain: the per-module configuration diverged on {diverged['module']} fresh seeds"
     beside = ""

@@ -1,8 +1,10 @@
-"""What a person sees while a study runs: a live panel on a terminal, one plain line a trial elsewhere."""
+"""The display of a running study: a live panel on a terminal, one plain line a trial elsewhere."""
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Callable
 from typing import Protocol, Self
 
 from rich.console import Console, Group, RenderableType
@@ -13,12 +15,13 @@ from rich.text import Text
 
 from completedp.runs.job import Died, Event, Finished, Progress
 from completedp.runs.journal import TrialRecord
-from search.status import StudyStatus, standing
+from search.phases import phase_named
+from search.status import StudyStatus, status_of
 from search.study import Study
 
 
 class Display(Protocol):
-    """Shown the engine's events; enters and leaves as a context."""
+    """Takes the engine's events; enters and leaves as a context."""
 
     def __enter__(self) -> Self: ...
 
@@ -31,25 +34,23 @@ class Display(Protocol):
         """A line that must stay readable: a warning, a decision."""
 
 
-_STAGES = {
-    "global": "global values",
-    "module": "per-module multipliers",
-    "confirm": "confirmation on fresh seeds",
-}
+OnProgress = Callable[[Event, Study], object]
 
 
-def headline(study: Study) -> dict[str, str]:
-    """The state of a study in a few words each; also what `status` prints."""
-    state = standing(study)
+def status_in_words(study: Study) -> dict[str, str]:
+    """The state of a study in a few words each; `status` prints them too."""
+    state = status_of(study)
     few = {
         "diverged": state.diverged,
         "stopped": state.stopped,
         "set aside": state.set_aside,
         "begun and not ended": state.unfinished,
     }
+    runs = f"{state.done} of {state.budget} done"
+    if state.spent != state.done:
+        runs = f"{state.done} done, as costly as {state.spent:.1f} of {state.budget} proxy runs"
     words = {
-        "runs": f"{state.done} of {state.budget} done"
-        + "".join(f", {count} {what}" for what, count in few.items() if count),
+        "runs": runs + "".join(f", {count} {what}" for what, count in few.items() if count),
         "phase": _phase(state),
     }
     for arm, label in (("global", "best global"), ("module", "best per module")):
@@ -66,11 +67,12 @@ def _phase(state: StudyStatus) -> str:
         return "done"
     if state.stage == "stuck":
         return "stuck: no global trial completed; begin a new study with a lower lr"
-    return f"{_STAGES[state.stage]}, {state.stage_done} of {state.stage_runs}"
+    title = phase_named(state.stage).title
+    return f"{title}, {state.stage_done:.4g} of {state.stage_runs:.4g}"
 
 
 def _lead(state: StudyStatus) -> str:
-    """The incumbent's difference to global: confirmed where that has begun, else as the search sees it."""
+    """The incumbent's difference to global: confirmed if that has begun, else as the search sees it."""
     if (found := state.confirmed) is not None:
         return (
             f"{found['mean']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}] nats over "
@@ -97,7 +99,7 @@ def trial_line(record: TrialRecord, budget: int) -> str:
 
 
 def retry_line(event: Event, study: Study) -> str | None:
-    """That a trial died and is tried again; one given up has its trial line."""
+    """Says that a trial died and is tried again. None for one given up, which has its trial line."""
     if not isinstance(event, Died) or study.trials[event.trial].status is not None:
         return None
     return f"trial {event.trial} died ({event.reason}); it is tried again"
@@ -143,7 +145,7 @@ class LiveDisplay:
         self._console = console
         self._progress: dict[int, Progress] = {}
         self._began = time.monotonic()
-        self._done_before = len(study.trials) - len(study.pending)
+        self._spent_before = float(study.cost(study.ended))
         self._live = Live(
             console=console, get_renderable=self._render, refresh_per_second=2, transient=False
         )
@@ -170,10 +172,10 @@ class LiveDisplay:
 
     def _render(self) -> RenderableType:
         study = self._study
-        done = len(study.trials) - len(study.pending)
+        spent = float(study.cost(study.ended))
         facts = Table.grid(padding=(0, 2))
-        facts.add_row("study", f"{study.spec.name}   time left {self._time_left(done)}")
-        for name, text in headline(study).items():
+        facts.add_row("study", f"{study.spec.name}   time left {self._time_left(spent)}")
+        for name, text in status_in_words(study).items():
             facts.add_row(name, text)
         running = Table.grid(padding=(0, 2))
         for progress in sorted(self._progress.values(), key=lambda p: p.trial):
@@ -183,22 +185,40 @@ class LiveDisplay:
                 f"step {progress.step}/{progress.steps}",
                 f"train loss {progress.loss:.3f}",
             )
-        finished = [t for t in study.trials.values() if t.status is not None]
-        recent = [Text(trial_line(t, study.budget)) for t in finished[-self.RECENT :]]
+        recent = [Text(trial_line(t, study.budget)) for t in study.ended[-self.RECENT :]]
         bar = Table.grid()  # a bar by itself does not end its line
-        bar.add_row(ProgressBar(total=study.budget, completed=done, width=60))
+        bar.add_row(ProgressBar(total=study.budget, completed=spent, width=60))
         return Group(facts, bar, running, *recent)
 
-    def _time_left(self, done: int) -> str:
-        since = done - self._done_before
+    def _time_left(self, spent: float) -> str:
+        since = spent - self._spent_before
         if since < 2:
             return "not yet known"
-        seconds = (time.monotonic() - self._began) / since * (self._study.budget - done)
+        seconds = (time.monotonic() - self._began) / since * (self._study.budget - spent)
         return f"about {seconds / 60:.0f} min" if seconds >= 90 else f"about {seconds:.0f} s"
 
 
-def display_for(study: Study, console: Console) -> Display:
-    """Live on a terminal, plain elsewhere."""
-    if console.is_terminal:
-        return LiveDisplay(study, console)
-    return PlainDisplay(study, console)
+class Callback:
+    """For programs: events go to a function, with the study that already knows of them; lines to the log."""
+
+    def __init__(self, study: Study, on_progress: OnProgress | None) -> None:
+        self._study = study
+        self._on_progress = on_progress
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def event(self, event: Event) -> None:
+        if self._on_progress is not None:
+            self._on_progress(event, self._study)
+
+    def say(self, text: str) -> None:
+        logging.getLogger(__name__).warning(text)
+
+
+def display_on(console: Console) -> Callable[[Study], Display]:
+    """Makes the display of a study: live on a terminal, plain elsewhere."""
+    kind = LiveDisplay if console.is_terminal else PlainDisplay
+    return lambda study: kind(study, console)

@@ -1,10 +1,11 @@
-"""Before anything runs: which preset, what one run costs, and whether that was meant."""
+"""Before anything runs: which preset, how large a budget, and what it will cost."""
 
 from __future__ import annotations
 
 from completedp.config import DataConfig, StudyConfig
 from completedp.errors import UserError
 from completedp.lm import sources
+from completedp.lm.data import Corpus
 from completedp.training.forecast import MOST_EPOCHS, Forecast, mean_seconds
 from search.space import Space
 from search.study import SMALLEST_BUDGET, Study, confirmation_runs
@@ -23,7 +24,7 @@ def check_budget(budget: int) -> None:
 
 
 def choose_preset(device: str, data: DataConfig) -> tuple[str, str]:
-    """The preset for `--preset auto`, and why."""
+    """The preset that `auto` stands for, and the reason."""
     if device == "cpu":
         return "tiny", "there is no GPU: a run must take seconds on one core"
     size = sources.size(data.source)
@@ -42,7 +43,7 @@ def choose_preset(device: str, data: DataConfig) -> tuple[str, str]:
 def forecast(
     config: StudyConfig, *, runs: int, workers: int, train_tokens: int | None, device: str
 ) -> Forecast:
-    """`train_tokens` the data has, where that is known."""
+    """What `runs` runs will cost. `train_tokens`: in the data, None if that is not known."""
     return Forecast(
         runs=runs,
         workers=workers,
@@ -51,7 +52,7 @@ def forecast(
     )
 
 
-def describe(study: Study, cost: Forecast) -> list[str]:
+def describe(study: Study, corpus: Corpus | None, cost: Forecast) -> list[str]:
     """The lines printed before a search starts or goes on."""
     config, budget = study.spec.config, study.budget
     space = Space.from_config(config)
@@ -66,7 +67,9 @@ def describe(study: Study, cost: Forecast) -> list[str]:
         a_run = f"about {cost.seconds_per_run:.0f} s"
     epochs = "" if cost.epochs is None else f"{cost.epochs:.2f} epochs, "
     frozen = f" (frozen: {', '.join(config.search.frozen)})" if config.search.frozen else ""
+    loop = f"what {config.train.loop} reads"
     return [
+        f"data: {loop if corpus is None else corpus.summary(config.data.source)}",
         f"space: {len(space.part('global'))} global values, {len(space.part('type'))} module-type and "
         f"{len(space.part('depth'))} depth multipliers{frozen}",
         f"budget: {budget} runs = {on_global} global + {searching - on_global} per module + "

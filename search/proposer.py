@@ -2,89 +2,61 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
-import numpy as np
-
-from completedp.errors import UserError
 from completedp.hparams import HParams
-from completedp.runs.job import Job, Outcome, Rung
+from completedp.runs.job import Job, Outcome
 from completedp.runs.journal import TrialRecord, finished_record
-from completedp.seeds import derive_seed
-from search.ax_experiment import AxExperiment
-from search.confirm import ARMS
-from search.space import Coordinate, Space
-from search.stopping import Curve, forecast, stopping_named
-from search.strategies import History, Observation, strategy_named
-from search.study import Study, confirmation_runs
-
-# More than a round of confirmation has, so that every round has seeds of its own.
-MOST_SEEDS = 1000
+from completedp.scale import Ratios
+from search.ax_experiment import AxExperiment, View
+from search.phases import SearchPhase, Split, TrialSpec, all_over, current_phase
+from search.space import Space
+from search.study import Study
 
 Append = Callable[[Mapping[str, Any]], None]
-CurveOf = Callable[[int], Curve]
 
 
 class JobFactory(Protocol):
     """How a trial becomes a job: which task with which arguments."""
 
     def __call__(
-        self, trial: int, hparams: HParams, seed: int, split: Literal["select", "report"]
+        self, trial: int, hparams: HParams, seed: int, split: Split, ratios: Ratios
     ) -> Job: ...
 
 
 class Proposer:
     """The engine's source of jobs for one study.
 
-    A proposal is a pure function of the study's seed and its journal, and where trials are stopped early of
-    the curves of the trials before it too (`curve_of`): nothing else is kept. Search trials share one seed,
-    so that their differences are those of the hyperparameters; confirmations take fresh ones.
+    A proposal is a pure function of the study's seed and its journal: nothing else is kept.
     """
 
-    def __init__(
-        self, study: Study, append: Append, make_job: JobFactory, curve_of: CurveOf
-    ) -> None:
+    def __init__(self, study: Study, append: Append, make_job: JobFactory) -> None:
+        study.check_goes_on()
         self.study = study
         self._append = append
         self._make_job = make_job
-        self._curve_of = functools.cache(curve_of)
-        self._stopping = stopping_named(study.spec.config.search.stopping)
         self._space = Space.from_config(study.spec.config)
-        self._strategy = strategy_named(study.spec.config.search.strategy)
-        self._ax = AxExperiment(self._space, self._propose)
-        self._waiting = [t.trial for t in study.pending]
-        for record in study.of_phase("global", "module"):
-            self._space.check(record.values, f"trial {record.trial}")
-            self._ax.attach(record.trial, record.values)
-            self._tell(record)
+        self._ax = AxExperiment(study)
+        self._waiting = list(study.pending)
 
     @property
     def done(self) -> bool:
-        """Every run of the budget has finished or been set aside."""
-        return len(self.study.trials) >= self.study.budget and not self.study.pending
+        """Whether every phase is over, and every trial has finished or been set aside."""
+        return all_over(self.study) and not self.study.pending
 
     def next(self) -> Job | None:
-        """The next job: an interrupted one again, a proposal, or a confirmation run."""
+        """The next job: that of an interrupted trial again, or of a new one."""
         if self._waiting:
-            record = self.study.trials[self._waiting.pop(0)]
-        elif len(self.study.trials) >= self.study.budget:
-            return None
-        elif not self.study.search_proposed:
-            if self._at_the_border and self._pending("global"):
-                return None  # the centre of the per-module phase is not known yet
-            record = self._search_trial()
-        elif self._pending("global", "module"):
-            return None  # the incumbents are not known yet
+            spec: TrialSpec | None = TrialSpec.of(self._waiting.pop(0))
         else:
-            record = self._confirmation_trial()
-        split: Literal["select", "report"] = "report" if record.phase == "confirm" else "select"
-        hparams = self._space.to_hparams(record.values)
-        job = self._make_job(record.trial, hparams, record.seed, split)
-        rungs = tuple(Rung(**rung) for rung in record.extra.get("rungs", ()))
-        return dataclasses.replace(job, rungs=rungs)
+            spec = current_phase(self.study).next(self.study, self._ask)
+            if spec is not None:
+                self._record(spec.to_record())
+        if spec is None:
+            return None
+        hparams = self._space.to_hparams(spec.values)
+        return self._make_job(spec.trial, hparams, spec.seed, spec.split, ratios=spec.ratios)
 
     def finished(self, outcome: Outcome) -> None:
         """Record an outcome."""
@@ -101,129 +73,20 @@ class Proposer:
         self.study.add(record)
 
     def _tell(self, record: TrialRecord) -> None:
-        if record.phase == "confirm":
-            return  # Ax knows the select split only
-        if record.status == "completed":
-            assert record.loss is not None
-            self._ax.completed(record.trial, record.loss)
-        elif record.status == "diverged":
-            self._ax.diverged(record.trial, record.reason or "diverged")
-        elif record.status is not None:
-            self._ax.abandoned(record.trial)
+        if record.phase != "confirm":  # Ax knows the select split only
+            self._ax.tell(record)
 
-    @property
-    def _at_the_border(self) -> bool:
-        """Whether the next search trial is the first per-module one."""
-        return self.study.next_phase == "module" and not self.study.of_phase("module")
+    def _ask(self, phase: SearchPhase) -> dict[str, float]:
+        """The next trial's values: those that the phase moves, and those that it takes from its centre.
 
-    def _pending(self, *phases: str) -> bool:
-        return any(t.phase in phases for t in self.study.pending)
-
-    def _search_trial(self) -> TrialRecord:
-        trial = len(self.study.trials)
-        phase = self.study.next_phase
-        if self._at_the_border:
-            self.arms()  # refuses to go on from nothing
-        values = self._ax.ask(trial)
-        rungs = self._rungs() if phase == "module" else ()
-        kept = [c.name for c in self._space.coordinates if phase == "module" or c.part == "global"]
-        return self._proposed(
-            trial=trial,
-            values={name: values[name] for name in kept},
-            phase=phase,
-            seed=derive_seed(self.study.spec.seed, "search"),
-            **({"rungs": [dataclasses.asdict(rung) for rung in rungs]} if rungs else {}),
-        )
-
-    def _rungs(self) -> tuple[Rung, ...]:
-        """On record with the proposal, so that a resumed trial has the same."""
-        ended = [t for t in self.study.of_phase("module") if t.status in ("completed", "stopped")]
-        return self._stopping.rungs([self._curve_of(t.trial) for t in ended])
-
-    def _proposed(self, **record: Any) -> TrialRecord:
-        self._record({"event": "proposed", **record})
-        return self.study.trials[record["trial"]]
-
-    def _propose(self) -> Mapping[str, float]:
-        """The strategy's point for the trial about to be numbered."""
-        phase, trial = self.study.next_phase, len(self.study.trials)
-        rng = np.random.default_rng([self.study.spec.seed, trial])
-        if phase == "global":
-            fixed: Mapping[str, float] = {}
-            moving = self._space.part("global")
-        else:
-            centre = self.study.centre
-            assert centre is not None, "the border was passed with a global incumbent"
-            fixed = centre.values
-            moving = self._space.part("type", "depth")
-        point_D = self._strategy.propose(self._arena(moving, phase), rng)
-        proposed = {c.name: float(x) for c, x in zip(moving, point_D, strict=True)}
-        return self._space.project({**fixed, **proposed})
-
-    def _arena(self, moving: tuple[Coordinate, ...], phase: str) -> History:
-        bounds_D = np.array([c.octaves for c in moving])
-        centre = self.study.centre if phase == "module" else None
-        seen = [centre] if centre else []
-        trials = self.study.of_phase(phase)
-        observations = [
-            Observation(
-                point_D=np.array([t.values.get(c.name, 0.0) for c in moving]),
-                status=t.status or "pending",
-                loss=t.loss,
-                forecast=self._forecast(t, trials) if t.status == "stopped" else None,
-            )
-            for t in seen + trials
-        ]
-        return History(
-            seed=self.study.spec.seed,
-            lower_D=-bounds_D,
-            upper_D=bounds_D,
-            start_D=np.zeros(len(moving)),
-            observations=observations,
-        )
-
-    def _forecast(self, stopped: TrialRecord, trials: Sequence[TrialRecord]) -> float | None:
-        finished = [(self._curve_of(t.trial), t.loss) for t in trials if t.loss is not None]
-        return forecast(self._curve_of(stopped.trial), finished)
-
-    def _confirmation_trial(self) -> TrialRecord:
-        """Both arms of a seed one after the other, so that an interrupted study holds whole pairs."""
-        arms = self.arms()
-        number = len(self.study.confirmations)
-        assert number < confirmation_runs(self.study.budget)
-        names = list(arms)
-        arm = names[number % len(names)]
-        return self._proposed(
-            trial=len(self.study.trials),
-            values=dict(arms[arm].values),
-            phase="confirm",
-            seed=derive_seed(
-                self.study.spec.seed,
-                "confirm",
-                MOST_SEEDS * self.study.round + number // len(names),
-            ),
-            arm=arm,
-            of=arms[arm].trial,
-            round=self.study.round,
-        )
-
-    def arms(self) -> dict[str, TrialRecord]:
-        """The incumbents to confirm, by arm; a study without a per-module phase has only the global one."""
-        best = {arm: self.study.best(arm) for arm in ARMS}
-        arms = {arm: record for arm, record in best.items() if record is not None}
-        if "global" not in arms:
-            tried = self.study.of_phase("global")
-            diverged = [t.reason for t in tried if t.status == "diverged"]
-            if diverged:
-                reason = diverged[0]
-                advice = (
-                    "begin a new study from a preset with a lower values.lr or narrower "
-                    "search.global_octaves: this one keeps its own"
-                )
-            else:
-                reason = tried[0].reason
-                advice = "their workers died: mend that, then begin a new study"
-            raise UserError(
-                f"none of the {len(tried)} global trials completed (the first: {reason}); {advice}"
-            )
-        return arms
+        Losses at different scales cannot be compared, so the strategy sees trials at the scale of the next.
+        """
+        centre, ratios = phase.centre(self.study), phase.ratios(self.study)
+        free = [c.name for c in self._space.part(*phase.free)]
+        fixed = centre.values if centre else {}
+        trials = [*([centre] if centre else []), *self.study.of_phase(phase.name)]
+        seen = [t.trial for t in trials if t.ratios == ratios]
+        view = View(phase=phase.name, free=free, fixed=fixed, trials=seen)
+        values = self._ax.ask(len(self.study.trials), view)
+        kept = {*free, *fixed}
+        return {c.name: values[c.name] for c in self._space.coordinates if c.name in kept}

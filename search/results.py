@@ -1,12 +1,14 @@
-"""The honest end of a study: the recipe, and what to say of it."""
+"""The end of a study: its recipe and its summary."""
 
 from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from completedp.recipe import Recipe
+from completedp.runs.journal import TrialRecord
 from completedp.seeds import derive_seed
 from completedp.stats import compare
 from search.confirm import ARMS, confirmed_arm, diverged_by_arm, losses_by_arm, verdict
@@ -19,8 +21,8 @@ PARAMETERIZATION = "completed-p"
 def build_recipe(study: Study) -> Recipe:
     """The recipe of a study whose confirmation has ended.
 
-    Holds the per-module configuration if it is confirmed (`confirmed_arm`). Else the global one stands in
-    both places, as `provenance.chosen` says.
+    It holds the per-module configuration if that is confirmed (`confirmed_arm`). Otherwise the global one
+    stands in both places, and `provenance.chosen` says so.
     """
     config = study.spec.config
     space = Space.from_config(config)
@@ -28,9 +30,13 @@ def build_recipe(study: Study) -> Recipe:
     baseline = best["global"]
     assert baseline is not None, "a study without a global incumbent does not confirm"
     losses = losses_by_arm(study.confirmations)
-    comparison = compare(losses["global"], losses["module"])
-    diverged = diverged_by_arm(study.confirmations)
-    tuned = best[confirmed_arm(comparison, diverged)] or baseline
+    chosen, confirmed = _judged(study.confirmations)
+    if best["module"] is None:
+        confirmed["verdict"] = "nothing to compare: no per-module trial completed"
+    tuned = best[chosen] or baseline
+    judged = (_judged(study.confirmations_of(number)) for number in range(study.round))
+    # Who raises the budget until there is a gain should be seen to. A round may have confirmed nothing.
+    earlier = [found for _, found in judged if found]
     provenance: dict[str, Any] = {
         "chosen": tuned.phase,
         "trials": {"global": baseline.trial, "chosen": tuned.trial},
@@ -50,12 +56,8 @@ def build_recipe(study: Study) -> Recipe:
         "data": dict(study.spec.data),
         "confirmed": {
             **{arm: arm_summary(by_seed) for arm, by_seed in losses.items() if by_seed},
-            "difference": comparison.to_dict() if comparison else None,
-            "diverged": diverged,
-            "verdict": verdict(comparison, diverged)
-            if best["module"]
-            else "nothing to compare: no per-module trial completed",
-            **_earlier(study),
+            **confirmed,
+            **({"earlier_rounds": earlier} if earlier else {}),
             "unit": "nats per token, report split",
         },
         "versions": dict(study.spec.versions),
@@ -71,28 +73,21 @@ def build_recipe(study: Study) -> Recipe:
     )
 
 
-def _earlier(study: Study) -> dict[str, Any]:
-    """What was confirmed before the budget was raised, where it was: who raises until there is a gain should
-    be seen to."""
-    rounds = []
-    for number in range(study.round):
-        trials = study.confirmations_of(number)
-        if not trials:
-            continue  # raised before anything was confirmed
-        losses = losses_by_arm(trials)
-        comparison, diverged = compare(losses["global"], losses["module"]), diverged_by_arm(trials)
-        rounds.append(
-            {
-                "difference": comparison.to_dict() if comparison else None,
-                "diverged": diverged,
-                "verdict": verdict(comparison, diverged),
-            }
-        )
-    return {"earlier_rounds": rounds} if rounds else {}
+def _judged(trials: Sequence[TrialRecord]) -> tuple[str, dict[str, Any]]:
+    """The arm that a round's confirmation is for, and what may be said of it; nothing if it has no trials."""
+    if not trials:
+        return "global", {}
+    losses, diverged = losses_by_arm(trials), diverged_by_arm(trials)
+    comparison = compare(losses["global"], losses["module"])
+    return confirmed_arm(comparison, diverged), {
+        "difference": comparison.to_dict() if comparison else None,
+        "diverged": diverged,
+        "verdict": verdict(comparison, diverged),
+    }
 
 
 def arm_summary(by_seed: dict[int, float]) -> dict[str, Any]:
-    """Mean, spread and the losses by seed of one confirmed arm."""
+    """Mean, spread and losses by seed of one confirmed arm."""
     values = list(by_seed.values())
     spread = statistics.stdev(values) if len(values) > 1 else None
     return {
@@ -112,7 +107,7 @@ def outcome_counts(study: Study) -> dict[str, int]:
 
 
 def summarize(study: Study, recipe: Recipe) -> dict[str, Any]:
-    """What a person or a program wants to know of a finished study."""
+    """A finished study in brief, as plain JSON."""
     confirmed = recipe.provenance["confirmed"]
     bytes_per_token = study.spec.data["bytes_per_token"]["report"]
     return {
@@ -138,7 +133,7 @@ def summarize(study: Study, recipe: Recipe) -> dict[str, Any]:
 
 
 def largest_multipliers(recipe: Recipe, count: int = 8) -> list[dict[str, Any]]:
-    """The module-type multipliers furthest from 1, for the reader's eye."""
+    """The module-type multipliers furthest from 1."""
     rows = [
         {"kind": kind, "type": name, "multiplier": multiplier}
         for kind, by_type in recipe.hparams.types.items()

@@ -1,40 +1,42 @@
-"""Where a study stands, in numbers: what `status --json` prints, and what displays put into words."""
+"""Where a study stands, in numbers. `status --json` prints them, displays put them into words."""
 
 from __future__ import annotations
 
 import dataclasses
 import statistics
 from dataclasses import dataclass
-from typing import Any, Literal
+from fractions import Fraction
+from typing import Any
 
 from completedp.stats import compare
 from search.confirm import losses_by_arm
-from search.study import Study, confirmation_runs
-
-Stage = Literal["global", "module", "confirm", "done", "stuck"]
+from search.phases import current_phase
+from search.study import Study
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyStatus:
     """Runs by state, the part of the budget that is being spent, and the incumbents (select split, nats).
 
-    `unfinished`: begun and not ended, at work or interrupted.
-    `stage`: `stuck` where no global trial completed, so that there is nothing to go on from. `stage_done` of
-    `stage_runs`: its trials so far. `confirmed`: the difference per module less global on fresh paired seeds.
-    `lead`: the same of the search's own one seed; `scatter` the standard deviation of the better half of the
-    global trials, which differ in more than noise, so it overstates the uncertainty.
+    `spent`: the cost of the trials that have ended, of `budget`, in proxy runs. `unfinished`: begun and not
+    ended, at work or interrupted. `stage`: a phase, `done`, or `stuck`: no global trial completed, so there
+    is nothing to go on from. `stage_done` of `stage_runs`: the part of the phase's budget that its trials
+    take. `confirmed`: the difference per module less global on fresh paired seeds. `lead`: the same on the
+    search's own seed. `scatter`: the standard deviation of the better half of the global trials. They differ
+    in more than noise, so it overstates the uncertainty.
     """
 
     budget: int
     done: int
+    spent: float
     unfinished: int
     completed: int
     diverged: int
     stopped: int
     set_aside: int
-    stage: Stage
-    stage_done: int
-    stage_runs: int
+    stage: str
+    stage_done: float
+    stage_runs: float
     best: dict[str, dict[str, Any]]
     confirmed: dict[str, Any] | None
     lead: float | None
@@ -45,9 +47,9 @@ class StudyStatus:
         return dataclasses.asdict(self)
 
 
-def standing(study: Study) -> StudyStatus:
-    """Of the journal alone."""
-    trials = list(study.trials.values())
+def status_of(study: Study) -> StudyStatus:
+    """Where the study stands by its journal alone."""
+    trials = study.ended
     count = {
         status: sum(t.status == status for t in trials)
         for status in ("completed", "diverged", "stopped", "set_aside")
@@ -59,7 +61,7 @@ def standing(study: Study) -> StudyStatus:
         assert losses["global"] is not None
         assert losses["module"] is not None
         lead = losses["module"] - losses["global"]
-        finished = sorted(t.loss for t in study.of_phase("global") if t.loss is not None)
+        finished = sorted(t.loss for t in study.completed("global") if t.loss is not None)
         better = finished[: max(2, len(finished) // 2)]
         scatter = statistics.stdev(better) if len(better) > 1 else None
     fresh = losses_by_arm(study.confirmations)
@@ -67,12 +69,13 @@ def standing(study: Study) -> StudyStatus:
     stage, stage_done, stage_runs = _stage(study)
     return StudyStatus(
         budget=study.budget,
-        done=sum(count.values()),
+        done=len(trials),
+        spent=_number(study.cost(trials)),
         unfinished=len(study.pending),
         **count,
         stage=stage,
-        stage_done=stage_done,
-        stage_runs=stage_runs,
+        stage_done=_number(stage_done),
+        stage_runs=_number(stage_runs),
         best={arm: {"loss": record.loss, "trial": record.trial} for arm, record in best.items()},
         confirmed=None if confirmed is None else confirmed.to_dict(),
         lead=lead,
@@ -80,14 +83,21 @@ def standing(study: Study) -> StudyStatus:
     )
 
 
-def _stage(study: Study) -> tuple[Stage, int, int]:
+def _stage(study: Study) -> tuple[str, Fraction, Fraction]:
     if study.done:
-        return "done", study.budget, study.budget
-    tried, per_module = study.of_phase("global"), study.of_phase("module")
-    if not study.search_proposed and study.next_phase == "global":
-        return "global", len(tried), study.global_limit
-    if study.best("global") is None and all(trial.status is not None for trial in tried):
-        return "stuck", len(tried), study.global_limit
-    if study.search_proposed:
-        return "confirm", len(study.confirmations), confirmation_runs(study.budget)
-    return "module", len(per_module), study.search_limit - study.global_limit
+        return "done", Fraction(study.budget), Fraction(study.budget)
+    phase = current_phase(study)
+    tried = study.of_phase("global")
+    if (
+        phase.name != "global"
+        and study.best("global") is None
+        and not any(t.status is None for t in tried)
+    ):
+        return "stuck", study.cost(tried), Fraction(study.global_limit)
+    trials = study.confirmations if phase.name == "confirm" else study.of_phase(phase.name)
+    return phase.name, study.cost(trials), phase.runs(study)
+
+
+def _number(cost: Fraction) -> float:
+    """A whole number if it is one, as it is without trials at other scales."""
+    return int(cost) if cost.denominator == 1 else float(cost)

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any
 
 import completedp
 from completedp import files, reading, validation
-from completedp.config import StudyConfig
+from completedp.config import StudyConfig, without_stopping
 from completedp.errors import UserError, located, shown
 from completedp.reading import Field
 from completedp.runs.journal import TrialRecord, check_study, take, trials
+from completedp.scale import Ratios
+from search.scales import PROXY, cost_at
 
 SMALLEST_BUDGET = 12  # 4 confirmation runs and 8 to search with
-Phase = Literal["global", "module"]
 
 
 def _is_data(value: Any) -> bool:
-    """What is known of a corpus: its digest, and the report split's bytes a token, where there are any."""
+    """A corpus's digest and the report split's bytes per token. Either may be unknown."""
     if not isinstance(value, dict) or not isinstance(value.get("bytes_per_token"), dict):
         return False
     per_token = value["bytes_per_token"].get("report")
@@ -38,13 +41,13 @@ def confirmation_runs(budget: int) -> int:
     return 2 * max(2, min(8, budget // 20))
 
 
-def global_runs(share: float, searching: int) -> int:
+def global_runs(share: float, searching: Fraction) -> int:
     """Search runs of the global arm: its share, and at least the preset's own values and one other."""
     return max(2, round(share * searching))
 
 
 def versions_now() -> dict[str, str]:
-    """What a study's numbers may depend on beside its configuration."""
+    """The versions that a study's numbers may depend on."""
     packages = ("torch", "ax-platform", "botorch", "gpytorch", "scipy", "numpy")
     return {
         "completedp": completedp.__version__,
@@ -55,7 +58,7 @@ def versions_now() -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class StudySpec:
-    """The first record of a journal: what the study is, once and for all."""
+    """The first record of a journal: what does not change in the life of a study."""
 
     name: str
     config: StudyConfig
@@ -79,10 +82,12 @@ class StudySpec:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], where: str) -> StudySpec:
-        """Raises `UserError` where the configuration is not this version's or was edited."""
+        """Raises `UserError` for a configuration that is not this version's or was edited."""
         with located(f"{where}, line 1: the journal is damaged"):
             # First: what another version has written is told by the keys of its configuration.
-            config = validation.validate(StudyConfig, record.get("config"), "config")
+            config = validation.validate(
+                StudyConfig, without_stopping(record.get("config")), "config"
+            )
             if files.digest(record["config"]) != (digest := record.get("digest")):
                 raise UserError(
                     f"the configuration does not match its digest {shown(digest)}; it was edited: begin a "
@@ -96,11 +101,15 @@ class StudySpec:
 
 @dataclass
 class Study:
-    """A study and its trials so far: a view of the journal's records, old and new."""
+    """A study and its trials so far: a view of the journal's records, old and new.
+
+    The budget and all costs are in proxy runs: the training FLOPs of one run at the study's own scale.
+    """
 
     spec: StudySpec
     records: list[dict[str, Any]]
     trials: dict[int, TrialRecord] = field(default_factory=dict)
+    _costs: dict[Ratios, Fraction] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def from_records(cls, records: Sequence[Mapping[str, Any]], where: str) -> Study:
@@ -113,6 +122,17 @@ class Study:
         """Take a record that the journal has just taken."""
         take(self.trials, record)
         self.records.append(dict(record))
+
+    def check_goes_on(self) -> None:
+        """Raises `UserError` for a study of an earlier version that stops its trials early."""
+        if not self.records:
+            return
+        stopping = self.records[0]["config"].get("search", {}).get("stopping", "none")
+        if stopping != "none":
+            raise UserError(
+                f"study {self.spec.name!r} has search.stopping {shown(stopping)}, and this version no longer "
+                "stops trials early; it can be shown, but not gone on with: begin a new study"
+            )
 
     @property
     def budget(self) -> int:
@@ -130,9 +150,24 @@ class Study:
         """Whether the study ended, and its budget was not raised since."""
         return bool(self.records[-1]["event"] == "done")
 
+    def cost_at(self, ratios: Ratios) -> Fraction:
+        """The cost of one trial at that scale."""
+        if ratios not in self._costs:
+            self._costs[ratios] = cost_at(self.spec.config, ratios)
+        return self._costs[ratios]
+
+    def cost(self, records: Iterable[TrialRecord]) -> Fraction:
+        """The cost of these trials together."""
+        return sum((self.cost_at(t.ratios) for t in records), Fraction(0))
+
     def of_phase(self, *phases: str) -> list[TrialRecord]:
         """The trials of these phases in the order they were proposed."""
         return [t for t in self.trials.values() if t.phase in phases]
+
+    @property
+    def searched(self) -> list[TrialRecord]:
+        """The trials of every phase but the confirmation."""
+        return [t for t in self.trials.values() if t.phase != "confirm"]
 
     @property
     def confirmations(self) -> list[TrialRecord]:
@@ -144,10 +179,10 @@ class Study:
         return [t for t in self.of_phase("confirm") if t.extra.get("round") == number]
 
     @property
-    def search_limit(self) -> int:
-        """How many of the budget's runs search."""
-        stale = len(self.of_phase("confirm")) - len(self.confirmations)
-        return self.budget - stale - confirmation_runs(self.budget)
+    def search_limit(self) -> Fraction:
+        """The part of the budget that is for search."""
+        confirmed = self.cost(self.of_phase("confirm")) - self.cost(self.confirmations)
+        return self.budget - confirmed - confirmation_runs(self.budget)
 
     def raised_to(self, budget: int) -> Study:
         """The study as it will be when the budget has been raised."""
@@ -155,23 +190,16 @@ class Study:
 
     @property
     def global_limit(self) -> int:
-        """How many of those belong to the global arm."""
+        """The part of it that is for the global arm."""
         return global_runs(self.spec.config.search.global_share, self.search_limit)
 
-    @property
-    def next_phase(self) -> Phase:
-        """The phase of the next search trial."""
-        return "global" if len(self.of_phase("global")) < self.global_limit else "module"
-
-    @property
-    def search_proposed(self) -> bool:
-        """Whether every search trial has been handed out."""
-        return len(self.of_phase("global", "module")) >= self.search_limit
+    def completed(self, phase: str) -> list[TrialRecord]:
+        """The completed trials of a phase at the study's own scale, whose losses can be compared."""
+        return [t for t in self.of_phase(phase) if t.loss is not None and t.ratios == PROXY]
 
     def best(self, phase: str) -> TrialRecord | None:
         """The completed trial with the lowest loss; the earlier one of equals."""
-        finished = [t for t in self.of_phase(phase) if t.loss is not None]
-        return min(finished, key=lambda t: t.loss or 0.0, default=None)
+        return min(self.completed(phase), key=lambda t: t.loss or 0.0, default=None)
 
     @property
     def centre(self) -> TrialRecord | None:
@@ -181,13 +209,18 @@ class Study:
         trials stay comparable.
         """
         first = min((t.trial for t in self.of_phase("module")), default=len(self.trials))
-        earlier = [t for t in self.of_phase("global") if t.trial < first and t.loss is not None]
+        earlier = [t for t in self.completed("global") if t.trial < first]
         return min(earlier, key=lambda t: t.loss or 0.0, default=None)
 
     @property
     def pending(self) -> list[TrialRecord]:
         """Proposed, neither finished nor set aside."""
         return [t for t in self.trials.values() if t.status is None]
+
+    @property
+    def ended(self) -> list[TrialRecord]:
+        """Finished or set aside."""
+        return [t for t in self.trials.values() if t.status is not None]
 
     def check_raise(self, budget: int) -> None:
         """Raises `UserError` for another total than the present one that is of no use."""
@@ -199,10 +232,8 @@ class Study:
 
     def smallest_raise(self) -> int:
         """The least budget beyond the present one that leaves a run to search with."""
-        used = len(self.trials)
-        budget = max(self.budget + 1, used + 1)
-        while budget - len(self.of_phase("confirm")) - confirmation_runs(budget) <= len(
-            self.of_phase("global", "module")
-        ):
+        confirmed, searched = self.cost(self.of_phase("confirm")), self.cost(self.searched)
+        budget = max(self.budget, math.floor(confirmed + searched)) + 1
+        while budget - confirmed - confirmation_runs(budget) < searched + 1:
             budget += 1
         return budget

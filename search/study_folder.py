@@ -1,21 +1,29 @@
-"""Where studies are on the disk, and which there are. Light: nothing here trains or proposes."""
+"""Where studies are on disk: which there are, how one begins, how it gets more runs.
+
+Light: nothing here trains or proposes.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from completedp import files
 from completedp.errors import UserError
-from completedp.runs.journal import exists, read_records, studies
-from search.study import Study
+from completedp.runs.journal import Journal, exists, read_records, studies
+from completedp.runs.lock import Held, Lock
+from search.study import Study, StudySpec
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_MOMENT = 0.05  # s
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyFolder:
-    """Where a study's files are. Raises `UserError` for a name that is no plain folder name."""
+    """The folder of one study. Raises `UserError` for a name that is no plain folder name."""
 
     root: Path
     name: str
@@ -28,28 +36,59 @@ class StudyFolder:
             )
 
     @property
-    def folder(self) -> Path:
+    def path(self) -> Path:
         return self.root / "studies" / self.name
 
     @property
     def journal(self) -> Path:
-        return self.folder / "journal.jsonl"
+        return self.path / "journal.jsonl"
+
+    @property
+    def curves(self) -> Path:
+        return self.path / "curves"
 
     @property
     def recipe(self) -> Path:
-        return self.folder / "recipe.yaml"
+        return self.path / "recipe.yaml"
 
     @property
     def lock(self) -> Path:
-        return self.folder / "lock"
+        return self.path / "lock"
 
     def read(self) -> Study:
-        """The study as its journal tells it. Raises `UserError` where there is none."""
+        """The study as its journal tells it. Raises `UserError` if there is none."""
         if not exists(self.journal):
             known = study_names(self.root)
             there = f"there are: {', '.join(known)}" if known else "there is none yet"
             raise UserError(f"no study {self.name!r} under {self.root}; {there}")
         return Study.from_records(read_records(self.journal), str(self.journal))
+
+    def check_free(self) -> None:
+        """Raises `UserError` if the folder holds a study already."""
+        if exists(self.journal):
+            raise UserError(
+                f"there is a study {self.name!r} already; go on with it by --resume {self.name}, or give "
+                "another --name"
+            )
+
+    def begin(self, spec: StudySpec) -> bool:
+        """Write `study.yaml`, then the journal, whose first line makes the study exist.
+
+        Returns whether this was done: False if the folder holds a study already.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: cannot be made ({error.strerror}); give another --root"
+            ) from None
+        with Lock(self.lock):
+            if exists(self.journal):
+                return False
+            files.write_yaml(self.path / "study.yaml", spec.config.to_dict())
+            record = dataclasses.replace(spec, name=self.name).to_record()
+            Journal.create(self.journal, record).close()
+        return True
 
 
 def study_names(root: Path) -> list[str]:
@@ -60,6 +99,37 @@ def study_names(root: Path) -> list[str]:
 def free_name(root: Path) -> str:
     """`study-1`, or the first number not taken."""
     number = 1
-    while exists(root / "studies" / f"study-{number}" / "journal.jsonl"):
+    while exists(StudyFolder(root=root, name=f"study-{number}").journal):
         number += 1
     return f"study-{number}"
+
+
+def create(folder: StudyFolder, spec: StudySpec, *, rename: bool = False) -> StudyFolder:
+    """Begin a study, and return its folder.
+
+    If another search has taken the name meanwhile, `rename` takes the next free one. Raises `UserError`
+    without it.
+    """
+    while True:
+        if not rename:
+            folder.check_free()
+        elif exists(folder.journal):
+            folder = StudyFolder(root=folder.root, name=free_name(folder.root))
+        try:
+            if folder.begin(spec):
+                return folder
+        except Held:
+            if not rename:
+                raise
+            time.sleep(_MOMENT)  # until the other one's journal says that the name is taken
+
+
+def raise_budget(folder: StudyFolder, budget: int) -> None:
+    """Give a study a larger total budget. A budget equal to the present one changes nothing."""
+    with Lock(folder.lock):
+        study = folder.read()
+        if budget == study.budget:
+            return
+        study.check_raise(budget)
+        with Journal.open(folder.journal) as journal:
+            journal.append({"event": "budget", "budget": budget})

@@ -6,92 +6,126 @@ import functools
 import os
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal
-
-from rich.console import Console
+from typing import Any
 
 from completedp import files
-from completedp.config import StudyConfig
+from completedp.config import ExternalModel, StudyConfig
 from completedp.errors import UserError
 from completedp.hparams import HParams
-from completedp.models import own_inventory
+from completedp.models import grown_inventory, own_inventory
 from completedp.resolved import resolve
 from completedp.runs import engine
-from completedp.runs.curves import read_curve
 from completedp.runs.job import Event, Executor, Job, Progress
 from completedp.runs.journal import Journal
+from completedp.runs.local import LocalExecutor, default_workers, devices_of
 from completedp.runs.lock import Lock
 from completedp.scale import Ratios
 from completedp.tracking import Tracker
-from completedp.training.jobs import training_job
-from search.display import Display, display_for
+from completedp.training.jobs import training_job, user_paths
+from search.display import Display
 from search.figures import draw
+from search.phases import Split
 from search.proposer import JobFactory, Proposer
+from search.request import Request
 from search.results import build_recipe, summarize
+from search.scales import PROXY, at_scale
 from search.space import Space
 from search.study import Study
 from search.study_folder import StudyFolder
 
+MakeDisplay = Callable[[Study], Display]
 
-def run(
-    place: StudyFolder,
-    executor: Executor,
-    make_job: JobFactory,
+
+def train(
+    request: Request,
+    folder: StudyFolder,
     *,
-    console: Console,
+    workers: int | None,
+    executor: Executor | None,
+    display: MakeDisplay,
     hours: float = 0,
     forecast: float | None = None,
 ) -> dict[str, Any] | None:
-    """Run a study to its end and return its summary, or None where it was interrupted first.
+    """Run the study that was asked for and has begun in `folder`, as `run` does.
 
-    Nothing new is begun after `hours` (0: no limit). `forecast` is how many seconds a run should take, None
-    where nobody knows: a run that hangs is told by it (`completedp.runs.engine`).
+    Its runs train in `workers` processes here (None: one a core or GPU), or in `executor`, which is closed
+    at the end.
     """
-    with Lock(place.lock), Journal.open(place.journal) as journal:
-        study = place.read()
-        display = display_for(study, console)
-        curve_of = functools.partial(read_curve, place.folder / "curves")
-        source = None if study.done else Proposer(study, journal.append, make_job, curve_of)
-        tracker = Tracker(place.root, place.folder, warn=display.say)  # last: it has a thread
-        try:
-            if source is not None and not _run_trials(
-                place, source, executor, display, tracker, hours, forecast
-            ):
-                return None
-            return _finish(place, study, journal)
-        finally:
-            tracker.close()
-
-
-def _run_trials(
-    place: StudyFolder,
-    source: Proposer,
-    executor: Executor,
-    display: Display,
-    tracker: Tracker,
-    hours: float,
-    forecast: float | None,
-) -> bool:
-    ends = time.monotonic() + hours * 3600
-
-    def on_event(event: Event) -> None:
-        display.event(event)
-        if not isinstance(event, Progress):
-            tracker.update()
-
-    with display:
-        return engine.run(
-            source,
+    config, device = request.config, request.device
+    make_job = functools.partial(
+        language_model_job,
+        config,
+        request.cache,
+        device.split(":")[0],
+        digest=folder.read().spec.data.get("digest"),
+    )
+    executor = executor or LocalExecutor(
+        workers or default_workers(device),
+        logs=folder.path / "logs",
+        paths=user_paths(config.model, config.train),
+        devices=devices_of(device),
+    )
+    with closing(executor):
+        return run(
+            folder,
             executor,
-            curves=place.folder / "curves",
-            forecast=forecast,
-            on_event=on_event,
-            interrupted=lambda: hours > 0 and time.monotonic() > ends,
-            on_interrupt=lambda: display.say(
-                "beginning nothing new; what runs is finished first (Ctrl-C: stop at once)"
-            ),
+            make_job,
+            display=display,
+            hours=hours,
+            # Nothing is known beforehand of a loop of the user's.
+            forecast=None if config.train.loop else forecast,
         )
+
+
+def run(
+    folder: StudyFolder,
+    executor: Executor,
+    make_job: JobFactory,
+    *,
+    display: MakeDisplay,
+    hours: float = 0,
+    forecast: float | None = None,
+) -> dict[str, Any] | None:
+    """Run a study to its end and return its summary, or None if it was interrupted first.
+
+    Nothing new is begun after `hours` (0: no limit). `forecast`: how many seconds a run should take, by which
+    one that hangs is told (`completedp.runs.engine`); None if nobody knows.
+    """
+    ends = time.monotonic() + hours * 3600
+    with Lock(folder.lock), Journal.open(folder.journal) as journal:
+        study = folder.read()
+        shown = display(study)
+        source = None if study.done else Proposer(study, journal.append, make_job)
+        tracker = Tracker(folder.root, folder.path, warn=shown.say)  # last: it has a thread
+
+        def on_event(event: Event) -> None:
+            shown.event(event)
+            if not isinstance(event, Progress):
+                tracker.update()
+
+        with closing(tracker):
+            if source is not None:
+                with shown:
+                    done = engine.run(
+                        source,
+                        executor,
+                        curves=folder.curves,
+                        forecast=forecast,
+                        on_event=on_event,
+                        interrupted=lambda: hours > 0 and time.monotonic() > ends,
+                        on_interrupt=lambda: shown.say(
+                            "beginning nothing new; what runs is finished first (Ctrl-C: stop at once)"
+                        ),
+                    )
+                if not done:
+                    return None
+            journal.check()  # a folder that was moved away must not be made anew
+            summary = _write_results(folder, study)
+            if not study.done:
+                journal.append({"event": "done"})
+            return summary
 
 
 def language_model_job(
@@ -101,54 +135,59 @@ def language_model_job(
     trial: int,
     hparams: HParams,
     seed: int,
-    split: Literal["select", "report"],
+    split: Split,
+    ratios: Ratios = PROXY,
     digest: str | None = None,
 ) -> Job:
-    """A run of the study's model at its own scale; `digest` is of its corpus, where that is known."""
+    """A run of the study's model, with the values carried by Complete(d)P to `ratios` of the study's scale.
+
+    `digest`: of the study's corpus, if it is known.
+    """
+    at = at_scale(config, ratios)
+    inventory, base = own_inventory(config.model), {}
+    if ratios != PROXY:
+        inventory = grown_inventory(at.model, config.model, hparams)
+        if isinstance(at.model, ExternalModel):
+            base = {"base": {"width": config.model.width, "depth": config.model.depth}}
     return training_job(
-        config.model,
-        config.data,
-        config.train,
-        resolve(hparams, own_inventory(config.model), Ratios()),
+        at.model,
+        at.data,
+        at.train,
+        resolve(hparams, inventory, at.scale.ratios_to(config.scale)),
         trial=trial,
         seed=seed,
         split=split,
         cache=cache,
         device=device,
         digest=digest,
+        **base,
     )
 
 
-def _finish(place: StudyFolder, study: Study, journal: Journal) -> dict[str, Any]:
-    """Write recipe, summary and figures, then that the study is done."""
-    journal.check()  # a folder that was moved away must not be made anew
-    summary = _write_results(place, study)
-    if not study.done:
-        journal.append({"event": "done"})
-    return summary
+def report(folder: StudyFolder, *, warn: Callable[[str], object]) -> dict[str, Any]:
+    """Write a finished study's results again from its journal, and return the summary.
 
-
-def report(place: StudyFolder, *, warn: Callable[[str], object]) -> dict[str, Any]:
-    """Write a finished study's results again from its journal, and return the summary; where nothing can be
-    written there it is the summary alone, and a warning."""
-    study = place.read()
+    If nothing can be written there, it warns and only returns the summary. Raises `UserError` for a study
+    that is not done.
+    """
+    study = folder.read()
     if not study.done:
         raise UserError(
-            f"study {place.name!r} is not done; go on with it by: completedp search --resume {place.name}"
+            f"study {folder.name!r} is not done; go on with it by: completedp search --resume {folder.name}"
         )
-    if not os.access(place.folder, os.W_OK):
-        warn(f"{place.folder}: cannot be written; recipe and figures are left as they are")
+    if not os.access(folder.path, os.W_OK):
+        warn(f"{folder.path}: cannot be written; recipe and figures are left as they are")
         return summarize(study, build_recipe(study))
-    with Lock(place.lock):
-        return _write_results(place, study)
+    with Lock(folder.lock):
+        return _write_results(folder, study)
 
 
-def _write_results(place: StudyFolder, study: Study) -> dict[str, Any]:
+def _write_results(folder: StudyFolder, study: Study) -> dict[str, Any]:
     recipe = build_recipe(study)
     summary = summarize(study, recipe)
-    recipe.write(place.folder / "recipe.yaml")
-    files.write_json(place.folder / "summary.json", summary)
+    recipe.write(folder.recipe)
+    files.write_json(folder.path / "summary.json", summary)
     best = study.best("module")
     drawn = Space.from_config(study.spec.config).to_hparams(best.values) if best else recipe.hparams
-    draw(study, drawn, place.folder / "figures")
+    draw(study, drawn, folder.path / "figures")
     return summary

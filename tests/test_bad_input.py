@@ -130,7 +130,7 @@ def test_values_and_names_with_their_path_in_the_file(run: Run, tmp_path: Path) 
         tmp_path,
         *arguments,
         path,
-        says="mine.yaml: values.lr is -1.0; expected a number above 0",
+        says="mine.yaml: values.lr is -1.0; expected a finite number above 0",
     )
     path = preset_with(tmp_path, train={"tokens": 1e6})
     refused(
@@ -205,15 +205,15 @@ def small_study(tmp_path: Path) -> StudyFolder:
     """A study of 12 runs at `tiny`, none of them begun."""
     config = load_preset("tiny")
     from completedp.lm.data import prepare
-    from search.begin import create
     from search.study import StudySpec
+    from search.study_folder import create
 
     root = tmp_path / "root"
     corpus = prepare(config.data, config.model.vocab_size, config.train.eval_tokens, root / "data")
-    place = StudyFolder(root=root, name="s")
+    folder = StudyFolder(root=root, name="s")
     data = {"digest": corpus.digest, "bytes_per_token": {"report": 1.0}}
-    create(place, StudySpec(name="s", config=config, seed=0, budget=12, data=data))
-    return place
+    create(folder, StudySpec(name="s", config=config, seed=0, budget=12, data=data))
+    return folder
 
 
 def test_two_writers(run: Run, small_study: StudyFolder) -> None:

@@ -65,8 +65,8 @@ def test_workers_import_torch_and_numpy_only() -> None:
     assert loaded.isdisjoint(set(HEAVY) - {"torch", "numpy"} | {"rich", "pandas", "tokenizers"})
 
 
-# From the ground up. A file imports its own level and lower ones only; a file that is in no room of its own is
-# of the base. `doctor` and `repair` try everything below the command line.
+# From the ground up. A file imports from its own level and lower ones only; a file that is in no room belongs
+# to the base. `doctor` and `repair` try everything below the command line.
 LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"completedp"}),
     frozenset({"completedp.runs"}),

@@ -8,8 +8,9 @@ from torch import nn
 from completedp import auditing
 from completedp.adapters.external import build_model
 from completedp.adapters.parametrized import Parametrized, values_at
-from completedp.auditing import Audit, Planned
+from completedp.auditing import Audit
 from completedp.models import external_model
+from completedp.optimizer import Planned
 from completedp.plan import Plan
 
 
@@ -28,7 +29,7 @@ def audit(
     *,
     schedule: float | None = None,
 ) -> Audit:
-    """Compare every tensor's lr, weight decay, betas and ε in force with `plan`.
+    """Compare every tensor's values in force, and the coefficients of the forward pass, with `plan`.
 
     `plan` is a `Plan`, a `Resolved`, or what `parametrize` returned. Any wrapper may be on the model. Hooked
     multipliers must have run. The coefficients of an external model's plan are expected to be folded, as

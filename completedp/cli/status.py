@@ -1,4 +1,4 @@
-"""The verbs that look at studies and presets, and how a finished study is shown."""
+"""The verbs that show studies and presets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def allow_code_of(config: StudyConfig) -> None:
-    """A study of this root goes on with the code that it was begun with."""
+    """Allow a study of this root the code that it was begun with."""
     from completedp.training.jobs import user_code
 
     for name in user_code(config.model, config.train).values():
@@ -88,14 +88,14 @@ def status(
 
 
 def _state(root: Path, name: str, json: bool, alone: bool) -> dict[str, Any]:
-    """Where a study stands. One among others that cannot be read must not hide them."""
-    from search.display import headline
-    from search.status import standing
+    """Where a study stands. If it is not `alone`, one that cannot be read must not hide the others."""
+    from search.display import status_in_words
+    from search.status import status_of
     from search.study_folder import StudyFolder
 
     try:
         study = StudyFolder(root=root, name=name).read()
-        return standing(study).to_dict() if json else headline(study)
+        return status_of(study).to_dict() if json else status_in_words(study)
     except UserError as error:
         if alone:
             raise
@@ -111,10 +111,10 @@ def report(
     from search import study_run
     from search.study_folder import StudyFolder
 
-    place = StudyFolder(root=root, name=name)
-    allow_code_of(place.read().spec.config)
-    summary = study_run.report(place, warn=lambda text: print_warnings([text]))
-    show_summary(summary, place.recipe, json)
+    folder = StudyFolder(root=root, name=name)
+    allow_code_of(folder.read().spec.config)
+    summary = study_run.report(folder, warn=lambda text: print_warnings([text]))
+    show_summary(summary, folder.recipe, json)
 
 
 def preset(

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from completedp import files, reading
 from completedp.errors import UserError, first_line, shown
 from completedp.lm.parallel import ProcessGroup
+from completedp.optimizer import STATE_KEYS, STEP_KEY
 from completedp.records import build
 from completedp.runs.job import Report, ResumableReport
 from completedp.runs.journal import sync
@@ -35,8 +36,6 @@ _PREFIX = "step-"
 _NAME = re.compile(rf"{_PREFIX}\d{{9,}}")
 _STATE = "state.json"  # the last file written: with it a checkpoint is complete
 _WEIGHTS, _MOMENTS_FILE = "model.safetensors", "optimizer.safetensors"
-# AdamW's whole state of a tensor.
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +142,7 @@ class Checkpoints:
             self.group.assign(tensor, weights[name])
         for name, parameter in _named(optimizer):
             optimizer.state[parameter] = {
-                key: self._moment(key, parameter, moments[f"{name}/{key}"]) for key in _MOMENTS
+                key: self._moment(key, parameter, moments[f"{name}/{key}"]) for key in STATE_KEYS
             }
         return state.step, state.clipped
 
@@ -173,7 +172,7 @@ class Checkpoints:
             ) from None
 
     def _moment(self, key: str, parameter: Tensor, value: Tensor) -> Tensor:
-        if key == "step":  # a number, on every rank
+        if key == STEP_KEY:  # a number, on every rank
             return value.to(parameter.device)
         return self.group.distribute_like(parameter, value)
 
@@ -227,9 +226,9 @@ def _said(tensor: Tensor) -> str:
 
 
 def _check_counts(moments: Mapping[str, Tensor], steps: int) -> None:
-    """AdamW counts its own steps of a tensor: no more than the run has made."""
+    """The optimizer counts its steps of each tensor: no more than the run has made."""
     for name, value in moments.items():
-        if name.endswith("/step") and not 0 <= value.item() <= steps:
+        if name.endswith(f"/{STEP_KEY}") and not 0 <= value.item() <= steps:
             raise UserError(f"{_MOMENTS_FILE}: {name} is {value.item():g}, of {steps} steps")
 
 
@@ -237,9 +236,9 @@ def _like_moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """What a saved moment is like: its parameter, and a number of float32 for the steps."""
     count = torch.zeros((), dtype=torch.float32)
     return {
-        f"{name}/{key}": count if key == "step" else parameter
+        f"{name}/{key}": count if key == STEP_KEY else parameter
         for name, parameter in _named(optimizer)
-        for key in _MOMENTS
+        for key in STATE_KEYS
     }
 
 
@@ -257,5 +256,5 @@ def _named(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
 
 def _moments(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
     for name, parameter in _named(optimizer):
-        for key in _MOMENTS:
+        for key in STATE_KEYS:
             yield f"{name}/{key}", optimizer.state[parameter][key]

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from completedp.config import ModelConfig
+from completedp.kinds import buffer_name, coefficient_kinds, default
 from completedp.lm.loss import cross_entropy
 from completedp.lm.ops import rms_norm, rotary_tables, rotate
 from completedp.resolved import Resolved
@@ -48,13 +49,14 @@ class LanguageModel(nn.Module):
             self.get_buffer(name).copy_(value)
 
     def set_multipliers(self, resolved: Resolved) -> None:
-        """Set the residual coefficients, one per layer and branch, and the logits' multiplier."""
-        for buffer_L, values in (
-            (self.residual_attention_L, resolved.residual["attention"]),
-            (self.residual_ffn_L, resolved.residual["ffn"]),
-        ):
-            assert len(values) == len(buffer_L), "one residual coefficient per layer"
-            buffer_L.copy_(torch.tensor(values, dtype=torch.float64))
+        """Take over the coefficients of the forward pass and the multiplier on the logits. A coefficient that
+        `resolved` leaves out gets its default."""
+        given = resolved.all_coefficients
+        for name, kind in coefficient_kinds().items():
+            buffer = self.get_buffer(buffer_name(name))
+            values = given.get(name, (default(kind.name),) * buffer.numel())
+            assert len(values) == buffer.numel(), "one coefficient per layer, or a single one"
+            buffer.copy_(torch.tensor(values, dtype=torch.float64).view_as(buffer))
         self.output_multiplier.fill_(resolved.output_multiplier)
 
     def hidden(self, tokens_BT: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from completedp import files, validation
-from completedp.config import StudyConfig
-from completedp.errors import UserError, nearest
+from completedp.config import StudyConfig, without_stopping
+from completedp.errors import UserError, nearest, shown
 
 _FOLDER = Path(__file__).parent / "presets"
 
@@ -35,4 +35,11 @@ def load_preset(name_or_path: str) -> StudyConfig:
     Raises `UserError` for an unknown name, an unreadable file, or a wrong key. The error names the key.
     """
     path = preset_path(name_or_path)
-    return validation.validate(StudyConfig, files.read_yaml(path), str(path))
+    data = files.read_yaml(path)
+    content = without_stopping(data)
+    if content != data and data["search"]["stopping"] != "none":
+        raise UserError(
+            f"{path}: search.stopping is {shown(data['search']['stopping'])}; trials are no longer stopped "
+            "early: take the key out"
+        )
+    return validation.validate(StudyConfig, content, str(path))

@@ -28,14 +28,13 @@ from torch import Tensor
 from completedp import reading, trust
 from completedp.auditing import audit
 from completedp.config import DataConfig, Model, ModelConfig, TrainConfig, check_together
-from completedp.errors import UserError, located, shown
+from completedp.errors import UserError, located
 from completedp.lm import schedule
 from completedp.lm.data import Corpus, TrainBatches, eval_windows, prepare
 from completedp.lm.model import LanguageModel
 from completedp.lm.parallel import Loss, join
 from completedp.lm.throughput import Speedometer
 from completedp.models import content_of, kind_of
-from completedp.modules import BRANCHES
 from completedp.optimizer import adamw, initialize
 from completedp.reading import Field
 from completedp.records import build, check_record
@@ -156,7 +155,7 @@ class LanguageModelTask:
 
     def __call__(self, resolved: Resolved, seed: int, report: Report) -> Result:
         train = self.train_config
-        self._check_residual(resolved)
+        resolved.check_coefficients(self.model_config.depth)
         in_force = self.set_values(resolved, seed)
         optimizer = adamw(self.model, in_force)
         done, clipped = 0, torch.zeros((), device=self.device)
@@ -188,16 +187,6 @@ class LanguageModelTask:
         if (bytes_per_token := self.corpus.bytes_per_token(self.split)) is not None:
             metrics["bits_per_byte"] = loss / math.log(2) / bytes_per_token
         return Result(loss=loss, tokens=train.steps * train.batch, metrics=metrics)
-
-    def _check_residual(self, resolved: Resolved) -> None:
-        """Only the coefficients: `initialize` and `adamw` check the rows by name."""
-        depth = self.model_config.depth
-        given = {branch: len(c) for branch, c in resolved.residual.items()}
-        if given != dict.fromkeys(BRANCHES, depth):
-            raise UserError(
-                f"the residual coefficients are of {shown(given)}; expected {depth} of each of "
-                f"{', '.join(BRANCHES)}, one per layer: the values belong to another model"
-            )
 
     def _time(self) -> float:
         """The time in seconds, after the device has finished its work."""

@@ -1,7 +1,7 @@
-"""What diverged means, and the curve of a run: the `Report` every training function is given.
+"""The one definition of divergence, and the curve of a run: the `Report` that a training function is given.
 
-Diverged is defined here and nowhere else: a loss that is not finite, or a smoothed training loss above
-that of a uniform guess after warm-up.
+A run has diverged if a loss is not finite, or if after warm-up the smoothed training loss is above the loss
+of a uniform guess.
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ from typing import Any
 from completedp import reading
 from completedp.errors import UserError, shown
 from completedp.reading import Field
-from completedp.runs.job import CURVE, Diverged, Limits, Rung, Stopped
+from completedp.runs.job import CURVE, Diverged, Limits, Stopped
 
-# The smoothing's horizon in steps: an exponential mean forgets a loss to 1/e over it. At 20 steps the
-# newest loss weighs at most 8 %, so no single spike can carry a healthy run over the threshold; 5 % of a
-# long run, because its spikes last longer and yet recover, and an explosion still ends within about 2 %.
+# The horizon of the smoothing: the steps after which an exponential mean has forgotten a loss to 1/e. At 20
+# steps the newest loss has a weight of at most 8 %, so no single spike carries a healthy run over the
+# threshold. A long run takes 5 % of its steps: its spikes last longer and yet recover. An explosion still
+# ends within about 2 %.
 HORIZON_STEPS = 20
 HORIZON_FRACTION = 0.05
-# One loss counts for at most this many uniform guesses: the smoothed loss then says for how long the run
-# has been lost, not how high a spike was.
+# The largest value of one loss, in uniform guesses: the smoothed loss then shows how long the run has been
+# lost, not how high a spike was.
 CLIP_UNIFORM = 2.0
-# Until this share of the steps, a run that is below where it began is slow, not lost: initial losses lie
-# above a uniform guess, and at 1/64 of a good learning rate a run needs a third of its steps to pass below
+# Until this share of the steps, a run below its first loss is slow, not lost. Initial losses lie above a
+# uniform guess, and at 1/64 of a good learning rate a run needs a third of its steps to get below it
 # (measured on the `tiny` preset).
 SLOW_FRACTION = 0.5
-# Losses after warm-up without which one of them is no trend, of a loop that does not report every step.
+# Fewest losses after warm-up that make a trend, for a loop that does not report every step.
 FEWEST_REPORTS = 5
-# Points kept of a curve: enough for a figure, small beside a run in the journal's folder and in MLflow.
+# Points of a curve: enough for a figure, and few for the disk and MLflow.
 CURVE_POINTS = 200
 
 # A loss on the way is the mean over this share of the run before it: 20 steps of 384 at `tiny`, where one
@@ -53,7 +54,7 @@ _STATE: Mapping[str, Field] = {
 
 
 def stride(steps: int) -> int:
-    """Steps from one point of a curve to the next."""
+    """Steps between two points of a curve."""
     return max(1, math.ceil(steps / CURVE_POINTS))
 
 
@@ -71,8 +72,7 @@ def loss_at(curve: Sequence[tuple[int, float]], fraction: float, steps: int) -> 
 class Monitor:
     """A `ResumableReport`: collects the curve and judges each step.
 
-    `on_step(step, loss)` hears of every finite loss; `should_stop()` true ends the run with `Stopped`, and so
-    does a rung.
+    `on_step(step, loss)` hears of every finite loss; `should_stop()` true ends the run with `Stopped`.
     Raises `Diverged` with the step and the reason, and `UserError` for a step that is before the last one, or
     is no whole number. A run with fewer steps after its warm-up than the
     smoothing's horizon is judged by non-finite losses alone.
@@ -82,13 +82,11 @@ class Monitor:
         self,
         limits: Limits,
         *,
-        rungs: Sequence[Rung] = (),
         on_step: Callable[[int, float], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> None:
         self.step = 0
         self._limits = limits
-        self._rungs = {math.ceil(rung.fraction * limits.steps): rung for rung in rungs}
         self._on_step = on_step
         self._should_stop = should_stop
         self._horizon = max(HORIZON_STEPS, math.ceil(HORIZON_FRACTION * limits.steps))
@@ -103,7 +101,7 @@ class Monitor:
     def __call__(self, step: int, loss: float) -> None:
         loss, before, given = float(loss), self.step, step
         try:
-            step = operator.index(step)  # of numpy's and torch's whole numbers too
+            step = operator.index(step)  # numpy's and torch's whole numbers as well
         except TypeError:
             step = -1
         if step < before:
@@ -120,16 +118,13 @@ class Monitor:
         if step // self._stride > before // self._stride:
             self._keep_point()
         self._judge(step, loss, before)
-        for at, rung in self._rungs.items():
-            if before < at <= step:
-                self._judge_at(rung)
         if self._on_step is not None:
             self._on_step(step, loss)
         if self._should_stop is not None and self._should_stop():
             raise Stopped
 
     def state(self) -> dict[str, Any]:
-        """All that the steps so far have changed."""
+        """All state that the steps have changed so far."""
         return {
             "step": self.step,
             "first": self._first,
@@ -141,8 +136,7 @@ class Monitor:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken. Raises `UserError` for what is none of a run of this length, before
-        anything is changed."""
+        """Go on from `state`. Raises `UserError`, before any change, if it is not of a run of this length."""
         reading.check_fields(state, _STATE, tuple(_STATE), "what judges the run")
         last = max((step for step, _ in state["points"]), default=0)
         if not last <= state["step"] <= self._limits.steps:
@@ -157,31 +151,24 @@ class Monitor:
 
     @property
     def curve(self) -> tuple[tuple[int, float], ...]:
-        """(step, mean training loss since the point before), about `CURVE_POINTS` of them, all finite;
-        the last reported step is always one."""
+        """Pairs of a step and the mean training loss since the previous pair: about `CURVE_POINTS` of them,
+        all finite, the last one at the last reported step."""
         if self._pending:
             self._keep_point()
         return tuple(self._points)
 
     def _keep_point(self) -> None:
         n = len(self._pending)
-        # Divided before summing: finite losses near the largest float have a finite mean too.
+        # Divided before summing, so that losses near the largest float have a finite mean.
         self._points.append((self.step, sum(loss / n for loss in self._pending)))
         self._pending.clear()
-
-    def _judge_at(self, rung: Rung) -> None:
-        mean = loss_at(self._points, rung.fraction, self._limits.steps)
-        if mean is not None and mean > rung.bound:
-            raise Stopped(
-                f"training loss {mean:.4f} at {rung.fraction:.0%} of the run, above {rung.bound:.4f}"
-            )
 
     def _judge(self, step: int, loss: float, before: int) -> None:
         after_warmup = step - self._limits.warmup_steps
         if after_warmup <= 0:
             return
         uniform = self._limits.uniform_loss
-        # Of a loop that reports now and then, a loss counts for the steps since the one before.
+        # A loss counts for all steps since the last report.
         gain = 1 - (1 - 1 / self._horizon) ** (step - before)
         self._reports += 1
         self._smoothed += gain * (min(loss, CLIP_UNIFORM * uniform) - self._smoothed)

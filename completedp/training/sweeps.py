@@ -6,6 +6,7 @@ Behind `speedup`, `transfer-check` and the benchmarks of carried recipes.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from completedp.training.forecast import Forecast
 
 Say = Callable[[str], object]
+
+
+def _warn(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +48,8 @@ def train_all(
     workers: int | None = None,
     dry_run: bool = False,
     yes: bool = False,
-    say: Say,
-    warn: Say,
+    say: Say = print,
+    warn: Say = _warn,
 ) -> dict[int, Outcome] | None:
     """Train what `folder` has not got yet, and return every outcome by its position in `wanted`.
 

@@ -1,6 +1,7 @@
-"""What proposes: a strategy sees one arena (a box, a start, what was observed in it) and gives a point.
+"""The search strategies: each one maps a history of trials to the next point.
 
-To add one, write a class with `propose` in a file of its own and name it in `STRATEGIES`.
+To add one, write a class with `propose` in a new file here and name it in `STRATEGIES`. Then the command
+line offers it, `search.strategies.node.StrategyNode` runs it inside Ax, and the tests check it.
 """
 
 from __future__ import annotations
@@ -32,5 +33,5 @@ __all__ = ["STRATEGIES", "History", "Observation", "Strategy", "strategy_named"]
 
 
 def strategy_named(name: str) -> Strategy:
-    """The strategy, or a `UserError` with the nearest name."""
+    """The strategy with this name. Raises `UserError` with the nearest known name."""
     return named(STRATEGIES, name, "strategy")

@@ -1,9 +1,9 @@
-"""A Gaussian process that is a sum of one-dimensional effects, few of them large.
+"""A Gaussian process that is a sum of one-dimensional effects, of which few are large.
 
-What real trials of 90 coordinates asked for (docs/log.md): the loss moves mostly by a few coordinates
-on their own, one training run says little (seed noise), and there are fewer trials than coordinates.
+Real trials in 90 coordinates asked for it (docs/log.md). A few coordinates, each on its own, move the loss
+most. One training run says little, because seeds differ. There are fewer trials than coordinates.
 
-Array names: N trials, D coordinates, G grid values.
+Shape suffixes: N trials (M a second set), D coordinates, G grid values.
 
 .. [Sparse]   Eriksson and Jankowiak, arXiv 2103.00349: heavy-tailed scales find the few axes that matter.
 .. [Additive] Duvenaud, Nickisch and Rasmussen, arXiv 1112.4394: sums of one-dimensional functions.
@@ -30,23 +30,25 @@ from torch import Tensor
 
 Array = NDArray[np.float64]
 
-# Octaves over which one coordinate's effect bends; beyond it the data say nothing.
+# Octaves over which the effect of one coordinate bends. Beyond them the data say nothing.
 LENGTHSCALE = 2.0
-# Medians of the priors, in standard deviations of the losses. Slopes an octave, for one dimension: in D of
-# them each is √D smaller, so that all together explain the same. Two coordinates differ by a factor of 2, so
-# that the few large ones find themselves; wider (e) predicts no better and exaggerates more (docs/log.md).
+# Medians of the priors, in standard deviations of the losses. SLOPE is per octave in one dimension. In D
+# dimensions each slope is √D smaller, so that all of them together explain the same. SLOPE_SPREAD lets two
+# coordinates differ by a factor of 2, so that the few large ones stand out. A wider one (a factor of e)
+# predicts no better and exaggerates more (docs/log.md).
 SLOPE, SLOPE_SPREAD, COMMON_SPREAD = 0.57, 0.7, 0.3
-# What a mean square of one octave costs (measured at `tiny`: 4), and a trial's noise.
+# BOWL is the cost of a mean square of one octave (measured at `tiny`: 4), NOISE that of one trial.
 BOWL, NOISE, SPREAD = 3.0, 0.5, 1.0
-# A fit's line search may try anything: beyond e^3 of a median, or below this variance of the noise, rounding
-# would decide whether the covariance has a root.
+# The line search of a fit may try any value. Beyond e^3 of a median, or below this noise variance, rounding
+# would decide whether the covariance has a Cholesky factor.
 FARTHEST, LEAST_NOISE = 3.0, 1e-3
-# Enough for the fit: 40 move the best point by one step of its grid in one coordinate, once in ten proposals.
+# Enough for the fit: 40 iterations move the best point by one grid step in one coordinate, once in ten
+# proposals.
 ITERATIONS = 25
 
 
 class Bowl(gpytorch.means.Mean):  # type: ignore[misc]
-    """What is expected before any trial: the start is a good guess, and moving what does nothing costs."""
+    """The prior mean, a bowl around the start: moving a coordinate that has no effect costs a little."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,8 +63,8 @@ class Bowl(gpytorch.means.Mean):  # type: ignore[misc]
 class AdditiveKernel(gpytorch.kernels.Kernel):  # type: ignore[misc]
     """Covariance of `sum_j f_j(x_j)`, every f_j zero at 0, where the multiplier is 1.
 
-    f_j is a Gaussian process with a squared-exponential covariance, known to be 0 at 0, whose slope there
-    has the standard deviation `exp(log_slope_j + log_common)`.
+    f_j is a Gaussian process with a squared-exponential covariance, conditioned on being 0 at 0. Its slope
+    there has the standard deviation `exp(log_slope_j + log_common)`.
     """
 
     def __init__(self, dimensions: int) -> None:
@@ -73,7 +75,7 @@ class AdditiveKernel(gpytorch.kernels.Kernel):  # type: ignore[misc]
 
     @property
     def variance_D(self) -> Tensor:
-        """Of each coordinate's slope."""
+        """Prior variance of each coordinate's slope."""
         scale_D: Tensor = self.log_slope_D + self.log_common
         return (2 * scale_D).exp()
 
@@ -83,9 +85,9 @@ class AdditiveKernel(gpytorch.kernels.Kernel):  # type: ignore[misc]
         return covariance_NM.diagonal() if diag else covariance_NM
 
     def _effects(self, x1: Tensor, x2: Tensor) -> Tensor:
-        """No parameter changes them, and a fit asks for the same points again and again.
+        """`effects`, kept for the last pair of tensors: a fit asks for the same points again and again.
 
-        They are taken for constants: the process has no gradients with respect to the points.
+        They count as constants, so the process has no gradient with respect to the points.
         """
         if self._seen is None or self._seen[0] is not x1 or self._seen[1] is not x2:
             self._seen = (x1, x2, effects(x1.detach(), x2.detach()))
@@ -95,7 +97,10 @@ class AdditiveKernel(gpytorch.kernels.Kernel):  # type: ignore[misc]
 def _log_parameter(
     module: gpytorch.Module, name: str, size: int, median: float, spread: float
 ) -> None:
-    """A parameter whose exponential has a log-normal prior, and stays within `FARTHEST` of its median."""
+    """Register a parameter with a normal prior whose exponential has the given median.
+
+    It stays within `FARTHEST` of the logarithm of that median.
+    """
     middle = math.log(median)
     start = torch.full((size,), middle, dtype=torch.float64)
     module.register_parameter(name, torch.nn.Parameter(start))
@@ -105,7 +110,7 @@ def _log_parameter(
 
 
 def effects(x1_ND: Tensor, x2_MD: Tensor) -> Tensor:
-    """Covariances (D, N, M) of the one-dimensional effects of unit slope."""
+    """Covariances of the one-dimensional effects with unit slope, shape (D, N, M)."""
     a_DN1, b_D1M = x1_ND.T[:, :, None] / LENGTHSCALE, x2_MD.T[:, None, :] / LENGTHSCALE
     at_start = torch.exp(-(a_DN1**2) / 2) * torch.exp(-(b_D1M**2) / 2)
     anchored = torch.exp(-((a_DN1 - b_D1M) ** 2) / 2) - at_start
@@ -113,9 +118,10 @@ def effects(x1_ND: Tensor, x2_MD: Tensor) -> Tensor:
 
 
 class AdditiveModel:
-    """The fitted process: the most probable effects given trials and their losses.
+    """The process with its most probable parameters, given the trials and their losses.
 
-    `points_ND` are octaves from the start, `losses_N` finite; N is at least 2. `gp` is BoTorch's model.
+    `points_ND` are octaves from the start. `losses_N` must be finite, and N at least 2. `gp` is the fitted
+    BoTorch model.
     """
 
     def __init__(self, points_ND: Array, losses_N: Array) -> None:
@@ -135,8 +141,8 @@ class AdditiveModel:
             outcome_transform=Standardize(1),
         )
         with warnings.catch_warnings():
-            # That it stopped at the limit, or could not improve any more: what it has found is kept. The
-            # fit with restarts would draw them from torch's own generator: not a function of the journal.
+            # The warning says that the fit stopped at its limit or could not improve; its result is used.
+            # Restarts would draw from torch's global generator, so proposals would not repeat.
             warnings.simplefilter("ignore", OptimizationWarning)
             likelihood_of = ExactMarginalLogLikelihood(self.gp.likelihood, self.gp)
             fit_gpytorch_mll_scipy(likelihood_of, options={"maxiter": ITERATIONS})
@@ -145,7 +151,10 @@ class AdditiveModel:
             self._weights_N = self.gp.prediction_strategy.mean_cache
 
     def best(self, lower_D: Array, upper_D: Array, resolution: int = 81) -> Array:
-        """The point in a box with the least expected loss; a sum is least where each part is."""
+        """The point of a box with the least expected loss, shape (D,), in octaves from the start.
+
+        A sum of one-dimensional functions is least where each of them is, so each one has its own grid.
+        """
         steps_G1 = np.linspace(0.0, 1.0, resolution)[:, None]
         values_GD = torch.as_tensor(lower_D + steps_G1 * (upper_D - lower_D))
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What a strategy sees and returns. Array names: D coordinates."""
+"""The interface of a strategy. Shape suffix: D coordinates."""
 
 from __future__ import annotations
 
@@ -10,24 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 Point = NDArray[np.float64]
+Status = Literal["completed", "diverged", "pending", "set_aside"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
-    """One trial of the phase, in the arena's coordinates. `loss` is None unless completed; `forecast` is the
-    loss that the curve of a stopped one lets expect, where it does."""
+    """One trial: its point in octaves and its outcome. Only a completed trial has a `loss`."""
 
     point_D: Point
-    status: Literal["completed", "diverged", "stopped", "pending", "set_aside"]
+    status: Status
     loss: float | None = None
-    forecast: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class History:
-    """A box in octaves, the point to start from, and the phase's trials in the journal's order.
+    """The box in octaves, the point to start from, and the trials so far, oldest first.
 
-    `seed` is the study's, for what must stay the same from one proposal to the next.
+    `seed` belongs to the whole search. Use it for what must not change between two proposals.
     """
 
     seed: int
@@ -38,13 +37,14 @@ class History:
 
     @property
     def completed(self) -> list[tuple[float, Point]]:
-        """(loss, point) of the completed trials, best first; ties keep the journal's order."""
+        """(loss, point) of the completed trials, best first. Equal losses stay in order of age."""
         pairs = [(o.loss, o.point_D) for o in self.observations if o.loss is not None]
         return sorted(pairs, key=lambda pair: pair[0])
 
 
 class Strategy(Protocol):
-    """A pure function of the arena and the generator, which depends on the study's seed and the trial."""
+    """A pure function of the history and of a generator seeded with the search's seed and the trial's
+    number."""
 
-    def propose(self, arena: History, rng: np.random.Generator) -> Point:
-        """A point; the caller projects it into the space."""
+    def propose(self, history: History, rng: np.random.Generator) -> Point:
+        """The next trial's point, shape (D,), inside the box. The start if there are no trials yet."""

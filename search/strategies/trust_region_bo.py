@@ -1,7 +1,7 @@
-"""Trust-region Bayesian optimisation: a model of every trial, and steps around the best point it knows.
+"""Trust-region Bayesian optimization: fit a model to every trial, then step around its best point.
 
-.. [CompletedP] arXiv 2512.22382: trust-region random search works in this space and plateaus; trust-region
-                BO is what its authors name as missing.
+.. [CompletedP] arXiv 2512.22382: trust-region random search works in this space and then plateaus. Its
+                authors name trust-region BO as the missing method.
 """
 
 from __future__ import annotations
@@ -11,92 +11,95 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from search.strategies.base import History, Observation, Point
+from search.strategies.base import History, Point
 
-# Root mean square of a step, octaves in each coordinate: in 37 dimensions; in more the same sum of squares,
-# in fewer at most 1. What a step tells of slopes grows with its length, what it costs with the square.
+# Root mean square of a step in octaves per coordinate, in 37 dimensions. In more dimensions the sum of
+# squares stays the same. In fewer dimensions a step is at most LONGEST_STEP. A longer step tells more about
+# the slopes, in proportion to its length; its cost grows with the square.
 STEP = 0.7
 STEP_DIMENSIONS = 37
 LONGEST_STEP = 1.0
-# How far beyond what was tried the model is believed, in octaves: its effects bend over 2.
+# Octaves beyond the tried points in which the model is trusted. Its effects bend over 2.
 REACH = 1.0
-# Trials around the start before the model is asked; in fewer dimensions as many as those.
+# Trials around the start before the model is asked. In fewer dimensions one trial per dimension.
 FIRST = 12
 # Every fourth trial is the model's best point itself.
 BEST_EVERY = 4
-# The model sees the last so many trials: its memory grows with their square (200 MB at the peak in 90
-# dimensions), and the first ones are far from where the region has moved.
+# Number of most recent trials that the model sees. Its memory grows with the square (200 MB at the peak in
+# 90 dimensions), and the region has moved away from older trials.
 MODELLED = 300
-# Losses further above the median than so many standard deviations say only that a point is bad; but no more
-# than a tenth of them: where most trials are alike, the rest still counts.
+# A loss this many standard deviations above the median only says that the point is bad. At most a tenth of
+# the losses are cut this way, because the rest must still count if most trials are alike.
 WORST, MOST_BOUNDED = 3.0, 0.1
-# Octaves: above what a journal's rounding changes, far below what a run can tell.
+# Octaves below which two points are the same: above a journal's rounding, far below any effect on a run.
 SAME = 1e-4
-NORMAL = 1.4826  # of a normal distribution: standard deviation over median absolute deviation
+NORMAL = 1.4826  # standard deviation over median absolute deviation of a normal distribution
 
 
 class TrustRegionBO:
-    """Up or down in every coordinate around the best point of an additive Gaussian process.
+    """One step up or down per coordinate around the best point of an additive Gaussian process.
 
-    The region is where the trials were, and `REACH` beyond: it moves and grows with them, and it never
-    shrinks on noise. A diverged trial counts as one at the bound of `bounded`.
+    The trust region is the box of the tried points, widened by `REACH`. It moves and grows with the trials
+    and never shrinks because of noise. A diverged trial counts as a loss at the limit of `bounded`.
     """
 
-    def propose(self, arena: History, rng: np.random.Generator) -> Point:
-        number = len(arena.observations)
+    def propose(self, history: History, rng: np.random.Generator) -> Point:
+        number = len(history.observations)
         if number == 0:
-            return arena.start_D.copy()
-        centre_D = arena.start_D
-        best_D = expected_best(arena) if number >= min(FIRST, len(centre_D)) else None
+            return history.start_D.copy()
+        center_D = history.start_D
+        best_D = expected_best(history) if number >= min(FIRST, len(center_D)) else None
         if best_D is not None:
-            # Twice the same point on the search's one seed is twice the same run.
-            again = any(np.abs(best_D - o.point_D).max() < SAME for o in arena.observations)
+            # All trials share one seed: the same point again would be the same run again.
+            again = any(np.abs(best_D - o.point_D).max() < SAME for o in history.observations)
             if number % BEST_EVERY == BEST_EVERY - 1 and not again:
                 return best_D
-            centre_D = best_D
-        elif sum(o.status != "pending" for o in arena.observations) >= FIRST:
+            center_D = best_D
+        elif sum(o.status != "pending" for o in history.observations) >= FIRST:
             # Nothing trains around the start.
-            return rng.uniform(arena.lower_D, arena.upper_D)
-        return np.clip(centre_D + steps(len(centre_D), rng), arena.lower_D, arena.upper_D)
+            return rng.uniform(history.lower_D, history.upper_D)
+        return np.clip(center_D + steps(len(center_D), rng), history.lower_D, history.upper_D)
 
 
 def steps(dimensions: int, rng: np.random.Generator) -> Point:
-    """Octaves in each coordinate: one length, up or down; in few dimensions, where signs alone would come to
-    the same corners again, uniform with the same mean square."""
+    """A random step in octaves, shape (D,): one length, up or down in each coordinate.
+
+    Few dimensions have few corners, which signs alone would repeat. There the step is uniform with the same
+    mean square.
+    """
     length = min(LONGEST_STEP, STEP * math.sqrt(STEP_DIMENSIONS / dimensions))
     if dimensions < STEP_DIMENSIONS:
         return rng.uniform(-math.sqrt(3) * length, math.sqrt(3) * length, size=dimensions)
     return rng.choice([-length, length], size=dimensions)
 
 
-def expected_best(arena: History) -> Point | None:
-    """The point of the trust region that the model expects the least loss of; None where fewer than two of
-    the trials it sees have a loss."""
+def expected_best(history: History) -> Point | None:
+    """The point of the trust region with the lowest expected loss, shape (D,).
+
+    None if fewer than two of the modelled trials have a loss.
+    """
     from search.strategies.additive import AdditiveModel
 
-    known = [(o.point_D, loss) for o in arena.observations if (loss := _loss(o)) is not None]
-    known = known[-MODELLED:]
-    losses_N = np.array([loss for _, loss in known])
+    known = [
+        (o.point_D, math.inf if o.status == "diverged" else o.loss)
+        for o in history.observations
+        if o.status == "diverged" or o.loss is not None
+    ][-MODELLED:]
+    losses_N = np.array([loss for _, loss in known], dtype=np.float64)
     if np.isfinite(losses_N).sum() < 2:
         return None
-    away_ND = np.stack([point_D for point_D, _ in known]) - arena.start_D
-    lower_D = np.maximum(away_ND.min(0) - REACH, arena.lower_D - arena.start_D)
-    upper_D = np.minimum(away_ND.max(0) + REACH, arena.upper_D - arena.start_D)
-    best_D: Point = arena.start_D + AdditiveModel(away_ND, bounded(losses_N)).best(lower_D, upper_D)
+    away_ND = np.stack([point_D for point_D, _ in known]) - history.start_D
+    lower_D = np.maximum(away_ND.min(0) - REACH, history.lower_D - history.start_D)
+    upper_D = np.minimum(away_ND.max(0) + REACH, history.upper_D - history.start_D)
+    model = AdditiveModel(away_ND, bounded(losses_N))
+    best_D: Point = history.start_D + model.best(lower_D, upper_D)
     return best_D
 
 
-def _loss(observation: Observation) -> float | None:
-    """What a trial taught of its point: a loss, a forecast of it, or that it is out of the question."""
-    if observation.status == "diverged":
-        return math.inf
-    return observation.forecast if observation.loss is None else observation.loss
-
-
 def bounded(losses_N: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The losses with what is far above the others (and `inf`, a diverged trial) drawn down to a bound."""
+    """The losses, with every value far above the others lowered to a limit; `inf` is a diverged trial."""
     finite = losses_N[np.isfinite(losses_N)]
     median = np.median(finite)
     deviation = NORMAL * np.median(np.abs(finite - median))
-    bound = max(median + WORST * deviation, np.quantile(finite, 1 - MOST_BOUNDED))
-    return np.asarray(np.minimum(losses_N, bound))
+    limit = max(median + WORST * deviation, np.quantile(finite, 1 - MOST_BOUNDED))
+    return np.asarray(np.minimum(losses_N, limit))

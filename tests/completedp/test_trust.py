@@ -146,16 +146,16 @@ def test_what_an_option_names_is_run_and_nothing_beside_it() -> None:
 
 
 def test_a_study_goes_on_with_the_code_that_it_was_begun_with() -> None:
-    from search import begin
+    from search import study_folder
     from search.study import StudySpec
     from search.study_folder import StudyFolder
 
     study = dataclasses.replace(load_preset("tiny"), model=MODEL, train=TRAIN)
-    place = StudyFolder(root=Path("runs"), name="own")
-    corpus = prepare(study.data, 256, TRAIN.eval_tokens, data_cache(place.root))
+    folder = StudyFolder(root=Path("runs"), name="own")
+    corpus = prepare(study.data, 256, TRAIN.eval_tokens, data_cache(folder.root))
     data = {"digest": corpus.digest, "bytes_per_token": {"select": 1.0, "report": 1.0}}
-    begin.create(
-        place, StudySpec(name="own", config=study, seed=0, budget=12, data=data), rename=False
+    study_folder.create(
+        folder, StudySpec(name="own", config=study, seed=0, budget=12, data=data), rename=False
     )
     words = ("search", "--resume", "own", "--root", "runs", "--dry-run", "--device", "cpu")
     resumed = call(*words)

@@ -160,7 +160,8 @@ def _study() -> None:
     from completedp.lm.data import prepare
     from completedp.lm.preset_files import load_preset
     from completedp.runs.local import InProcessExecutor
-    from search import begin, study_run
+    from search import study_folder, study_run
+    from search.display import display_on
     from search.study import StudySpec
     from search.study_folder import StudyFolder
 
@@ -172,12 +173,14 @@ def _study() -> None:
         "bytes_per_token": {"report": corpus.bytes_per_token("report")},
     }
     study = StudySpec(name=STUDY, config=config, seed=0, budget=BUDGET, data=data)
-    place = begin.create(StudyFolder(root=Path("root"), name=STUDY), study)
+    folder = study_folder.create(StudyFolder(root=Path("root"), name=STUDY), study)
     make_job = functools.partial(study_run.language_model_job, config, cache, "cpu")
-    study_run.run(place, InProcessExecutor(), make_job, console=Console(file=io.StringIO()))
-    _without_times(place.journal)
-    Path("recipe.yaml").write_bytes(place.recipe.read_bytes())
-    _begun_study(place.folder)
+    study_run.run(
+        folder, InProcessExecutor(), make_job, display=display_on(Console(file=io.StringIO()))
+    )
+    _without_times(folder.journal)
+    Path("recipe.yaml").write_bytes(folder.recipe.read_bytes())
+    _begun_study(folder.path)
 
 
 def _begun_study(whole: Path) -> None:
@@ -242,6 +245,7 @@ def _measured() -> None:
     from completedp.seeds import derive_seed
     from completedp.training.jobs import plan_jobs
     from transfer.measuring import speedup
+    from transfer.measuring.setting import runs_folder
 
     recipe, cache = Recipe.read(Path("recipe.yaml")), Path("root/data").resolve()
     seeds = tuple(derive_seed(0, "speedup", i) for i in range(2))
@@ -250,7 +254,7 @@ def _measured() -> None:
     runs = speedup.runs(recipe, recipe.baseline, one)
     pairs = ((run.plan, run.seed) for run in runs)
     jobs = plan_jobs(pairs, cache=cache, device="cpu", digest=corpus.digest)
-    folder = speedup.runs_folder(Path("root"), Path("recipe.yaml"))
+    folder = runs_folder(Path("root"), speedup.MEASUREMENT, Path("recipe.yaml"))
     run_all(jobs, InProcessExecutor(), folder)
     _without_times(folder / "journal.jsonl")
     three = dataclasses.replace(one, scales=(1.0, 4.0, 16.0), fractions=(0.5, 1.0))

@@ -1,4 +1,4 @@
-"""Makes `bowl` and `studies` importable here, the first also by jobs."""
+"""Makes `bowl` and `studies` importable here, the first also by jobs; and studies without a view."""
 
 import sys
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 
 from completedp.config import DataConfig, ModelConfig, StudyConfig, TrainConfig
 from completedp.hparams import GlobalValues
+from search import study_run
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -19,3 +20,19 @@ def config() -> StudyConfig:
         train=TrainConfig(tokens=8192, batch=1024),
         values=GlobalValues(lr=2**-8),
     )
+
+
+class NoTracker:
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def update(self) -> None: ...
+
+    def close(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def no_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither MLflow nor figures: they take seconds a study."""
+    monkeypatch.setattr(study_run, "Tracker", NoTracker)
+    monkeypatch.setattr(study_run, "draw", lambda *_: [])

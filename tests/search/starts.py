@@ -20,7 +20,8 @@ from completedp.config import DataConfig, ModelConfig, StudyConfig, TrainConfig
 from completedp.hparams import GlobalValues
 from completedp.runs.job import Event
 from completedp.runs.local import InProcessExecutor
-from search import begin, study_run
+from search import study_folder, study_run
+from search.display import display_on
 from search.study_folder import StudyFolder
 
 CONFIG = StudyConfig(
@@ -44,10 +45,12 @@ class First(InProcessExecutor):
 
 
 def started(root: Path) -> None:
-    place = StudyFolder(root=root, name="s")
-    begin.create(place, study_of(CONFIG, budget=12))
+    folder = StudyFolder(root=root, name="s")
+    study_folder.create(folder, study_of(CONFIG, budget=12))
     try:
-        study_run.run(place, First(), job_factory(CONFIG), console=Console(stderr=True))
+        study_run.run(
+            folder, First(), job_factory(CONFIG), display=display_on(Console(stderr=True))
+        )
     except Begun:
         return
     raise AssertionError("the search ended")

@@ -19,7 +19,13 @@ def study_of(config: StudyConfig, *, budget: int = 40, seed: int = 0, name: str 
 
 
 def bowl_job(
-    config: StudyConfig, pause: float, trial: int, hparams: HParams, seed: int, split: str
+    config: StudyConfig,
+    pause: float,
+    trial: int,
+    hparams: HParams,
+    seed: int,
+    split: str,
+    ratios: Ratios,
 ) -> Job:
     return Job(
         trial=trial,

@@ -9,8 +9,8 @@ from studies import study_of
 
 from completedp.config import StudyConfig
 from completedp.runs.job import Died, Progress
-from search.display import LiveDisplay, PlainDisplay, display_for, headline
-from search.status import standing
+from search.display import LiveDisplay, PlainDisplay, display_on, status_in_words
+from search.status import status_of
 from search.study import Study
 
 
@@ -38,7 +38,7 @@ def add(study: Study, *records: dict[str, Any]) -> None:
 
 
 def test_a_study_that_has_not_begun(study: Study) -> None:
-    state = headline(study)
+    state = status_in_words(study)
     assert state["runs"].startswith("0 of 24 done")
     assert state["phase"] == "global values, 0 of 5"
     assert state["lead"] == "not yet known"
@@ -49,35 +49,34 @@ def test_the_lead_is_of_one_seed_until_it_is_confirmed(study: Study) -> None:
         add(study, proposed(trial, "global"), finished(trial, 2.0 + trial / 100))
     add(study, proposed(5, "module"), finished(5, 1.9))
     add(study, proposed(6, "module"), finished(6, None))
-    state = headline(study)
+    state = status_in_words(study)
     assert "1 diverged" in state["runs"]
     assert state["phase"] == "per-module multipliers, 2 of 15"
     assert state["lead"].startswith("-0.1000 ± 0.0071 nats (one seed")
     for i, arm in enumerate(("global", "module") * 2, 20):
         add(study, proposed(i, "confirm", arm=arm, round=0))
         add(study, finished(i, 2.0 - (0.05 + i / 1000) * (arm == "module")))
-    assert "over 2 fresh paired seeds" in headline(study)["lead"]
+    assert "over 2 fresh paired seeds" in status_in_words(study)["lead"]
 
 
 def test_a_study_whose_global_trials_all_diverged_is_stuck(study: Study) -> None:
     for trial in range(5):
         add(study, proposed(trial, "global"), finished(trial, None))
-    assert headline(study)["phase"].startswith("stuck: no global trial completed")
-    state = standing(study).to_dict()
+    assert status_in_words(study)["phase"].startswith("stuck: no global trial completed")
+    state = status_of(study).to_dict()
     assert (state["done"], state["diverged"], state["stage"]) == (5, 5, "stuck")
     assert (state["best"], state["lead"], state["confirmed"]) == ({}, None, None)
 
 
 def test_a_search_of_global_values_alone_is_stuck_too(study: Study) -> None:
-    for trial in range(study.search_limit):
+    for trial in range(int(study.search_limit)):
         add(study, proposed(trial, "global"), finished(trial, None))
-    assert study.search_proposed
-    assert standing(study).stage == "stuck"
+    assert status_of(study).stage == "stuck"
 
 
 def test_plain_lines_name_every_finished_trial_once(study: Study) -> None:
     out = io.StringIO()
-    display = display_for(study, Console(file=out, force_terminal=False))
+    display = display_on(Console(file=out, force_terminal=False))(study)
     assert isinstance(display, PlainDisplay)
     with display:
         add(study, proposed(0, "global"))
@@ -99,7 +98,7 @@ def test_plain_lines_name_every_finished_trial_once(study: Study) -> None:
 def test_the_live_panel_shows_what_runs(study: Study) -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=120)
-    display = display_for(study, console)
+    display = display_on(console)(study)
     assert isinstance(display, LiveDisplay)
     with display:
         add(study, proposed(0, "global"), finished(0, 1.25), proposed(1, "global"))

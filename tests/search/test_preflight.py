@@ -38,7 +38,7 @@ def test_doubts(epochs: float, seconds: float, doubts: int) -> None:
 
 def test_the_announced_parts_of_the_budget_sum_to_it(config: StudyConfig) -> None:
     cost = Forecast(runs=200, workers=2, epochs=0.1, seconds_per_run=5.0)
-    line = preflight.describe(Study(spec=study_of(config, budget=200), records=[]), cost)[1]
+    line = preflight.describe(Study(spec=study_of(config, budget=200), records=[]), None, cost)[2]
     numbers = [
         int(word) for word in line.replace("=", " ").replace("+", " ").split() if word.isdigit()
     ]
@@ -61,7 +61,7 @@ def test_the_time_on_another_machines_gpu_is_not_known(config: StudyConfig) -> N
     assert cost.seconds is None
     assert cost.doubts == []
     study = Study(spec=study_of(config, budget=200), records=[])
-    assert "unknown time" in preflight.describe(study, cost)[-1]
+    assert "unknown time" in preflight.describe(study, None, cost)[-1]
 
 
 def test_budget() -> None:

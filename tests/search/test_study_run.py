@@ -17,14 +17,15 @@ import completedp
 from completedp.cli.app import app
 from completedp.config import SearchConfig, StudyConfig
 from completedp.errors import UserError
-from completedp.hparams import KINDS
+from completedp.kinds import KINDS
 from completedp.recipe import Recipe
 from completedp.runs.job import Event
 from completedp.runs.journal import Journal, read_records, trials
 from completedp.runs.local import InProcessExecutor
 from completedp.runs.lock import Held, Lock
 from completedp.training.forecast import Forecast
-from search import begin, preflight, study_run
+from search import preflight, study_folder, study_run
+from search.display import display_on
 from search.figures import draw
 from search.study import SMALLEST_BUDGET, confirmation_runs
 from search.study_folder import StudyFolder
@@ -32,20 +33,7 @@ from search.study_folder import StudyFolder
 QUIET = Console(quiet=True)
 
 
-class NoTracker:
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-
-    def update(self) -> None: ...
-
-    def close(self) -> bool:
-        return True
-
-
-@pytest.fixture(autouse=True)
-def _no_view(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study_run, "Tracker", NoTracker)
-    # Seconds a study; one test draws.
-    monkeypatch.setattr(study_run, "draw", lambda *_: [])
+pytestmark = pytest.mark.usefixtures("no_view")
 
 
 class Killed(Exception):
@@ -65,27 +53,27 @@ class KilledAfter(InProcessExecutor):
 
 
 def begun(tmp_path: Path, config: StudyConfig, **study: Any) -> StudyFolder:
-    place = StudyFolder(root=tmp_path, name="s")
-    begin.create(place, study_of(config, **study))
-    return place
+    folder = StudyFolder(root=tmp_path, name="s")
+    study_folder.create(folder, study_of(config, **study))
+    return folder
 
 
-def go_on(place: StudyFolder, config: StudyConfig, executor: Any = None) -> dict[str, Any] | None:
+def go_on(folder: StudyFolder, config: StudyConfig, executor: Any = None) -> dict[str, Any] | None:
     executor = executor or InProcessExecutor()
-    return study_run.run(place, executor, job_factory(config), console=QUIET)
+    return study_run.run(folder, executor, job_factory(config), display=display_on(QUIET))
 
 
-def outcomes(place: StudyFolder) -> list[dict[str, Any]]:
+def outcomes(folder: StudyFolder) -> list[dict[str, Any]]:
     kept = ("event", "trial", "status", "loss", "steps", "values", "seed", "phase")
-    records = read_records(place.journal)
+    records = read_records(folder.journal)
     return [{k: r[k] for k in kept if k in r} for r in records]
 
 
 def test_a_whole_study(tmp_path: Path, config: StudyConfig) -> None:
-    place = begun(tmp_path, config, budget=60)
-    summary = go_on(place, config)
+    folder = begun(tmp_path, config, budget=60)
+    summary = go_on(folder, config)
     assert summary is not None
-    by_trial = trials(read_records(place.journal))
+    by_trial = trials(read_records(folder.journal))
     assert len(by_trial) == 60
     assert all(t.status for t in by_trial.values())
     phases = Counter(t.phase for t in by_trial.values())
@@ -96,19 +84,19 @@ def test_a_whole_study(tmp_path: Path, config: StudyConfig) -> None:
     assert len(searched) == 1
     assert not searched & set(fresh)
     assert set(fresh.values()) == {2}
-    recipe = Recipe.read(place.recipe)
+    recipe = Recipe.read(folder.recipe)
     assert recipe.provenance["chosen"] == "module"
     assert recipe.provenance["confirmed"]["difference"]["mean"] < 0
     assert recipe.baseline.types == {}
-    assert read_records(place.journal)[-1]["event"] == "done"
-    figures = draw(place.read(), recipe.hparams, tmp_path / "figures")
+    assert read_records(folder.journal)[-1]["event"] == "done"
+    figures = draw(folder.read(), recipe.hparams, tmp_path / "figures")
     assert {path.stem for path in figures} == {
         "loss_by_trial",
         *(f"multipliers_{kind}" for kind in KINDS),
     }
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in figures)
     (tmp_path / "figures" / "mine.png").write_bytes(b"")
-    flat = draw(place.read(), recipe.baseline, tmp_path / "figures")
+    flat = draw(folder.read(), recipe.baseline, tmp_path / "figures")
     assert {path.stem for path in flat} == {"loss_by_trial"}
     left = {path.stem for path in (tmp_path / "figures").iterdir()}
     assert left == {"loss_by_trial", "mine"}, (
@@ -117,12 +105,12 @@ def test_a_whole_study(tmp_path: Path, config: StudyConfig) -> None:
 
 
 def test_identical_searches_give_identical_bytes(tmp_path: Path, config: StudyConfig) -> None:
-    places = [begun(tmp_path / name, config, budget=24) for name in "ab"]
-    for place in places:
-        go_on(place, config)
-    first, second = (place.recipe.read_bytes() for place in places)
+    folders = [begun(tmp_path / name, config, budget=24) for name in "ab"]
+    for folder in folders:
+        go_on(folder, config)
+    first, second = (folder.recipe.read_bytes() for folder in folders)
     assert first == second
-    assert outcomes(places[0]) == outcomes(places[1])
+    assert outcomes(folders[0]) == outcomes(folders[1])
     other = begun(tmp_path / "c", config, budget=24, seed=1)
     go_on(other, config)
     assert other.recipe.read_bytes() != first
@@ -134,35 +122,35 @@ def test_a_killed_study_resumes_to_the_same_bytes(
 ) -> None:
     whole = begun(tmp_path / "whole", config, budget=24)
     go_on(whole, config)
-    place = begun(tmp_path / "killed", config, budget=24)
+    folder = begun(tmp_path / "killed", config, budget=24)
     with pytest.raises(Killed):
-        go_on(place, config, KilledAfter(events))
-    assert go_on(place, config) is not None
-    assert outcomes(place) == outcomes(whole)
-    assert place.recipe.read_bytes() == whole.recipe.read_bytes()
+        go_on(folder, config, KilledAfter(events))
+    assert go_on(folder, config) is not None
+    assert outcomes(folder) == outcomes(whole)
+    assert folder.recipe.read_bytes() == whole.recipe.read_bytes()
 
 
 def test_a_done_study_prints_its_summary_again(
     tmp_path: Path, config: StudyConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = begun(tmp_path, config, budget=12)
-    first = go_on(place, config)
-    journal = place.journal.read_bytes()
-    recipe = place.recipe.read_bytes()
+    folder = begun(tmp_path, config, budget=12)
+    first = go_on(folder, config)
+    journal = folder.journal.read_bytes()
+    recipe = folder.recipe.read_bytes()
     monkeypatch.setattr(completedp, "__version__", "9.9")  # later than the study
-    assert go_on(place, config, KilledAfter(0)) == first == study_run.report(place, warn=print)
-    assert place.journal.read_bytes() == journal
-    assert place.recipe.read_bytes() == recipe
+    assert go_on(folder, config, KilledAfter(0)) == first == study_run.report(folder, warn=print)
+    assert folder.journal.read_bytes() == journal
+    assert folder.recipe.read_bytes() == recipe
 
 
 def test_diverged_trials_are_counted_and_named(tmp_path: Path, config: StudyConfig) -> None:
     steep = dataclasses.replace(config, values=dataclasses.replace(config.values, lr=2**-4))
-    place = begun(tmp_path, steep, budget=40)
-    summary = go_on(place, steep)
+    folder = begun(tmp_path, steep, budget=40)
+    summary = go_on(folder, steep)
     assert summary is not None
     assert summary["outcomes"]["diverged"] == len(summary["diverged"]) > 0
     assert all(d["step"] == STEPS and d["reason"] for d in summary["diverged"])
-    text = place.journal.read_text()
+    text = folder.journal.read_text()
     assert "NaN" not in text
     assert "Infinity" not in text
 
@@ -171,31 +159,31 @@ def test_nothing_completed_is_said(tmp_path: Path, config: StudyConfig) -> None:
     search = SearchConfig(global_octaves={"lr": 0.1})
     values = dataclasses.replace(config.values, lr=1.0)
     hopeless = dataclasses.replace(config, values=values, search=search)
-    place = begun(tmp_path, hopeless, budget=12)
+    folder = begun(tmp_path, hopeless, budget=12)
     with pytest.raises(UserError, match=r"none of the \d global trials completed.*lower values.lr"):
-        go_on(place, hopeless)
+        go_on(folder, hopeless)
     # Said before the rest of the budget is spent around an untried point.
-    assert {t.phase for t in trials(read_records(place.journal)).values()} == {"global"}
+    assert {t.phase for t in trials(read_records(folder.journal)).values()} == {"global"}
 
 
 def test_workers_that_all_died_are_no_cliff(tmp_path: Path, config: StudyConfig) -> None:
-    place = begun(tmp_path, config, budget=12)
-    with Journal.open(place.journal) as journal:
-        for trial in range(place.read().global_limit):
+    folder = begun(tmp_path, config, budget=12)
+    with Journal.open(folder.journal) as journal:
+        for trial in range(folder.read().global_limit):
             proposed = {"event": "proposed", "trial": trial, "values": {}, "seed": 0}
             journal.append(proposed | {"phase": "global"})
             journal.append({"event": "set_aside", "trial": trial, "reason": "killed by signal 9"})
     with pytest.raises(
         UserError, match=r"completed \(the first: killed by signal 9\); their workers"
     ):
-        go_on(place, config)
+        go_on(folder, config)
 
 
 def test_a_global_only_study_confirms_one_arm(tmp_path: Path, config: StudyConfig) -> None:
     search = SearchConfig(global_share=1.0)
     only = dataclasses.replace(config, search=search)
-    place = begun(tmp_path, only, budget=40)
-    summary = go_on(place, only)
+    folder = begun(tmp_path, only, budget=40)
+    summary = go_on(folder, only)
     assert summary is not None
     confirmed = summary["confirmed"]
     assert set(confirmed) == {"global", "difference", "diverged", "verdict", "unit"}
@@ -206,15 +194,15 @@ def test_a_global_only_study_confirms_one_arm(tmp_path: Path, config: StudyConfi
 def test_raising_the_budget_searches_on_and_confirms_again(
     tmp_path: Path, config: StudyConfig
 ) -> None:
-    place = begun(tmp_path, config, budget=24)
-    go_on(place, config)
+    folder = begun(tmp_path, config, budget=24)
+    go_on(folder, config)
     with pytest.raises(UserError, match="next useful total is"):
-        begin.raise_budget(place, 25)
-    begin.raise_budget(place, 40)
-    begin.raise_budget(place, 40)
-    summary = go_on(place, config)
+        study_folder.raise_budget(folder, 25)
+    study_folder.raise_budget(folder, 40)
+    study_folder.raise_budget(folder, 40)
+    summary = go_on(folder, config)
     assert summary is not None
-    by_trial = trials(read_records(place.journal))
+    by_trial = trials(read_records(folder.journal))
     assert len(by_trial) == 40
     confirm = [t for t in by_trial.values() if t.phase == "confirm"]
     rounds = Counter(t.extra["round"] for t in confirm)
@@ -246,29 +234,29 @@ class Waiting(InProcessExecutor):
 
 
 def test_the_module_phase_waits_for_every_global_trial(tmp_path: Path, config: StudyConfig) -> None:
-    place = begun(tmp_path, config, budget=24)
-    go_on(place, config, Waiting())
+    folder = begun(tmp_path, config, budget=24)
+    go_on(folder, config, Waiting())
     ended: set[int] = set()
-    for record in read_records(place.journal):
+    for record in read_records(folder.journal):
         if record["event"] == "finished":
             ended.add(record["trial"])
         if record.get("phase") == "module":
-            assert set(range(place.read().global_limit)) <= ended
+            assert set(range(folder.read().global_limit)) <= ended
             break
 
 
 def test_an_arm_that_diverges_on_fresh_seeds_is_not_chosen(
     tmp_path: Path, config: StudyConfig
 ) -> None:
-    place = begun(tmp_path, config, budget=24)
-    go_on(place, config)
-    lines = [json.loads(line) for line in place.journal.read_text().splitlines()]
+    folder = begun(tmp_path, config, budget=24)
+    go_on(folder, config)
+    lines = [json.loads(line) for line in folder.journal.read_text().splitlines()]
     arm_of = {r["trial"]: r["arm"] for r in lines if r.get("phase") == "confirm"}
     for record in lines:
         if record["event"] == "finished" and arm_of.get(record["trial"]) == "module":
             record |= {"status": "diverged", "loss": None, "reason": "the training loss is nan"}
-    place.journal.write_text("".join(json.dumps(r) + "\n" for r in lines))
-    summary = study_run.report(place, warn=print)
+    folder.journal.write_text("".join(json.dumps(r) + "\n" for r in lines))
+    summary = study_run.report(folder, warn=print)
     assert summary["chosen"] == "global"
     assert "diverged on 2 fresh seeds" in summary["confirmed"]["verdict"]
 
@@ -280,28 +268,28 @@ def test_names_with_path_parts_are_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_a_study_in_the_way(tmp_path: Path, config: StudyConfig) -> None:
-    place = begun(tmp_path, config)
+    folder = begun(tmp_path, config)
     with pytest.raises(UserError, match="--resume s"):
-        begin.create(place, study_of(config))
+        study_folder.create(folder, study_of(config))
 
 
 def test_an_edited_first_line_is_refused(tmp_path: Path, config: StudyConfig) -> None:
-    place = begun(tmp_path, config)
-    record = json.loads(place.journal.read_text())
+    folder = begun(tmp_path, config)
+    record = json.loads(folder.journal.read_text())
     record["config"]["train"]["batch"] = 2048
-    place.journal.write_text(json.dumps(record) + "\n")
+    folder.journal.write_text(json.dumps(record) + "\n")
     with pytest.raises(UserError, match="does not match its digest"):
-        place.read()
+        folder.read()
 
 
 def test_a_journal_of_another_space_is_refused(tmp_path: Path, config: StudyConfig) -> None:
-    place = begun(tmp_path, config)
-    with place.journal.open("a") as file:
+    folder = begun(tmp_path, config)
+    with folder.journal.open("a") as file:
         values = {"type.lr.router": 1.0}
         record = {"event": "proposed", "trial": 0, "values": values, "phase": "module", "seed": 1}
         file.write(json.dumps(record) + "\n")
     with pytest.raises(UserError, match=r"type\.lr\.router"):
-        go_on(place, config)
+        go_on(folder, config)
 
 
 def test_smallest_budget_leaves_something_to_search_with() -> None:
@@ -330,13 +318,13 @@ def test_a_study_that_cannot_be_read_hides_no_other(
 
 
 def test_a_raised_budget_hides_no_earlier_confirmation(tmp_path: Path, config: StudyConfig) -> None:
-    place = begun(tmp_path, config, budget=12)
-    go_on(place, config)
-    begin.raise_budget(place, 24)
+    folder = begun(tmp_path, config, budget=12)
+    go_on(folder, config)
+    study_folder.raise_budget(folder, 24)
     cost = Forecast(runs=12, workers=1, epochs=None, seconds_per_run=None)
-    announced = preflight.describe(place.read(), cost)[1]
+    announced = preflight.describe(folder.read(), None, cost)[2]
     assert "24 runs = 4 global + 12 per module + 4 to confirm on fresh seeds + 4 that" in announced
-    summary = go_on(place, config)
+    summary = go_on(folder, config)
     assert summary is not None
     (earlier,) = summary["confirmed"]["earlier_rounds"]
     assert earlier["difference"]["pairs"] == 2
@@ -346,37 +334,39 @@ def test_a_raised_budget_hides_no_earlier_confirmation(tmp_path: Path, config: S
 def test_a_study_that_cannot_be_written_is_still_shown(
     tmp_path: Path, config: StudyConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = begun(tmp_path, config, budget=24)
-    summary = go_on(place, config)
+    folder = begun(tmp_path, config, budget=24)
+    summary = go_on(folder, config)
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     monkeypatch.setattr(Recipe, "write", lambda *_: pytest.fail("written"))
     warned: list[str] = []
-    assert study_run.report(place, warn=warned.append) == summary
+    assert study_run.report(folder, warn=warned.append) == summary
     assert "cannot be written; recipe and figures are left" in warned[0]
 
 
 def test_two_searches_that_begin_at_once_have_a_name_each(
     tmp_path: Path, config: StudyConfig
 ) -> None:
-    places = [
-        begin.create(StudyFolder(root=tmp_path, name="study-1"), study_of(config), rename=True)
+    folders = [
+        study_folder.create(
+            StudyFolder(root=tmp_path, name="study-1"), study_of(config), rename=True
+        )
         for _ in range(2)
     ]
-    assert [place.name for place in places] == ["study-1", "study-2"]
-    assert places[1].read().spec.name == "study-2"
+    assert [folder.name for folder in folders] == ["study-1", "study-2"]
+    assert folders[1].read().spec.name == "study-2"
 
 
 def test_a_search_that_begins_while_another_takes_its_name(
     tmp_path: Path, config: StudyConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = StudyFolder(root=tmp_path, name="study-1")
-    place.folder.mkdir(parents=True)
-    with Lock(place.lock):
+    folder = StudyFolder(root=tmp_path, name="study-1")
+    folder.path.mkdir(parents=True)
+    with Lock(folder.lock):
         with pytest.raises(Held, match="study study-1 is being written by process"):
-            begin.create(place, study_of(config))
+            study_folder.create(folder, study_of(config))
 
         def taken(_: float) -> None:
-            Journal.create(place.journal, study_of(config).to_record()).close()
+            Journal.create(folder.journal, study_of(config).to_record()).close()
 
         monkeypatch.setattr("time.sleep", taken)
-        assert begin.create(place, study_of(config), rename=True).name == "study-2"
+        assert study_folder.create(folder, study_of(config), rename=True).name == "study-2"

@@ -1,6 +1,6 @@
-"""Ax's own Bayesian optimisation as its `Client` chooses it, in the whole box. A baseline, and a slow one.
+"""Baseline: Ax's own Bayesian optimization, as its `Client` chooses it, in the whole box.
 
-Measured on 40 dimensions: 15 to 90 s a proposal.
+Slow: 15 to 90 s a proposal in 40 dimensions.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ from search.strategies.base import History, Point
 class AxDefault:
     """A `Client` with its default generation strategy, rebuilt for each proposal.
 
-    Diverged trials are marked failed, as Ax's documentation says to.
+    Diverged trials are marked failed, as Ax's documentation asks.
     """
 
-    def propose(self, arena: History, rng: np.random.Generator) -> Point:
+    def propose(self, history: History, rng: np.random.Generator) -> Point:
         from ax.api.client import Client
         from ax.api.configs import RangeParameterConfig
 
-        if not arena.observations:
-            return arena.start_D.copy()
+        if not history.observations:
+            return history.start_D.copy()
         client = Client(random_seed=int(rng.integers(2**31)))
-        names = [f"x{i}" for i in range(len(arena.start_D))]
+        names = [f"x{i}" for i in range(len(history.start_D))]
         client.configure_experiment(
             parameters=[
                 RangeParameterConfig(
                     name=name, bounds=(float(low), float(high)), parameter_type="float"
                 )
-                for name, low, high in zip(names, arena.lower_D, arena.upper_D, strict=True)
+                for name, low, high in zip(names, history.lower_D, history.upper_D, strict=True)
             ]
         )
         client.configure_optimization(objective="-loss")
         client.configure_generation_strategy(initialize_with_center=False)
-        for o in arena.observations:
-            inside_D = np.clip(o.point_D, arena.lower_D, arena.upper_D)
+        for o in history.observations:
+            inside_D = np.clip(o.point_D, history.lower_D, history.upper_D)
             point = {name: float(x) for name, x in zip(names, inside_D, strict=True)}
             index = client.attach_trial(parameters=point)
             if o.loss is not None:

@@ -1,4 +1,4 @@
-"""Optuna's samplers with their own defaults, in the whole box. Baselines."""
+"""Baselines: Optuna's samplers with their own defaults, in the whole box."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 
 
 class OptunaSampler:
-    """An Optuna study rebuilt from the arena for each proposal; a diverged trial is a failed one there."""
+    """An Optuna study rebuilt from the history for each proposal. A diverged trial has failed there."""
 
     def __init__(self, kind: Literal["tpe", "gp"]) -> None:
         self._kind = kind
 
-    def propose(self, arena: History, rng: np.random.Generator) -> Point:
+    def propose(self, history: History, rng: np.random.Generator) -> Point:
         with needs("optuna", f"--strategy optuna-{self._kind}", "'completedp[baselines]'"):
             import optuna
 
-        if not arena.observations:
-            return arena.start_D.copy()
+        if not history.observations:
+            return history.start_D.copy()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         axes: dict[str, BaseDistribution] = {
             f"x{i}": optuna.distributions.FloatDistribution(float(low), float(high))
-            for i, (low, high) in enumerate(zip(arena.lower_D, arena.upper_D, strict=True))
+            for i, (low, high) in enumerate(zip(history.lower_D, history.upper_D, strict=True))
         }
         study = optuna.create_study(sampler=self._sampler(int(rng.integers(2**31))))
-        study.add_trials([_frozen(o, arena, axes) for o in arena.observations])
+        study.add_trials([_frozen(o, history, axes) for o in history.observations])
         asked = study.ask(axes)
         return np.array([asked.params[name] for name in axes])
 
@@ -46,7 +46,7 @@ class OptunaSampler:
 
 
 def _frozen(
-    observation: Observation, arena: History, axes: dict[str, BaseDistribution]
+    observation: Observation, history: History, axes: dict[str, BaseDistribution]
 ) -> FrozenTrial:
     from optuna.trial import TrialState, create_trial
 
@@ -54,7 +54,7 @@ def _frozen(
         "completed": TrialState.COMPLETE,
         "pending": TrialState.RUNNING,
     }.get(observation.status, TrialState.FAIL)
-    inside_D = np.clip(observation.point_D, arena.lower_D, arena.upper_D)
+    inside_D = np.clip(observation.point_D, history.lower_D, history.upper_D)
     params = {name: float(x) for name, x in zip(axes, inside_D, strict=True)}
     return create_trial(
         state=state, value=observation.loss, params=params, distributions=dict(axes)

@@ -1,4 +1,4 @@
-"""Plain random search: uniform in the whole box. The paper saw it fail in this space; a baseline."""
+"""Baseline: plain random search in the whole box. The paper saw it fail in this space."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from search.strategies.base import History, Point
 
 
 class RandomBox:
-    """Uniform in the box, after the start itself."""
+    """The start, then uniform points of the box."""
 
-    def propose(self, arena: History, rng: np.random.Generator) -> Point:
-        if not arena.observations:
-            return arena.start_D.copy()
-        return rng.uniform(arena.lower_D, arena.upper_D)
+    def propose(self, history: History, rng: np.random.Generator) -> Point:
+        if not history.observations:
+            return history.start_D.copy()
+        return rng.uniform(history.lower_D, history.upper_D)

@@ -1,4 +1,4 @@
-"""Sobol points of the whole box: random search without its clumps. A baseline."""
+"""Baseline: Sobol points of the whole box, which is random search without clumps."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from search.strategies.base import History, Point
 
 
 class Sobol:
-    """The study's own scrambled sequence, after the start itself."""
+    """The start, then one scrambled sequence per search seed."""
 
-    def propose(self, arena: History, rng: np.random.Generator) -> Point:
+    def propose(self, history: History, rng: np.random.Generator) -> Point:
         from scipy.stats import qmc
 
-        number = len(arena.observations)
+        number = len(history.observations)
         if number == 0:
-            return arena.start_D.copy()
-        sequence = qmc.Sobol(len(arena.start_D), scramble=True, rng=arena.seed)
+            return history.start_D.copy()
+        sequence = qmc.Sobol(len(history.start_D), scramble=True, rng=history.seed)
         if number > 1:
             sequence.fast_forward(number - 1)
         unit_D = sequence.random(1)[0]
-        return np.asarray(arena.lower_D + unit_D * (arena.upper_D - arena.lower_D))
+        return np.asarray(history.lower_D + unit_D * (history.upper_D - history.lower_D))

@@ -123,7 +123,7 @@ def test_what_is_called_twice_or_not_trained_is_named() -> None:
     )  # fmt: skip
     with pytest.raises(UserError, match=r"module of q \(Linear\) is called twice"):
         measure._calls(ready, torch.ones(1, 4))
-    with pytest.raises(UserError, match=r"idle\.weight: no gradient comes here"):
+    with pytest.raises(UserError, match=r"idle\.weight: got no gradient"):
         measure._gradients(ready, torch.ones(1, 4))
 
 

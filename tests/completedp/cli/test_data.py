@@ -18,9 +18,8 @@ from completedp.lm.data import Corpus, prepare
 from completedp.lm.preset_files import load_preset
 from completedp.plan import Plan
 from completedp.recipe import Recipe
-from search.begin import create
 from search.study import StudySpec
-from search.study_folder import StudyFolder
+from search.study_folder import StudyFolder, create
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -121,8 +120,8 @@ def test_a_study_goes_on_from_the_corpus_that_its_root_holds(
     cache = tmp_path / "root" / "data"
     corpus = prepare(config.data, config.model.vocab_size, train.eval_tokens, cache)
     data = {"digest": corpus.digest, "bytes_per_token": {"report": 1.0}}
-    place = StudyFolder(root=tmp_path / "root", name="s")
-    create(place, StudySpec(name="s", config=config, seed=0, budget=12, data=data))
+    folder = StudyFolder(root=tmp_path / "root", name="s")
+    create(folder, StudySpec(name="s", config=config, seed=0, budget=12, data=data))
     if gone:
         text.unlink()
     else:

@@ -255,14 +255,13 @@ def test_the_command_writes_a_file_and_refuses_what_is_no_job(
         ("arguments.size", 3, "arguments: unknown key 'size'"),
         ("task", 3, "task is 3; expected text"),
         ("seed", None, "seed is None"),
-        ("resolved.residual", {}, "the residual coefficients are of {}; expected 2 of each"),
-        ("resolved.residual.ffn", [1.0], "expected 2 of each of attention, ffn, one per layer"),
+        ("resolved.residual", {}, r"residual has \[\]; expected"),
+        ("resolved.residual.ffn", [1.0], "residual.ffn has 1 numbers; expected 2, one per layer"),
         ("resolved.tensors", [], "trainable parameters without a row"),
         ("resolved.tensors.0.name", "more", "without a row"),
         ("resolved.tensors.0.lr", "high", r"resolved\.tensors\.0: lr is 'high'"),
         ("resolved.tensors.0.beta1", 2, r"resolved\.tensors\.0: beta1 is 2"),
         ("resolved.output_multiplier", 1e300, "output_multiplier is 1e.300"),
-        ("rungs", [{"fraction": 0.5}], r"rungs\.0: bound is missing"),
     ],
 )
 def test_a_job_that_does_not_fit_is_one_error(

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from completedp.errors import UserError
-from completedp.resolved import Resolved, TensorRow
-from completedp.runs.job import Job, Outcome, Rung
+from completedp.optimizer import TensorRow
+from completedp.resolved import Resolved
+from completedp.runs.job import Job, Outcome
 
 ROW = TensorRow(
     name="a",
@@ -28,7 +29,6 @@ JOB = Job(
     arguments={"n": 3, "text": {"source": "x"}},
     resolved=Resolved(tensors=(ROW,), residual={"ffn": (1.0, 0.5)}),
     seed=5,
-    rungs=(Rung(fraction=0.25, bound=3.0),),
 )
 OUTCOME = Outcome(
     trial=3,
@@ -104,7 +104,6 @@ def changed(part: str, **changes: Any) -> dict[str, Any]:
         "job": data,
         "resolved": data["resolved"],
         "row": data["resolved"]["tensors"][0],
-        "rung": data["rungs"][0],
     }[part]
     inner.update(changes)
     return data
@@ -116,12 +115,8 @@ def changed(part: str, **changes: Any) -> dict[str, Any]:
         (changed("job", trial="3"), "trial is '3'"),
         (changed("job", task=None), "task is None; expected text"),
         (changed("job", arguments=[]), "arguments is \\[\\]; expected an object"),
-        (changed("job", rungs={}), "rungs is {}; expected a list"),
-        (changed("job", rungs=[3]), "rungs.0: expected an object, got 3"),
         (changed("job", resolved=None), "resolved is None; expected an object"),
         (changed("job", steps=3), "unknown key 'steps'"),
-        (changed("rung", fraction=1e300), "rungs.0: fraction is 1e\\+300"),
-        (changed("rung", bound=None), "rungs.0: bound is None"),
         (changed("resolved", tensors={}), "resolved: tensors is {}; expected a list"),
         (changed("resolved", residual={"ffn": ["x"]}), "resolved: residual is"),
         (changed("resolved", residual={"ffn": 3}), "resolved: residual is"),

@@ -158,6 +158,7 @@ def test_a_damaged_line_is_named(path: Path, line: bytes, message: str) -> None:
         ("seconds", "-1", "seconds is -1; expected seconds, 0 or more"),
         ("seed", '"x"', "seed is 'x'; expected"),
         ("reason", "7", "reason is 7; expected text or null"),
+        ("ratios", '{"width": 0}', "ratios is {'width': 0}; expected an object of width, depth"),
         ("metrics", '{"a": "b"}', r"metrics is .*; expected an object of finite numbers"),
     ],
 )

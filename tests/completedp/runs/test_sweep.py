@@ -17,7 +17,7 @@ from completedp.runs.job import Event, Finished
 from completedp.runs.journal import read_records
 from completedp.runs.local import InProcessExecutor, LocalExecutor
 from completedp.runs.lock import Lock
-from completedp.runs.sweep import run_all, unfinished
+from completedp.runs.sweep import identity, run_all, unfinished
 
 
 def test_a_second_call_trains_nothing_and_says_the_same(tmp_path: Path) -> None:
@@ -29,6 +29,12 @@ def test_a_second_call_trains_nothing_and_says_the_same(tmp_path: Path) -> None:
     assert list(first) == [0, 1, 2]
     assert [o.status for o in first.values()] == ["completed", "diverged", "completed"]
     assert events == []
+
+
+def test_what_an_earlier_version_has_finished_is_found() -> None:
+    """It wrote this digest, of jobs that had `rungs`."""
+    earlier = "sha256:5a795b21b8896dfc7f69ca2d2014cd089ceedabb90831d6b2fdf99981b14bf35"
+    assert identity(job(0)) == identity(job(7)) == earlier
 
 
 def test_a_call_cut_short_is_gone_on_with(tmp_path: Path) -> None:

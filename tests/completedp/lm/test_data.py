@@ -105,9 +105,7 @@ def test_a_digest_names_a_corpus_whatever_its_source_holds_by_now(tmp_path: Path
     assert prepare(data, 256, 100, cache, first.digest) == first
     from_text(path, words(2, 20_000))
     with pytest.raises(UserError, match="has changed: its digest is"):
-        prepare(
-            data, 256, 120, cache, first.digest
-        )  # no corpus was prepared for a longer evaluation
+        prepare(data, 256, 120, cache, first.digest)  # not prepared for this length
 
 
 def test_what_is_kept_says_so(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def observed(config: StudyConfig, asks: int) -> list[dict[str, Any]]:
     """A journal with two global trials and 200 per-module ones."""
     searching = GLOBAL + OBSERVED + asks
     budget = next(b for b in count(searching) if b - confirmation_runs(b) >= searching)
-    study = StudySpec(name="asks", config=config, seed=0, budget=budget, data={"bytes_per_token": {}})
+    study = StudySpec(name="asks", config=config, seed=0, budget=budget, data={})
     records = [{"event": "study", **study.to_record()}]
     rng = np.random.default_rng(0)
     coordinates = Space.from_config(config).part("type", "depth")

@@ -6,11 +6,13 @@ reach Ax, because `inf` would spoil its data.
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 logging.disable(logging.INFO)  # Ax announces its storage on import
 from ax.api.client import Client
@@ -30,6 +32,7 @@ from search.strategies.node import StrategyNode
 from search.study import Study
 
 METRIC = "loss"
+NO_TIME = "1970-01-01 00:00:00.000000"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,14 +110,23 @@ class AxExperiment:
     def save(self, path: Path) -> None:
         """Write a file for `Client.load_from_json_file`, atomically.
 
-        It holds Ax's default generation strategy in place of ours: Ax's storage keeps its own nodes only,
-        and its analyses fit the model of the default one.
+        Equal studies give equal bytes, so the times in the file are not real. In place of our generation
+        strategy the file holds Ax's default one: Ax's storage knows its own nodes only, and the analyses
+        use the default one's model.
         """
         self._client.configure_generation_strategy()
         with tempfile.TemporaryDirectory() as folder:
             snapshot = Path(folder) / path.name
             self._client.save_to_json_file(str(snapshot))
-            files.write_bytes(path, snapshot.read_bytes())
+            saved = json.loads(snapshot.read_text(), object_hook=_without_time)
+        saved["generation_strategy"]["experiment"] = (
+            None  # a second copy, which loading does not use
+        )
+        files.write_text(path, json.dumps(saved, allow_nan=False))
+
+
+def _without_time(saved: dict[str, Any]) -> dict[str, Any]:
+    return saved | {"value": NO_TIME} if saved.get("__type") == "datetime" else saved
 
 
 class _ViewNode(StrategyNode):

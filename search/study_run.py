@@ -24,6 +24,7 @@ from completedp.runs.lock import Lock
 from completedp.scale import Ratios
 from completedp.tracking import Tracker
 from completedp.training.jobs import training_job, user_paths
+from search.ax_experiment import AxExperiment
 from search.display import Display
 from search.figures import draw
 from search.phases import Split
@@ -186,6 +187,7 @@ def _write_results(folder: StudyFolder, study: Study) -> dict[str, Any]:
     recipe = build_recipe(study)
     summary = summarize(study, recipe)
     recipe.write(folder.recipe)
+    AxExperiment(study).save(folder.path / "experiment.json")
     files.write_json(folder.path / "summary.json", summary)
     best = study.best("module")
     drawn = Space.from_config(study.spec.config).to_hparams(best.values) if best else recipe.hparams

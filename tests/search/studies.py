@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import functools
+import json
+import lzma
+from pathlib import Path
+from typing import Any
 
 from completedp.config import StudyConfig
 from completedp.hparams import HParams
@@ -11,6 +15,15 @@ from completedp.runs.job import Job
 from completedp.scale import Ratios
 from search.proposer import JobFactory
 from search.study import StudySpec
+
+RECORDS = Path(__file__).parents[2] / "benchmarks" / "records"
+
+
+def recorded(name: str) -> list[dict[str, Any]]:
+    """The journal of a search that really trained (benchmarks/search_strategies.py)."""
+    text = lzma.decompress((RECORDS / f"{name}.jsonl.xz").read_bytes())
+    lines = (json.loads(line) for line in text.splitlines())
+    return [{key: value for key, value in line.items() if key != "curve"} for line in lines]
 
 
 def study_of(config: StudyConfig, *, budget: int = 40, seed: int = 0, name: str = "s") -> StudySpec:

@@ -1,22 +1,12 @@
 """Recorded searches, replayed: the proposals are those of the version that trained them."""
 
-import json
-import lzma
-from pathlib import Path
 from typing import Any
 
 import pytest
+from studies import recorded
 
 from search.proposer import Proposer
 from search.study import Study
-
-RECORDS = Path(__file__).parents[2] / "benchmarks" / "records"
-
-
-def recorded(name: str) -> list[dict[str, Any]]:
-    text = lzma.decompress((RECORDS / f"{name}.jsonl.xz").read_bytes())
-    lines = (json.loads(line) for line in text.splitlines())
-    return [{key: value for key, value in line.items() if key != "curve"} for line in lines]
 
 
 def no_job(trial: int, *_: Any, **__: Any) -> Any:

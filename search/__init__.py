@@ -115,6 +115,8 @@ def _trained(
     from search.display import Callback
     from search.study_run import train
 
+    # A run that hangs is told by it.
+    forecast = None if request.study.done else request.forecast(workers=1).seconds_per_run
     folder = request.begin(logging.getLogger(__name__).warning)
     summary = train(
         request,
@@ -123,6 +125,7 @@ def _trained(
         executor=executor,
         display=lambda study: Callback(study, on_progress),
         hours=hours,
+        forecast=forecast,
     )
     if summary is None:
         raise UserError(

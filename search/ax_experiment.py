@@ -73,7 +73,7 @@ class AxExperiment:
             ],
         )
         self._client.configure_optimization(objective=f"-{METRIC}")
-        for record in study.of_phase("global", "module"):
+        for record in study.searched:
             self._space.check(record.values, f"trial {record.trial}")
             full = {_ax_name(name): record.values.get(name, 0.0) for name in self._names}
             self._register(record.trial, record.phase, self._client.attach_trial(parameters=full))

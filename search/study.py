@@ -148,7 +148,7 @@ class Study:
     @property
     def done(self) -> bool:
         """Whether the study ended, and its budget was not raised since."""
-        return bool(self.records[-1]["event"] == "done")
+        return bool(self.records) and self.records[-1]["event"] == "done"
 
     def cost_at(self, ratios: Ratios) -> Fraction:
         """The cost of one trial at that scale."""

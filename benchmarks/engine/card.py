@@ -24,6 +24,7 @@ from completedp.config import Model, TrainConfig
 from completedp.hparams import HParams
 from completedp.lm.preset_files import load_preset
 from completedp.lm.train import language_model
+from completedp.models import own_inventory
 from completedp.resolved import Resolved, resolve
 from completedp.runs.local import LocalExecutor, devices_of
 from completedp.runs.sweep import run_all
@@ -71,7 +72,7 @@ def case(name: str, **changes: Any) -> tuple[Model, TrainConfig, Resolved]:
     config = load_preset(name)
     tokens = STEPS[name] * config.train.batch
     train = dataclasses.replace(config.train, tokens=tokens, **changes)
-    values = resolve(HParams(global_=config.values), config.model.inventory(config.model), Ratios())
+    values = resolve(HParams(global_=config.values), own_inventory(config.model), Ratios())
     return config.model, train, values
 
 

@@ -154,7 +154,7 @@ def last_step(run: Path) -> int:
 def difference(run: Path, other: Path) -> float:
     """The largest relative difference of a training loss."""
     pairs = zip(curve(run), curve(other), strict=True)
-    return max(abs(float(mine["loss"]) / theirs["loss"] - 1) for mine, theirs in pairs)
+    return max(abs(float(a["loss"]) / float(b["loss"]) - 1) for a, b in pairs)
 
 
 def outcome(run: Path) -> dict[str, Any]:

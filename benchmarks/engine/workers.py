@@ -18,6 +18,7 @@ from benchmarks import result
 from completedp.hparams import HParams
 from completedp.lm.data import prepare
 from completedp.lm.preset_files import load_preset
+from completedp.models import own_inventory
 from completedp.resolved import resolve
 from completedp.runs.job import Job
 from completedp.runs.local import LocalExecutor
@@ -48,9 +49,7 @@ def rate(folder: Path, workers: int, count: int) -> float:
     config = load_preset("tiny")
     cache = folder.parent / "data"
     prepare(config.data, config.model.vocab_size, config.train.eval_tokens, cache)
-    resolved = resolve(
-        HParams(global_=config.values), config.model.inventory(config.model), Ratios()
-    )
+    resolved = resolve(HParams(global_=config.values), own_inventory(config.model), Ratios())
 
     def jobs(first: int, number: int) -> list[Job]:
         return [

@@ -109,12 +109,8 @@ def asked(strategy: str, asks: int) -> list[float]:
     search = dataclasses.replace(tiny.search, strategy=strategy, global_share=share)
     config = dataclasses.replace(tiny, search=search)
     make_job = functools.partial(language_model_job, config, Path("unused"), "cpu")
-    source = Proposer(
-        Study.from_records(observed(config, asks), "memory"),
-        lambda _: None,
-        make_job,
-        lambda _: (),
-    )
+    study = Study.from_records(observed(config, asks), "memory")
+    source = Proposer(study, lambda _: None, make_job)
     rng = np.random.default_rng(1)
     seconds = []
     for _ in range(asks):

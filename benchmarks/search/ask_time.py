@@ -35,6 +35,8 @@ from search.study import Study, StudySpec, confirmation_runs
 
 OBSERVED, GLOBAL = 200, 2
 WORKERS = 2
+# What a study records of its corpus; no ask reads it.
+DATA = {"digest": "sha256:0", "tokens": {}, "bytes_per_token": {"report": 1.0}}
 
 
 def main() -> None:
@@ -126,7 +128,7 @@ def observed(config: StudyConfig, asks: int) -> list[dict[str, Any]]:
     """A journal with two global trials and 200 per-module ones."""
     searching = GLOBAL + OBSERVED + asks
     budget = next(b for b in count(searching) if b - confirmation_runs(b) >= searching)
-    study = StudySpec(name="asks", config=config, seed=0, budget=budget, data={})
+    study = StudySpec(name="asks", config=config, seed=0, budget=budget, data=DATA)
     records = [{"event": "study", **study.to_record()}]
     rng = np.random.default_rng(0)
     coordinates = Space.from_config(config).part("type", "depth")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from completedp import root_layout
 from completedp.errors import UserError, first_line
 from completedp.runs.journal import read_records, studies, trials
 
@@ -194,7 +195,7 @@ def _losses(device: str, compiled: Sequence[bool]) -> list[float]:
             )
             for i, compile_it in enumerate(compiled)
         ]
-        with LocalExecutor(1, logs=folder / "logs", devices=[device]) as executor:
+        with LocalExecutor(1, logs=folder / root_layout.LOGS, devices=[device]) as executor:
             # One at a time: a run that dies is then given up with its reason.
             ended = [run_all([job], executor, folder / str(job.trial)) for job in jobs]
         return [outcomes[i].loss or float("nan") for i, outcomes in enumerate(ended)]
@@ -202,7 +203,7 @@ def _losses(device: str, compiled: Sequence[bool]) -> list[float]:
 
 def _studies(root: Path) -> Iterator[Finding]:
     for folder in studies(root):
-        path = folder / "journal.jsonl"
+        path = folder / root_layout.JOURNAL
         try:
             records = read_records(path)
             ended = sum(trial.status is not None for trial in trials(records, path).values())
@@ -223,9 +224,9 @@ def _studies(root: Path) -> Iterator[Finding]:
 def _mlflow(root: Path) -> Iterator[Finding]:
     """Read the database without changing it: `track` replaces a broken one."""
     from completedp.tracking import database
-    from completedp.tracking.store import DATABASE, judge
+    from completedp.tracking.store import judge
 
-    path = root.absolute() / DATABASE
+    path = root.absolute() / root_layout.DATABASE
     if database.is_missing(path):
         yield Finding("mlflow", "ok", "no database yet: the first study makes it")
         return

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from completedp import files
+from completedp import files, root_layout
 from completedp.doctor import Finding
 from completedp.errors import UserError
 from completedp.runs.journal import LARGEST, exists
@@ -24,7 +24,7 @@ from completedp.runs.lock import Held, Lock
 STALE_SECONDS = 3600.0
 # Names of half-made files and folders under a root. MLflow's are removed when its database is opened.
 _HALF_MADE = (f".*{files.TEMPORARY}", ".preparing-*", ".writing")
-_LOCKS = ("lock", "mlflow.lock", ".lock", ".mlflow.lock")
+_LOCKS = (root_layout.LOCK, root_layout.DATABASE_LOCK, ".lock", ".mlflow.lock")
 
 
 def repair(root: Path) -> Iterator[Finding]:
@@ -53,11 +53,11 @@ def _locks(root: Path) -> Iterator[Finding]:
 
 
 def _journals(root: Path) -> Iterator[Finding]:
-    for path in _found(root, ("journal.jsonl",)):
+    for path in _found(root, (root_layout.JOURNAL,)):
         if not exists(path):  # the study never began
             continue
         try:
-            with Lock(path.parent / "lock"):
+            with Lock(path.parent / root_layout.LOCK):
                 yield from _without_empty_lines(path)
         except Held as held:
             yield _mended(path, f"left alone: {held}")
@@ -92,9 +92,9 @@ def _left_over(root: Path) -> Iterator[Finding]:
 
 def _view(root: Path) -> Iterator[Finding]:
     from completedp.tracking import database, track
-    from completedp.tracking.store import DATABASE, judge
+    from completedp.tracking.store import judge
 
-    path = root.resolve() / DATABASE
+    path = root.resolve() / root_layout.DATABASE
     if database.is_missing(path):
         return
     try:
@@ -111,7 +111,9 @@ def _found(root: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
     """Everything with these names under a root, without following links or looking at MLflow's artifacts."""
     for folder, subfolders, names in os.walk(root):
         here = Path(folder)
-        subfolders[:] = sorted(s for s in subfolders if not (here == root and s == "artifacts"))
+        subfolders[:] = sorted(
+            s for s in subfolders if not (here == root and s == root_layout.ARTIFACTS)
+        )
         for name in [*subfolders, *sorted(names)]:
             if any(Path(name).match(pattern) for pattern in patterns):
                 yield here / name

@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from completedp import files
+from completedp import files, root_layout
 from completedp.config import StudyConfig
 from completedp.errors import UserError
 from completedp.hparams import HParams
@@ -64,7 +64,7 @@ def train(
     )
     executor = executor or LocalExecutor(
         workers or default_workers(device),
-        logs=folder.path / "logs",
+        logs=folder.path / root_layout.LOGS,
         paths=user_paths(config.model, config.train),
         devices=devices_of(device),
     )

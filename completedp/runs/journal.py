@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from completedp import reading
+from completedp import reading, root_layout
 from completedp.errors import UserError, shown
 from completedp.reading import Field
 from completedp.records import build
@@ -180,7 +180,11 @@ def exists(path: Path) -> bool:
 
 def studies(root: Path) -> list[Path]:
     """The folders of a root's studies, sorted by name."""
-    return sorted(path.parent for path in root.glob("studies/*/journal.jsonl") if exists(path))
+    return sorted(
+        path.parent
+        for path in root.glob(f"{root_layout.STUDIES}/*/{root_layout.JOURNAL}")
+        if exists(path)
+    )
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from completedp import files, reading
+from completedp import files, reading, root_layout
 from completedp.runs.curves import read_curve
 from completedp.runs.engine import run, trial_of
 from completedp.runs.job import Event, Executor, Finished, Job, Outcome
@@ -85,8 +85,8 @@ def run_all(
     assert len({job.trial for job in jobs}) == len(jobs), "two jobs with one trial number"
     with files.writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
-    path, curves = directory / "journal.jsonl", directory / "curves"
-    with Lock(directory / "lock", "sweep"):
+    path, curves = directory / root_layout.JOURNAL, directory / root_layout.CURVES
+    with Lock(directory / root_layout.LOCK, "sweep"):
         opened = Journal.open(path) if exists(path) else Journal.create(path, {})
         with opened as journal:
             finished = _finished(directory)
@@ -118,13 +118,13 @@ def _renumbered(event: Event, trial: int) -> Event:
 
 def _finished(directory: Path) -> dict[str, Outcome]:
     """The outcomes in the folder, by the job's identity."""
-    path = directory / "journal.jsonl"
+    path = directory / root_layout.JOURNAL
     outcomes: dict[str, Outcome] = {}
     for number, record in enumerate(read_records(path), 1):
         if record["event"] == "finished":
             where = f"{path}, line {number}: the journal is damaged"
             reading.check_fields(record, {"job": reading.TEXT}, ("job",), where)
-            outcomes[record["job"]] = _outcome(record, directory / "curves", where)
+            outcomes[record["job"]] = _outcome(record, directory / root_layout.CURVES, where)
     return outcomes
 
 

@@ -12,9 +12,10 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+from completedp import root_layout
 from completedp.errors import UserError
 from completedp.tracking.database import is_missing
-from completedp.tracking.store import DATABASE, Store, import_mlflow
+from completedp.tracking.store import Store, import_mlflow
 from completedp.tracking.tracker import track
 
 
@@ -31,7 +32,7 @@ def serve(
     A missing database is made first, and a broken one is replaced with a call of `warn`. Raises `UserError`
     for a root without studies, a database that cannot be opened, and an address that is taken or not ours.
     """
-    if is_missing(root / DATABASE):
+    if is_missing(root / root_layout.DATABASE):
         track(root, warn=warn)
     store = Store(root, warn)
     if store.replaced:

@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from completedp import root_layout
 from completedp.errors import UserError, first_line
 from completedp.runs.lock import locked
 from completedp.tracking import database
 
-DATABASE = "mlflow.db"
 EXPERIMENT = "completedp"
 # Without this tag MLflow's pages take it for an experiment with prompts and agents.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
@@ -62,13 +62,13 @@ class Store:
         if bad := set("?#%") & set(str(root)):
             # These are special in a database URI: MLflow would write somewhere else.
             raise UserError(f"the root {root} has a {bad.pop()!r} in its path; give one without")
-        self.database = root / DATABASE
+        self.database = root / root_layout.DATABASE
         self.uri = _uri(self.database)
-        self.artifacts = (root / "artifacts").as_uri()
+        self.artifacts = (root / root_layout.ARTIFACTS).as_uri()
         try:
             root.mkdir(parents=True, exist_ok=True)
             # Two processes that create the tables at once both fail in the migration.
-            with locked(root / "mlflow.lock"):
+            with locked(root / root_layout.DATABASE_LOCK):
                 self.replaced = self._provide(warn, suspect)
         except UserError:
             raise

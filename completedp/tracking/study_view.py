@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from completedp import files, reading
+from completedp import files, reading, root_layout
 from completedp.errors import UserError
 from completedp.runs.curves import read_curve
 from completedp.runs.journal import TrialRecord, check_study, read_records, trials
@@ -42,7 +42,7 @@ class StudyView(View):
     def sync(self, state: State) -> SyncResult:
         """One pass. With state `ended` the parent run ends too and gets its artifacts."""
         self._store.check()
-        journal = self._folder / "journal.jsonl"
+        journal = self._folder / root_layout.JOURNAL
         records = read_records(journal)
         if not records:
             raise UserError(f"{journal}: there is no study any more")
@@ -108,8 +108,8 @@ class StudyView(View):
 
     def _times(self, trial: TrialRecord) -> tuple[float, float]:
         """Start and end in seconds since the epoch. The curve is written when the trial ends."""
-        curve = self._folder / "curves" / f"{trial.trial}.jsonl"
-        when = curve if curve.exists() else self._folder / "journal.jsonl"
+        curve = self._folder / root_layout.CURVES / f"{trial.trial}.jsonl"
+        when = curve if curve.exists() else self._folder / root_layout.JOURNAL
         end = when.stat().st_mtime
         return end - trial.seconds, end
 
@@ -134,7 +134,7 @@ class StudyView(View):
         tags = {"completedp.record": _digest(trial)}
         if trial.reason:
             tags["reason"] = trial.reason
-        curve = read_curve(self._folder / "curves", trial.trial)
+        curve = read_curve(self._folder / root_layout.CURVES, trial.trial)
         last = max([1, trial.steps, *(step for step, _ in curve)])
         metrics = curve_metrics(curve, start, end, last)
         if trial.loss is not None:
@@ -165,7 +165,7 @@ class StudyView(View):
     def _end_parent(self, records: Sequence[Mapping[str, Any]]) -> None:
         done = records[-1]["event"] == "done"
         summary = self._summary() if done else []
-        end = milliseconds((self._folder / "journal.jsonl").stat().st_mtime)
+        end = milliseconds((self._folder / root_layout.JOURNAL).stat().st_mtime)
         for name in ("study.yaml", "recipe.yaml", "summary.json", "figures"):
             path = self._folder / name
             if path.is_dir():

@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
+from completedp import root_layout
 from completedp.errors import UserError, first_line, nearest
 from completedp.runs.journal import studies
 from completedp.runs.lock import locked
 from completedp.tracking.run_view import RunView
-from completedp.tracking.store import DATABASE, Store, import_mlflow
+from completedp.tracking.store import Store, import_mlflow
 from completedp.tracking.study_view import StudyView
 from completedp.tracking.view import SyncResult, View
 from completedp.training.run_folder import RUN, trained
@@ -49,8 +50,8 @@ def track(
         return _passes(root, folders, name, warn, suspect=True)
     except (MlflowException, OSError) as error:
         raise UserError(
-            f"{root / DATABASE}: MLflow cannot write it ({first_line(error)}); free it or its disk, and run "
-            "'completedp track' again"
+            f"{root / root_layout.DATABASE}: MLflow cannot write it ({first_line(error)}); free it or its "
+            "disk, and run 'completedp track' again"
         ) from error
 
 

@@ -50,7 +50,7 @@ class PlanRun:
 
         chosen = plan.data if data is None else dataclasses.replace(plan.data, source=data)
         check_together(plan.model, chosen, plan.train)
-        folder = out or root_layout.runs(root) / run_name(plan, chosen, seed, stem)
+        folder = out or root / root_layout.RUNS / run_name(plan, chosen, seed, stem)
         cache = root_layout.data_cache(root)
         kept = kept_corpus(plan, chosen, cache)
         job = plan_job(

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from completedp import files, reading
+from completedp import files, reading, root_layout
 from completedp.config import DataConfig
 from completedp.errors import UserError
 from completedp.plan import Plan
@@ -73,7 +73,7 @@ def run(
             if group.is_main:
                 with files.writing(folder):
                     folder.mkdir(parents=True, exist_ok=True)
-                held.enter_context(Lock(folder / "lock", "run"))
+                held.enter_context(Lock(folder / root_layout.LOCK, "run"))
                 outcome = _finished(folder, identity)
                 if plan is not None and outcome is None:
                     _describe(folder, plan, job, task, identity)
@@ -153,7 +153,7 @@ class RunRecord:
 
 def trained(root: Path) -> list[Path]:
     """The folders of a root's runs that describe themselves, by name."""
-    return sorted(path.parent for path in root.glob(f"runs/*/{RUN}"))
+    return sorted(path.parent for path in root.glob(f"{root_layout.RUNS}/*/{RUN}"))
 
 
 def read_points(folder: Path, steps: int) -> list[tuple[int, float]]:

@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from completedp import files, reading
+from completedp import files, reading, root_layout
 from completedp.errors import UserError
 from completedp.hparams import HParams
 from completedp.models import external_model, training_flops
@@ -32,7 +32,7 @@ from transfer.planning.planner import Arm, make_plan
 from transfer.planning.target import Target, TargetRequest, target_for
 
 PAPER = {"proxy": 2.3, "carried": 1.32}  # [CompletedP]
-MEASUREMENT = "speedups"
+MEASUREMENT = root_layout.SPEEDUPS
 
 Losses = Mapping[int, float]
 

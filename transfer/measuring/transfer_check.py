@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast, get_args
 
+from completedp import root_layout
 from completedp.config import Schedule
 from completedp.errors import UserError, named, nearest
 from completedp.hparams import HParams
@@ -27,7 +28,7 @@ from transfer.planning.target import Target, TargetRequest, target_for
 AXES = ("width", "depth", "batch", "tokens")
 # The values that can be swept, with the names that people use.
 SWEPT = {"lr": "learning rate", "weight_decay": "weight decay", "eps": "ε"}
-MEASUREMENT = "transfer-checks"
+MEASUREMENT = root_layout.TRANSFER_CHECKS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,13 +28,11 @@ _KINDS: Mapping[str, str] = {
 class ModelKind(Protocol):
     """Everything that differs between the kinds of model.
 
-    `task` is the training function that a job names. `has_family` says that widths and depths can be chosen
-    for a budget, because the shapes have a closed form. `needs_working_folder` says that a worker needs the
+    `task` is the training function that a job names. `needs_working_folder` says that a worker needs the
     files and modules of the folder in which the command was given.
     """
 
     task: str
-    has_family: bool
     needs_working_folder: bool
 
     def inventory(self, model: Any, base: Any, hparams: HParams | None = None) -> Inventory:
@@ -60,7 +58,6 @@ class ReferenceKind:
     """The reference model: its shapes are closed forms of its configuration. Needs no torch."""
 
     task = trust.LANGUAGE_MODEL
-    has_family = True
     needs_working_folder = False
 
     def inventory(

@@ -16,7 +16,6 @@ class ExternalKind:
     """External models, as `completedp.models.ModelKind`."""
 
     task = trust.FOREIGN_MODEL
-    has_family = False
     needs_working_folder = True
 
     def inventory(

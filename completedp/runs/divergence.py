@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from completedp import reading
@@ -35,10 +34,6 @@ FEWEST_REPORTS = 5
 # Points of a curve: enough for a figure, and few for the disk and MLflow.
 CURVE_POINTS = 200
 
-# A loss on the way is the mean over this share of the run before it: 20 steps of 384 at `tiny`, where one
-# step's loss scatters by more than what trials differ in.
-WINDOW = 0.05
-_STEP = operator.itemgetter(0)
 _STATE: Mapping[str, Field] = {
     "step": reading.COUNT,
     "first": reading.NUMBER,
@@ -56,17 +51,6 @@ _STATE: Mapping[str, Field] = {
 def stride(steps: int) -> int:
     """Steps between two points of a curve."""
     return max(1, math.ceil(steps / CURVE_POINTS))
-
-
-def loss_at(curve: Sequence[tuple[int, float]], fraction: float, steps: int) -> float | None:
-    """Mean training loss just before `fraction` of a run of `steps`; None of a curve that ends earlier."""
-    end = fraction * steps
-    first, last = (bisect_right(curve, x, key=_STEP) for x in (end - WINDOW * steps, end))
-    window = [loss for _, loss in curve[first:last]]
-    # Points are up to a window apart: a run that has gone on to `end` may have its last point before it.
-    if not window or curve[-1][0] < end - WINDOW * steps / 2:
-        return None
-    return sum(window) / len(window)
 
 
 class Monitor:

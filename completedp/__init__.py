@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from completedp.adapters.parametrized import Parametrized as Parametrized
     from completedp.adapters.parametrized import parametrize as parametrize
     from completedp.adapters.parametrized import trial_values as trial_values
+    from completedp.adapters.plans import audit as audit
     from completedp.auditing import Audit as Audit
-    from completedp.auditing import audit as audit
     from completedp.errors import UserError as UserError
     from completedp.hparams import HParams as HParams
     from completedp.modules import Inventory as Inventory
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from completedp.rules import factors as factors
     from completedp.scale import Ratios as Ratios
     from completedp.scale import Scale as Scale
+    from completedp.training.one_run import train as train
 
 __version__ = "0.1.0"
 
@@ -35,11 +36,12 @@ _HOMES = {
     "Resolved": "completedp.resolved",
     "Scale": "completedp.scale",
     "UserError": "completedp.errors",
-    "audit": "completedp.auditing",
+    "audit": "completedp.adapters.plans",
     "factors": "completedp.rules",
     "parametrize": "completedp.adapters.parametrized",
     "reference_inventory": "completedp.modules",
     "resolve": "completedp.resolved",
+    "train": "completedp.training.one_run",
     "trial_values": "completedp.adapters.parametrized",
 }
 __all__ = sorted(_HOMES)

@@ -1,49 +1,39 @@
 """The values in force in an optimizer against the planned ones, tensor by tensor.
 
-Schedulers that write one learning rate into every group, wrappers that merge groups, and trainers that make
-an optimizer of their own lose per-module values without a word, some of them only late in the training. Call
-`audit` after the scheduler's first step, and every so many steps.
+Three things lose per-module values without a word, some of them late in the training: schedulers that write
+one learning rate into every group, wrappers that merge groups, and trainers that make their own optimizer.
+Call `audit` after the scheduler's first step, and again every so many steps.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any
 
 import torch
 from torch import nn
 
-from completedp.adapters.folding import idle_hooks
-from completedp.config import ExternalModel
 from completedp.errors import UserError
-from completedp.resolved import TensorRow
-
-if TYPE_CHECKING:
-    from completedp.plan import Plan
+from completedp.hooks import idle_hooks
+from completedp.kinds import buffer_name
+from completedp.modules import plain_name
+from completedp.optimizer import Planned, TensorRow, other_training, values_of
 
 # An optimizer may hold its lr as a float32 tensor.
 TOLERANCE = 1e-6
-# Of an lr that is such a tensor: a scheduler that makes each from the one before rounds it once a step, which
-# had moved groups apart by 5e-6 after 20,000 steps of CosineAnnealingLR.
+# For an lr that is such a tensor. A scheduler that computes each from the one before rounds it once a step;
+# after 20,000 steps of CosineAnnealingLR this had moved groups apart by 5e-6.
 TENSOR_TOLERANCE = 1e-3
-# What wrappers put into the names of parameters: DDP, torch.compile, FSDP1, activation checkpointing.
-_WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 _SHOWN = 8
-
-
-class Planned(Protocol):
-    """What `parametrize` returns, a `Plan`, or a `Resolved`."""
-
-    @property
-    def tensors(self) -> Sequence[TensorRow]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One value of one tensor that is not as planned; `planned` and `in_force` as text where no number."""
+    """One value of one tensor that is not as planned; `planned` and `in_force` are text if they are no
+    numbers."""
 
     tensor: str
     what: str
@@ -58,7 +48,7 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """What `audit` found. `schedule` is the multiplier on the planned lr that is in force."""
+    """The result of `audit`. `schedule` is the multiplier on the planned lr that is in force."""
 
     tensors: int
     schedule: float
@@ -69,7 +59,7 @@ class Audit:
         return not self.differences
 
     def check(self) -> None:
-        """Raises `UserError` naming the first differences, where there are any."""
+        """Raises `UserError` naming the first differences, if there are any."""
         if self.differences:
             shown = "; ".join(str(d) for d in self.differences[:_SHOWN])
             more = len(self.differences) - _SHOWN
@@ -86,17 +76,7 @@ def audit(
     *,
     schedule: float | None = None,
 ) -> Audit:
-    """Every tensor's lr, weight decay, betas and ε in force against `plan`; any wrapper may be on the model.
-    Hooked multipliers must have run. Of a plan of another's model the coefficients are expected folded, as
-    `completedp train` has them; where they are hooked give what `parametrize` returned.
-
-    The planned lr is a peak, so the lr in force is held against it times `schedule`, the scheduler's
-    multiplier at this step. Where that is not given it is taken to be the same for all tensors, above 0 and
-    at most 1, and each group's `initial_lr`, where a scheduler left one, has to be the planned peak itself.
-    So a schedule at 0 is a difference, because all learning rates look alike there, and so is one at 0 for
-    some groups only.
-    """
-    plan = _as_trained(plan)
+    """As `completedp.audit`, for plans of the reference model and for values that are folded already."""
     rows = {plain_name(row.name): row for row in plan.tensors}
     parameters = {plain_name(n): p for n, p in model.named_parameters() if p.requires_grad}
     groups = _groups_of(optimizer)
@@ -104,7 +84,10 @@ def audit(
     shared = {name: group for name, group in in_force.items() if name in rows}
     multiplier = _multiplier(shared, rows) if schedule is None else schedule
     differences = [
-        *_optimizer(optimizer),
+        *(
+            Difference(tensor=part, what=what, planned=planned, in_force=found)
+            for part, what, planned, found in other_training(optimizer)
+        ),
         *(_no_schedule(multiplier) if schedule is None else ()),
         *(
             Difference(
@@ -127,23 +110,15 @@ def audit(
             Difference(tensor=n, what="group", planned="one", in_force="none")
             for n in parameters.keys() - in_force.keys()
         ),
+        *_coefficients(model, plan),
     ]
     for name, group in shared.items():
         differences += _values(rows[name], group, multiplier)
     return Audit(tensors=len(shared), schedule=multiplier, differences=tuple(differences))
 
 
-def _as_trained(plan: Planned) -> Planned:
-    # By its model: to import `Plan` would bring the file formats into every worker.
-    if isinstance(getattr(plan, "model", None), ExternalModel):
-        from completedp.adapters.parametrized import planned
-
-        return planned(cast("Plan", plan))
-    return plan
-
-
 def _no_schedule(multiplier: float) -> Iterator[Difference]:
-    """What no schedule makes of a peak; at 0 all learning rates look alike."""
+    """A multiplier that no schedule has; at 0 all learning rates look alike."""
     if not 0 < multiplier <= 1 + TOLERANCE:
         yield Difference(
             tensor="every tensor",
@@ -157,32 +132,24 @@ def _groups_of(optimizer: torch.optim.Optimizer) -> dict[int, Mapping[str, Any]]
     return {id(p): group for group in optimizer.param_groups for p in group["params"]}
 
 
-def _optimizer(optimizer: torch.optim.Optimizer) -> Iterator[Difference]:
-    """The rules are AdamW's."""
-    inner = getattr(optimizer, "optimizer", optimizer)  # what accelerate wraps
-    if not isinstance(inner, torch.optim.AdamW):
-        yield Difference(
-            tensor="every tensor",
-            what="optimizer",
-            planned="torch.optim.AdamW",
-            in_force=type(inner).__name__,
-        )
-        return
-    for i, group in enumerate(inner.param_groups):
-        for option in ("amsgrad", "maximize"):
-            if group.get(option):
-                yield Difference(tensor=f"group {i}", what=option, planned="False", in_force="True")
+def _coefficients(model: nn.Module, plan: Planned) -> Iterator[Difference]:
+    """The planned coefficients against the buffers that hold them in the model."""
+    buffers = {plain_name(name): buffer for name, buffer in model.named_buffers()}
+    for name, planned in plan.coefficients.items():
+        buffer = buffers.get(buffer_name(name))
+        found = [] if buffer is None else buffer.flatten().tolist()
+        if len(found) != len(planned):
+            numbers = (f"{len(planned)} numbers", f"{len(found)} numbers")
+            yield Difference(tensor=name, what="buffer", planned=numbers[0], in_force=numbers[1])
+            continue
+        for i, (c, in_force) in enumerate(zip(planned, found, strict=True)):
+            if not math.isclose(c, in_force, rel_tol=TOLERANCE):
+                yield Difference(tensor=name, what=f"number {i}", planned=c, in_force=in_force)
 
 
 def _values(row: TensorRow, group: Mapping[str, Any], multiplier: float) -> Iterator[Difference]:
-    beta1, beta2 = group.get("betas", (math.nan, math.nan))
-    pairs = {
-        "lr": (row.lr * multiplier, float(group["lr"])),
-        "weight_decay": (row.weight_decay, group.get("weight_decay", math.nan)),
-        "beta1": (row.beta1, float(beta1)),
-        "beta2": (row.beta2, float(beta2)),
-        "eps": (row.eps, group.get("eps", math.nan)),
-    }
+    pairs = {name: (getattr(row, name), found) for name, found in values_of(group).items()}
+    pairs["lr"] = (row.lr * multiplier, float(group["lr"]))
     if "initial_lr" in group:
         pairs["initial_lr"] = (row.lr, float(group["initial_lr"]))
     for what, (planned, found) in pairs.items():
@@ -192,15 +159,10 @@ def _values(row: TensorRow, group: Mapping[str, Any], multiplier: float) -> Iter
 
 
 def _multiplier(shared: Mapping[str, Mapping[str, Any]], rows: Mapping[str, TensorRow]) -> float:
-    """That of most tensors. A group at 0 among others says nothing of the schedule."""
+    """The multiplier of most tensors. A group at 0 among others says nothing about the schedule."""
     ratios = [float(group["lr"]) / rows[name].lr for name, group in shared.items()]
     at_work = [ratio for ratio in ratios if ratio]
     return statistics.median_low(at_work or ratios or [1.0])
-
-
-def plain_name(name: str) -> str:
-    """A parameter's name without what wrappers put into it."""
-    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def _text(value: float | str) -> str:

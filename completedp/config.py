@@ -11,10 +11,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from completedp.errors import UserError, nearest
-from completedp.hparams import KINDS, GlobalValues
+from completedp.hparams import GlobalValues
+from completedp.kinds import KINDS
 from completedp.modules import Inventory, reference_inventory
 from completedp.scale import Scale
 
@@ -26,6 +27,7 @@ Schedule = Literal["cosine", "wsd", "linear"]
 class ModelConfig:
     """The reference decoder's shape. Width grows by heads of a fixed `head_dim`; sizes are in features."""
 
+    kind: Literal["reference"] = "reference"
     width: int
     depth: int
     head_dim: int
@@ -107,10 +109,11 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ExternalModel:
-    """A model nobody here wrote, at one width and depth. `source`: `hf:CONFIG.json` or
-    `package.module:factory`; `modules`: (pattern, module type) in order, the first match wins.
-    `context` is the length of the sequences it trains on, in tokens."""
+    """An external model at one width and depth. `source` is `hf:CONFIG.json` or `package.module:factory`.
+    `modules` are pairs (pattern, module type) in order; the first match wins. `context` is the length of the
+    sequences it trains on, in tokens."""
 
+    kind: Literal["external"] = "external"
     source: str
     width: int
     depth: int
@@ -133,7 +136,24 @@ class ExternalModel:
         return dataclasses.replace(self, width=width, depth=depth)
 
 
-Model = ModelConfig | ExternalModel
+class _ByKind:
+    """Tells the two apart by `kind` where pydantic reads a file; nothing imports pydantic before."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        choices = {cls.kind: handler.generate_schema(cls) for cls in (ModelConfig, ExternalModel)}
+        return core_schema.tagged_union_schema(choices, discriminator=self.tag)
+
+    @staticmethod
+    def tag(data: Any) -> Any:
+        """The kind that a file gives. Earlier versions gave none: only external models have a source."""
+        if not isinstance(data, Mapping):
+            return None
+        return data.get("kind", "external" if "source" in data else "reference")
+
+
+Model = Annotated[ModelConfig | ExternalModel, _ByKind()]
 
 
 Format = Literal["text", "rows", "parquet", "tokens"]
@@ -258,15 +278,6 @@ class SearchConfig:
 
     LARGEST_OCTAVES: ClassVar[float] = 32  # 2^32 to either side: beyond any float's use
 
-    # Learning rates and ε live on wide log scales; 1-β beyond 8 x and init beyond 16 x were never useful
-    # in the prototype, while q's lr and init did reach 1/16.
-    GLOBAL_OCTAVES: ClassVar[Mapping[str, float]] = {
-        "lr": 4, "weight_decay": 4, "beta1": 2, "beta2": 3, "eps": 6, "init_scale": 2, "residual": 2,
-    }  # fmt: skip
-    MODULE_OCTAVES: ClassVar[Mapping[str, float]] = {
-        "lr": 5, "weight_decay": 5, "beta1": 3, "beta2": 4, "eps": 6, "init_scale": 5, "residual": 3,
-    }  # fmt: skip
-
     def __post_init__(self) -> None:
         if not 0 < self.global_share <= 1:
             raise UserError(
@@ -281,10 +292,8 @@ class SearchConfig:
                         f"{self.LARGEST_OCTAVES}"
                     )
         # The bounds in force are part of the study, whatever a later version's defaults are.
-        for part, defaults in (
-            ("global_octaves", self.GLOBAL_OCTAVES),
-            ("module_octaves", self.MODULE_OCTAVES),
-        ):
+        for i, part in enumerate(("global_octaves", "module_octaves")):
+            defaults = {name: kind.octaves[i] for name, kind in KINDS.items()}
             bounds = {**defaults, **getattr(self, part)}
             object.__setattr__(self, part, {kind: float(o) for kind, o in bounds.items()})
         for kind in self.frozen:

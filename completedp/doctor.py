@@ -1,4 +1,4 @@
-"""Whether this machine and what lies under a root are fit for a search; everything is tried, not assumed."""
+"""Whether this machine and a root are fit for a search. Everything is tried, nothing is assumed."""
 
 from __future__ import annotations
 
@@ -8,43 +8,36 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from completedp import root_layout
 from completedp.errors import UserError, first_line
-from completedp.runs.journal import Record, TrialRecord, read_records, studies, trials
+from completedp.runs.journal import read_records, studies, trials
 
 State = Literal["ok", "note", "fault", "mended"]
 
-# What a study of 200 runs leaves: journal, curves, and mostly MLflow's database.
+# Size of a study of 200 runs: journal, curves, and mostly MLflow's database.
 _ROOM = 200 * 2**20
 _STEPS = 8
-# Relative. Orders of float32 sums move the loss by 1e-5 in so many steps, an attention without gradients
-# by 7e-3.
+# Largest relative difference of two losses. The order of float32 sums moves the loss by 1e-5 in `_STEPS`
+# steps, an attention without gradients by 7e-3.
 _COMPILED = 1e-3
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Finding:
-    """One thing looked at. A `fault` says what to do about it, in `said`."""
+    """The result of one check. The message of a `fault` says how to fix it."""
 
-    what: str
+    subject: str
     state: State
-    said: str
-
-
-def mended(root: Path) -> Iterator[Finding]:
-    """What `completedp.repair` has mended."""
-    from completedp.repair import repair
-
-    for done in repair(root):
-        yield Finding(what=done.what, state="mended", said=done.said)
+    message: str
 
 
 def examine(root: Path) -> Iterator[Finding]:
-    """The findings, in the order in which a fault would explain those after it."""
+    """The findings of all checks. A fault explains later ones, so the order matters."""
     checks: tuple[Callable[[Path], Iterator[Finding]], ...] = (
         _packages,
         _root,
@@ -61,61 +54,57 @@ def examine(root: Path) -> Iterator[Finding]:
 def _packages(_: Path) -> Iterator[Finding]:
     from packaging.requirements import Requirement
 
-    yield Finding(what="python", state="ok", said=platform.python_version())
+    yield Finding("python", "ok", platform.python_version())
     try:
-        wanted_packages = importlib.metadata.requires("completedp") or ()
+        required = importlib.metadata.requires("completedp") or ()
     except importlib.metadata.PackageNotFoundError:
-        said = "runs from a checkout that is not installed, so versions were not checked; "
-        said += "python -m pip install -e ."
-        yield Finding(what="completedp", state="note", said=said)
+        message = "runs from a checkout that is not installed, so versions were not checked; "
+        yield Finding("completedp", "note", message + "python -m pip install -e .")
         return
-    for text in wanted_packages:
+    for text in required:
         requirement = Requirement(text)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         try:
             version = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
-            version = None
-        fits = version is not None and requirement.specifier.contains(version, prereleases=True)
-        wanted = f"{requirement.name}{requirement.specifier}"
-        yield Finding(
-            what=requirement.name,
-            state="ok" if fits else "fault",
-            said=f"{version}"
-            if fits
-            else f"{version or 'absent'}; python -m pip install '{wanted}'",
-        )
+            version = ""
+        if version and requirement.specifier.contains(version, prereleases=True):
+            yield Finding(requirement.name, "ok", version)
+        else:
+            wanted = f"{requirement.name}{requirement.specifier}"
+            message = f"{version or 'absent'}; python -m pip install '{wanted}'"
+            yield Finding(requirement.name, "fault", message)
 
 
 def _root(root: Path) -> Iterator[Finding]:
     root = root.absolute()
-    there = next(place for place in (root, *root.parents) if place.exists())
+    folder = next(path for path in (root, *root.parents) if path.exists())
     try:
-        with (
-            tempfile.NamedTemporaryFile(dir=there, prefix=".doctor.") as one,
-            open(one.name) as two,
-        ):
-            fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            try:
-                fcntl.flock(two, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                locks = False
-            except BlockingIOError:
-                locks = True
+        locks = _has_locks(folder)
     except OSError as error:
-        said = f"{there}: {error.strerror}; give another --root"
-        yield Finding(what="root", state="fault", said=said)
+        yield Finding("root", "fault", f"{folder}: {error.strerror}; give another --root")
         return
-    free = shutil.disk_usage(there).free
+    free = shutil.disk_usage(folder).free
     if not locks:
-        said = (
-            f"{root}: its file system has no locks, so two searches would mix; give another --root"
-        )
+        message = "its file system has no locks, so two searches would mix; give another --root"
     elif free < _ROOM:
-        said = f"{root}: {free / 2**20:.0f} MiB free; make room, a study of 200 runs takes about 200 MiB"
+        message = f"{free / 2**20:.0f} MiB free; make room, a study of 200 runs takes about 200 MiB"
     else:
-        said = f"{root}: writable, has locks, {free / 2**30:.0f} GiB free"
-    yield Finding(what="root", state="ok" if locks and free >= _ROOM else "fault", said=said)
+        message = f"writable, has locks, {free / 2**30:.0f} GiB free"
+    state: State = "ok" if locks and free >= _ROOM else "fault"
+    yield Finding("root", state, f"{root}: {message}")
+
+
+def _has_locks(folder: Path) -> bool:
+    """Whether a second lock on a locked file of the folder is refused."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor.") as one, open(one.name) as two:
+        fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(two, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _devices(_: Path) -> Iterator[Finding]:
@@ -123,60 +112,58 @@ def _devices(_: Path) -> Iterator[Finding]:
 
     from completedp.runs.local import default_workers
 
-    cores = default_workers("cpu")
-    yield Finding(what="cpu", state="ok", said=f"{cores} cores for as many workers")
+    yield Finding("cpu", "ok", f"{default_workers('cpu')} cores for as many workers")
     for i in range(torch.cuda.device_count()):
         memory = torch.cuda.get_device_properties(i).total_memory / 2**30
-        said = f"{torch.cuda.get_device_name(i)}, {memory:.0f} GiB"
+        message = f"{torch.cuda.get_device_name(i)}, {memory:.0f} GiB"
         if torch.cuda.is_bf16_supported():
-            yield Finding(what=f"cuda:{i}", state="ok", said=said)
+            yield Finding(f"cuda:{i}", "ok", message)
         else:
-            said += "; no bfloat16: set train.precision to float32 in a copy of the preset"
-            yield Finding(what=f"cuda:{i}", state="note", said=said)
+            message += "; no bfloat16: set train.precision to float32 in a copy of the preset"
+            yield Finding(f"cuda:{i}", "note", message)
 
 
 def _training(_: Path) -> Iterator[Finding]:
-    """A worker process trains the smallest preset twice from one seed."""
+    """Train the smallest preset twice from one seed, each time in a new worker process."""
     try:
-        losses = [_losses("cpu", [False])[0] for _ in range(2)]
+        first, second = (_losses("cpu", [False])[0] for _ in range(2))
     except (UserError, KeyError) as error:
-        said = f"a worker could not train: {error}; see what precedes this"
-        yield Finding(what="training", state="fault", said=said)
+        message = f"a worker could not train: {error}; see what precedes this"
+        yield Finding("training", "fault", message)
         return
-    if losses[0] == losses[1]:
-        said = f"two workers trained {_STEPS} steps to the same bit"
-        yield Finding(what="training", state="ok", said=said)
+    if first == second:
+        yield Finding("training", "ok", f"two workers trained {_STEPS} steps to the same bit")
     else:
-        said = f"two workers trained the same {_STEPS} steps to {losses[0]} and {losses[1]}: a resumed "
-        said += "study will differ from an uninterrupted one"
-        yield Finding(what="training", state="note", said=said)
+        message = (
+            f"two workers trained the same {_STEPS} steps to {first} and {second}: a resumed study "
+        )
+        yield Finding("training", "note", message + "will differ from an uninterrupted one")
 
 
 def _compiled(_: Path) -> Iterator[Finding]:
-    """Whether a GPU's compiled code trains as the eager code does: releases of torch have got gradients wrong
-    without a word (docs/log.md, 2026-11-26)."""
+    """Whether a GPU's compiled code trains like the eager code: some releases of torch got gradients wrong
+    without a message (docs/log.md, 2026-11-26)."""
     import torch
 
     for i in range(torch.cuda.device_count()):
-        what = f"compiled on cuda:{i}"
+        subject = f"compiled on cuda:{i}"
         try:
             eager, compiled = _losses(f"cuda:{i}", [False, True])
         except (UserError, KeyError) as error:
-            said = f"a worker could not train: {error}; mend that, or set train.compile to false"
-            yield Finding(what=what, state="fault", said=said)
+            message = f"a worker could not train: {error}; mend that, or set train.compile to false"
+            yield Finding(subject, "fault", message)
             continue
         if abs(compiled - eager) <= _COMPILED * eager:
-            said = f"{_STEPS} steps end at the loss of eager ones"
-            yield Finding(what=what, state="ok", said=said)
+            yield Finding(subject, "ok", f"{_STEPS} steps end at the loss of eager ones")
         else:
-            said = f"{_STEPS} steps end at {compiled:.4f}, eager ones at {eager:.4f}: set train.compile to "
-            said += "false in a copy of the preset, or take another release of torch"
-            yield Finding(what=what, state="fault", said=said)
+            message = f"{_STEPS} steps end at {compiled:.4f}, eager ones at {eager:.4f}: set train.compile "
+            message += "to false in a copy of the preset, or take another release of torch"
+            yield Finding(subject, "fault", message)
 
 
 def _losses(device: str, compiled: Sequence[bool]) -> list[float]:
-    """What a new worker's runs of the smallest preset end at, from one seed, compiled or not. Raises
-    `KeyError` for a run that did not end."""
+    """The final losses of runs of the smallest preset in a new worker: one run from one seed for each entry
+    of `compiled`. Raises `KeyError` for a run that did not end."""
     import dataclasses
 
     from completedp.hparams import HParams
@@ -198,7 +185,7 @@ def _losses(device: str, compiled: Sequence[bool]) -> list[float]:
             training_job(
                 config.model,
                 config.data,
-                dataclasses.replace(train, compile=chosen),
+                dataclasses.replace(train, compile=compile_it),
                 resolved,
                 trial=i,
                 seed=0,
@@ -206,61 +193,57 @@ def _losses(device: str, compiled: Sequence[bool]) -> list[float]:
                 cache=folder / "data",
                 device=device.split(":")[0],
             )
-            for i, chosen in enumerate(compiled)
+            for i, compile_it in enumerate(compiled)
         ]
-        with LocalExecutor(1, logs=folder / "logs", devices=[device]) as executor:
-            # Alone each: a run that dies is then given up with its reason.
+        with LocalExecutor(1, logs=folder / root_layout.LOGS, devices=[device]) as executor:
+            # One at a time: a run that dies is then given up with its reason.
             ended = [run_all([job], executor, folder / str(job.trial)) for job in jobs]
         return [outcomes[i].loss or float("nan") for i, outcomes in enumerate(ended)]
 
 
 def _studies(root: Path) -> Iterator[Finding]:
     for folder in studies(root):
-        path = folder / "journal.jsonl"
+        path = folder / root_layout.JOURNAL
         try:
             records = read_records(path)
-            found = trials(records, path)
+            ended = sum(trial.status is not None for trial in trials(records, path).values())
             torn = not path.read_bytes().endswith(b"\n")
-            yield _study(folder.name, records, found, torn=torn)
         except UserError as error:
-            yield Finding(what=f"study {folder.name}", state="fault", said=str(error))
-
-
-def _study(
-    name: str, records: Sequence[Record], found: Mapping[int, TrialRecord], *, torn: bool
-) -> Finding:
-    ended = sum(t.status is not None for t in found.values())
-    said = f"{ended} runs ended"
-    if records[-1]["event"] == "done":
-        return Finding(what=f"study {name}", state="ok", said=f"done, {said}")
-    if torn:
-        said += ", a last line torn by a kill (resuming cuts it off)"
-    said += f"; unless it is running, go on with: completedp search --resume {name}"
-    return Finding(what=f"study {name}", state="note", said=said)
+            yield Finding(f"study {folder.name}", "fault", str(error))
+            continue
+        if records[-1]["event"] == "done":
+            yield Finding(f"study {folder.name}", "ok", f"done, {ended} runs ended")
+            continue
+        message = f"{ended} runs ended"
+        if torn:
+            message += ", a last line torn by a kill (resuming cuts it off)"
+        message += f"; unless it is running, go on with: completedp search --resume {folder.name}"
+        yield Finding(f"study {folder.name}", "note", message)
 
 
 def _mlflow(root: Path) -> Iterator[Finding]:
-    """Only looks: what is wrong with a view is for `track` to replace."""
+    """Read the database without changing it: `track` replaces a broken one."""
     from completedp.tracking import database
-    from completedp.tracking.store import DATABASE, judge
+    from completedp.tracking.store import judge
 
-    path = root.absolute() / DATABASE
+    path = root.absolute() / root_layout.DATABASE
     if database.is_missing(path):
-        yield Finding(what="mlflow", state="ok", said="no database yet: the first study makes it")
+        yield Finding("mlflow", "ok", "no database yet: the first study makes it")
         return
     try:
         judge(path)
     except Exception as error:
         why = first_line(error)
+        state: State = "fault"
         if database.says_broken(error):
-            said = f"{path} is broken ({why}); 'completedp track' sets it aside and makes a new one"
-            yield Finding(what="mlflow", state="fault", said=said)
+            message = (
+                f"{path} is broken ({why}); 'completedp track' sets it aside and makes a new one"
+            )
         elif database.says_in_use(error):
-            said = f"{path} is being written, or was when its writer was killed ({why}): nothing to mend"
-            yield Finding(what="mlflow", state="note", said=said)
+            state = "note"
+            message = f"{path} is being written, or was when its writer was killed ({why}): nothing to mend"
         else:
-            said = f"{path}: cannot be read ({why}); make it readable, or give another --root"
-            yield Finding(what="mlflow", state="fault", said=said)
+            message = f"{path}: cannot be read ({why}); make it readable, or give another --root"
+        yield Finding("mlflow", state, message)
         return
-    size = os.path.getsize(path) / 2**20
-    yield Finding(what="mlflow", state="ok", said=f"{path} opens, {size:.0f} MiB")
+    yield Finding("mlflow", "ok", f"{path} opens, {os.path.getsize(path) / 2**20:.0f} MiB")

@@ -1,4 +1,4 @@
-"""The one error a user's mistake raises: printed without a traceback, exit status 2; and ways to it."""
+"""The error for a user's mistake, printed without a traceback (exit status 2), and helpers for its text."""
 
 from __future__ import annotations
 
@@ -9,26 +9,25 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-
-# Characters of a message. What is wrong in a file of a megabyte must not fill a terminal.
+# Characters of a message. A fault in a file of a megabyte must not fill a terminal.
 LONGEST_MESSAGE = 2000
 # Characters of a value inside a message.
 LONGEST_VALUE = 80
 
 
 class UserError(ValueError):
-    """What was given, what was expected, and how to fix it. A longer message is cut in its middle."""
+    """Says what was given, what was expected, and how to fix it. A long message is cut in its middle."""
 
     def __init__(self, message: str) -> None:
         super().__init__(clipped(message, LONGEST_MESSAGE))
 
 
 class FieldError(UserError):
-    """One that begins with a field's name; where the file border knows the path to it, that goes before."""
+    """An error that begins with a field's name. A file's reader puts the path to the field before it."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"`, or the known names where none is close."""
+    """`"; did you mean 'x'?"`, or the known names if none is close."""
     names = sorted(known)
     close = difflib.get_close_matches(name[:LONGEST_VALUE], names, n=1)
     if close:
@@ -37,14 +36,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def named(known: Mapping[str, T], name: str, what: str) -> T:
-    """What a table holds under a name. Raises `UserError` with the nearest name it has."""
+    """A table's value for a name. Raises `UserError` with the nearest known name."""
     if name not in known:
         raise UserError(f"unknown {what} {shown(name)}{nearest(name, known)}")
     return known[name]
 
 
 def clipped(text: str, most: int) -> str:
-    """The text, or its beginning and end with the number of characters left out between them."""
+    """The text, or its beginning and end around the number of characters left out."""
     if len(text) <= most:
         return text
     half = most // 2
@@ -52,27 +51,30 @@ def clipped(text: str, most: int) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as messages show it: its `repr`, cut where that is long."""
-    # A list of a million numbers is not written out to be cut again.
+    """A value as messages show it: its `repr`, cut if that is long."""
+    # A list of a million numbers is not written out only to be cut.
     if isinstance(value, str | bytes) and len(value) > LONGEST_VALUE:
-        what = "characters" if isinstance(value, str) else "bytes"
-        return f"{value[: LONGEST_VALUE // 2]!r}… ({len(value):,} {what})"
+        unit = "characters" if isinstance(value, str) else "bytes"
+        return f"{value[: LONGEST_VALUE // 2]!r}… ({len(value):,} {unit})"
     if isinstance(value, list | tuple | dict) and len(value) > LONGEST_VALUE:
         return f"a {type(value).__name__} of {len(value):,}"
     try:
         return clipped(repr(value), LONGEST_VALUE)
-    except (ValueError, RecursionError):  # a whole number, or a nesting, that Python writes none of
+    except (
+        ValueError,
+        RecursionError,
+    ):  # a whole number or a nesting too large for Python to write
         return f"a {type(value).__name__}"
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an exception says; of one that says nothing its type."""
+    """The first line of an exception's text, or the name of its type if it has no text."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager
 def located(where: str) -> Iterator[None]:
-    """A `UserError` from within says first where what was given stands."""
+    """Put `where` before the message of a `UserError` from within."""
     try:
         yield
     except UserError as error:
@@ -81,9 +83,9 @@ def located(where: str) -> Iterator[None]:
 
 @contextmanager
 def needs(package: str, what: str, install: str | None = None) -> Iterator[None]:
-    """Around the import of a package that is not always installed; `what` is what asks for it.
+    """Wraps the import of an optional package that `what` needs.
 
-    Raises `UserError` that says how to install it, by the package's own name unless `install` is given.
+    Raises `UserError` with the command that installs `install`, or the package's own name by default.
     """
     try:
         yield

@@ -1,4 +1,6 @@
-"""Exact parameters and matmul FLOPs of the reference model, from its shape alone.
+"""Exact parameters and matrix-product FLOPs of the reference model, from its shape alone.
+
+`completedp.models` has the counts for either kind of model.
 
 A multiply-accumulate is 2 FLOPs. Attention is counted whole, causality not halving it, as
 `torch.utils.flop_counter` does. Norms, activations, rotations, the softmax and the optimiser are left
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 import math
 
-from completedp.config import ExternalModel, Model, ModelConfig
+from completedp.config import Model, ModelConfig
 
 # Backward makes two products for each of forward: the gradients of the input and of the weight.
 _TRAINING_PER_FORWARD = 3
@@ -43,14 +45,6 @@ def parameters(model: ModelConfig) -> dict[str, int]:
     return {name: math.prod(shape) for name, shape in shapes(model).items()}
 
 
-def parameter_count(model: Model) -> int:
-    """All trainable numbers, embeddings included; in closed form, as fast for a thousand layers. Of another's
-    model they are counted."""
-    if isinstance(model, ExternalModel):
-        return sum(_foreign_sizes(model).values())
-    return _multiplied(model) + _not_multiplied(model)
-
-
 def forward_flops(model: ModelConfig, tokens: int) -> dict[str, int]:
     """FLOPs of a forward pass over `tokens` tokens in sequences of `model.context`, by part.
 
@@ -68,40 +62,21 @@ def forward_flops(model: ModelConfig, tokens: int) -> dict[str, int]:
     return parts
 
 
-def training_flops(model: Model, tokens: int) -> int:
-    """FLOPs of forward and backward over `tokens` tokens, in closed form; linear in `tokens`.
-
-    Another's model is taken to mix its whole width over the whole context in every layer.
-    """
+def training_flops_per_token(model: Model, products: int) -> int:
+    """FLOPs of forward and backward for one token, given the number of parameters in matrix products."""
     mixing = 2 * model.context * model.width * model.depth
-    return _TRAINING_PER_FORWARD * _FLOPS_PER_MAC * tokens * (_multiplied(model) + mixing)
+    return _TRAINING_PER_FORWARD * _FLOPS_PER_MAC * (products + mixing)
 
 
-def _foreign_sizes(model: ExternalModel) -> dict[str, int]:
-    """Elements by role."""
-    from completedp.adapters.external import found_in
-
-    found = found_in(model)
-    shapes = {p.name: p.shape for p in found.observed.parameters}
-    sizes: dict[str, int] = {}
-    for spec in found.whole:
-        role = "unembedding" if found.whole.tied and spec.role == "embedding" else spec.role
-        sizes[role] = sizes.get(role, 0) + math.prod(shapes[spec.name])
-    return sizes
-
-
-def _multiplied(model: Model) -> int:
-    """Parameters of matrix products."""
-    if isinstance(model, ExternalModel):
-        sizes = _foreign_sizes(model)
-        return sizes["hidden_weight"] + sizes["unembedding"]
+def multiplied(model: ModelConfig) -> int:
+    """Number of parameters in matrix products."""
     attention = 2 * model.width * (model.width + model.kv_heads * model.head_dim)
     ffn = (3 if model.gated else 2) * model.ffn * model.width
     return model.depth * (attention + ffn) + model.vocab_size * model.width
 
 
-def _not_multiplied(model: ModelConfig) -> int:
-    """Parameters outside matrix products: the embedding, which is looked up, and the norms' gains."""
+def not_multiplied(model: ModelConfig) -> int:
+    """Number of parameters outside of them: the embedding, which is looked up, and the norms' gains."""
     gains = (2 * model.depth + 1) * model.width
     qk_gains = 2 * model.depth * model.head_dim if model.qk_norm else 0
     return model.vocab_size * model.width + gains + qk_gains

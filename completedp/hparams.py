@@ -1,4 +1,7 @@
-"""Per-module hyperparameters: global value × module type × depth, for seven kinds."""
+"""Hyperparameters at the base scale: global values, and multipliers by module type and by depth.
+
+A value is global value × module type × depth, for each kind of `completedp.kinds`.
+"""
 
 from __future__ import annotations
 
@@ -8,56 +11,35 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from completedp.errors import FieldError, UserError, nearest
-from completedp.modules import BRANCHES, MODULE_TYPES
-
-# The kinds that carry a multiplier per module type and per depth. `residual` has branches for types.
-KINDS = ("lr", "weight_decay", "beta1", "beta2", "eps", "init_scale", "residual")
-# Kinds that exist only where a tensor is decayed and randomly initialised.
-WEIGHT_KINDS = frozenset({"weight_decay", "init_scale"})
-WEIGHT_TYPES = frozenset(t for t, role in MODULE_TYPES.items() if not role.endswith("norm"))
+from completedp.kinds import KINDS, default, global_kinds
 
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalValues:
-    """The global value of each kind, at the base scale. `weight_decay` is PyTorch's λ (θ −= ηλθ)."""
+    """The global values at the base scale. `weight_decay` is PyTorch's λ (θ −= ηλθ)."""
 
     lr: float
-    weight_decay: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    init_scale: float = 1.0
-    residual_attention: float = 1.0
-    residual_ffn: float = 1.0
+    weight_decay: float = default("weight_decay")
+    beta1: float = default("beta1")
+    beta2: float = default("beta2")
+    eps: float = default("eps")
+    init_scale: float = default("init_scale")
+    residual_attention: float = default("residual")
+    residual_ffn: float = default("residual")
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if not math.isfinite(value):
-                raise FieldError(f"{f.name} is {value}; expected a finite number")
-            if f.name in ("beta1", "beta2"):
-                if not 0 <= value < 1:
-                    raise FieldError(f"{f.name} is {value}; expected a number in [0, 1)")
-            elif f.name == "weight_decay":
-                if value < 0:
-                    raise FieldError(f"weight_decay is {value}; expected 0 or more")
-            elif value <= 0:
-                raise FieldError(f"{f.name} is {value}; expected a number above 0")
-
-
-def types_of(kind: str) -> tuple[str, ...]:
-    """The module types (for `residual`: branches) that have a multiplier of this kind."""
-    if kind == "residual":
-        return BRANCHES
-    return tuple(t for t in MODULE_TYPES if kind not in WEIGHT_KINDS or t in WEIGHT_TYPES)
+        for name, kind in global_kinds().items():
+            value = getattr(self, name)
+            if not kind.range.is_right(value):
+                raise FieldError(f"{name} is {value}; expected {kind.range.expected}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class HParams:
-    """Global values, multipliers by kind and module type, multipliers by kind and base layer.
+    """Global values, multipliers by kind and module type, and multipliers by kind and base layer.
 
-    A type without an entry has multiplier 1; a kind without a depth list is flat. Depth lists have one
-    number a layer of the base model, standing at (ℓ + ½) / L of a function on [0, 1].
+    A type without an entry has multiplier 1; a kind without a depth list is flat. A depth list has one
+    number per layer of the base model: the values of a function on [0, 1] at (ℓ + ½) / L.
     """
 
     global_: GlobalValues
@@ -65,25 +47,30 @@ class HParams:
     depth: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for part in ("types", "depth"):
+        typed = [name for name, kind in KINDS.items() if kind.types]
+        layered = [name for name, kind in KINDS.items() if kind.has_layers]
+        for part, known in (("types", typed), ("depth", layered)):
             for kind in getattr(self, part):
-                if kind not in KINDS:
-                    raise UserError(f"{part}.{kind}: unknown kind{nearest(kind, KINDS)}")
+                if kind not in known:
+                    raise UserError(f"{part}.{kind}: unknown kind{nearest(kind, known)}")
         for kind, by_type in self.types.items():
+            types = KINDS[kind].types
             for name, value in by_type.items():
-                if name not in types_of(kind):
+                if name not in types:
                     raise UserError(
-                        f"types.{kind}.{name}: unknown module type{nearest(name, types_of(kind))}"
+                        f"types.{kind}.{name}: unknown module type{nearest(name, types)}"
                     )
                 _check_multiplier(f"types.{kind}.{name}", value)
         for kind, by_layer in self.depth.items():
             if not by_layer:
-                raise UserError(f"depth.{kind} is empty; expected one number a base layer")
+                raise UserError(f"depth.{kind} is empty; expected one number per base layer")
             for i, value in enumerate(by_layer):
                 _check_multiplier(f"depth.{kind}[{i}]", value)
         lengths = {kind: len(by_layer) for kind, by_layer in self.depth.items()}
         if len(set(lengths.values())) > 1:
-            raise UserError(f"depth lists differ in length: {lengths}; expected one number a layer")
+            raise UserError(
+                f"depth lists differ in length: {lengths}; expected one number per layer"
+            )
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> HParams:
@@ -117,27 +104,27 @@ class HParams:
         return cls(global_=global_, types=types, depth=depth)
 
     def to_dict(self) -> dict[str, Any]:
-        """The shape `from_dict` reads."""
+        """The form that `from_dict` reads."""
         return {
             "global": asdict(self.global_),
             "types": {kind: dict(by_type) for kind, by_type in self.types.items()},
             "depth": {kind: list(by_layer) for kind, by_layer in self.depth.items()},
         }
 
-    def type_multiplier(self, kind: str, name: str) -> float:
+    def type_multiplier(self, kind: str, name: str | None) -> float:
         """type(m) of this kind."""
-        return self.types.get(kind, {}).get(name, 1.0)
+        return 1.0 if name is None else self.types.get(kind, {}).get(name, 1.0)
 
     def depth_multiplier(
         self, kind: str, layer: int | None, layers: int, base_layers: int
     ) -> float:
-        """depth_kind((ℓ + ½) / L), log-linear between base layers, constant beyond the ends."""
+        """depth_kind((ℓ + ½) / L): log-linear between base layers, constant beyond the ends."""
         by_layer = self.depth.get(kind)
         if by_layer is None or layer is None:
             return 1.0
         if len(by_layer) != base_layers:
             raise UserError(
-                f"depth.{kind} has {len(by_layer)} numbers; expected {base_layers}, one a base layer"
+                f"depth.{kind} has {len(by_layer)} numbers; expected {base_layers}, one per base layer"
             )
         if layers == base_layers:
             return by_layer[layer]

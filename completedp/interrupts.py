@@ -1,8 +1,8 @@
-"""Ctrl-C and its like: the first asks to finish what runs, the second ends at once.
+"""Ctrl-C and similar signals: the first asks to finish the running work, the second ends the program.
 
-Schedulers send SIGTERM as a warning before they kill, and a terminal that is closed sends SIGHUP: both count
-as a press of Ctrl-C. Under `nohup` SIGHUP stays ignored. SIGINT does not, though a shell sets it so for what
-a script starts behind itself: who sends it there means it.
+Schedulers send SIGTERM as a warning before they kill, and a terminal that closes sends SIGHUP. Both count as
+a press of Ctrl-C. Under `nohup` SIGHUP stays ignored. SIGINT is heard even in a script's background process,
+for which the shell ignores it: whoever sends it there means it.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from contextlib import contextmanager
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-# Seconds in which one warning may come twice: from a scheduler to every process, and again from torchrun or a
-# shell that passes it on. A person who presses Ctrl-C twice means it.
+# Seconds in which one warning may come twice: a scheduler sends it to every process, and torchrun or a shell
+# passes it on. A person who presses Ctrl-C twice means it.
 SAME_WARNING = 5.0
 
-# Set by a press that ends the program at once. A library that swallows the exception, as some do around an
-# import, does not make the press undone: whoever waits for presses later asks here first.
+# Set by a press that ends the program at once. Some libraries swallow the exception, for example around an
+# import. `deferred` looks here first, so the press still counts.
 _ending = threading.Event()
 
 
 def listen() -> None:
-    """From here on such a signal raises `KeyboardInterrupt`; to be called by the main thread as it begins."""
+    """From here on such a signal raises `KeyboardInterrupt`. The main thread calls this at its start."""
     _ending.clear()
     sys.unraisablehook = _quietly
-    for number in _heard():
+    for number in _signals():
         signal.signal(number, _end)
 
 
 @contextmanager
 def deferred() -> Iterator[threading.Event]:
-    """Inside, the first press sets the event that is given, and the next raises `KeyboardInterrupt`.
+    """Inside, the first press sets the yielded event, and the next one raises `KeyboardInterrupt`.
 
-    Whoever sets the event in other ways makes the next press the second. Raises `KeyboardInterrupt` at once
-    where a press before was swallowed. Outside of the main thread nothing is heard: Python handles signals
-    there only.
+    If the event is set in another way, the next press counts as the second. Raises `KeyboardInterrupt` at
+    once if an earlier press was swallowed. Only the main thread hears presses, because Python handles signals
+    only there.
     """
     pressed = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -59,7 +59,7 @@ def deferred() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         pressed.set()
 
-    handlers = {number: signal.signal(number, note) for number in _heard()}
+    handlers = {number: signal.signal(number, note) for number in _signals()}
     try:
         yield pressed
     finally:
@@ -67,14 +67,14 @@ def deferred() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _heard() -> list[signal.Signals]:
+def _signals() -> list[signal.Signals]:
     under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [number for number in SIGNALS if not (under_nohup and number == signal.SIGHUP)]
 
 
 def _quietly(unraisable: sys.UnraisableHookArgs) -> None:
-    """A press that meets a destructor cannot be raised from there, and Python prints its traceback; it is
-    remembered all the same."""
+    """Python cannot raise a press from a destructor and prints its traceback. This prints none: `_ending`
+    remembers the press."""
     if not isinstance(unraisable.exc_value, KeyboardInterrupt):
         sys.__unraisablehook__(unraisable)
 

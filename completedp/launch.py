@@ -1,4 +1,4 @@
-"""How this process was started, alone or by torchrun, and from which packages; how one of several ends."""
+"""How this process was started (alone or by torchrun, and from which packages), and how it ends."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def rank() -> int:
 
 
 def end(status: int) -> NoReturn:
-    """End this process: exit handlers run and output is written, but the interpreter is not taken down.
+    """End this process: exit handlers run and output is written, but the interpreter does not shut down.
 
     A thread of a gloo group may still hold the tensor of its last all-reduce when the group is destroyed
-    (torch 2.13). If it lets go while the interpreter is taken down, Python ends the thread inside a C++
-    destructor, and a process that has succeeded aborts (SIGABRT).
+    (torch 2.13). If it frees the tensor while the interpreter shuts down, Python ends the thread inside a C++
+    destructor, and a successful process aborts (SIGABRT).
     """
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -41,8 +41,8 @@ def end(status: int) -> NoReturn:
 
 
 def check_packages() -> None:
-    """Raises `UserError` where a folder of the user's stands in the way of one of our packages, as `search`
-    does under `python -m` in a folder that has one."""
+    """Raises `UserError` if a folder of the user's shadows one of our packages, as `./search` does under
+    `python -m`."""
     home = Path(__file__).resolve().parents[1]
     for name in ("search", "transfer"):
         found = importlib.util.find_spec(name)

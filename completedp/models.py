@@ -1,47 +1,161 @@
-"""The tensors of a study's model, the reference one's or another's: where the two kinds part.
+"""Both kinds of model behind one face: the reference model and external models.
 
-Another's model is built (on the meta device) to be looked at, so its code is imported only then.
+No other file asks which kind a model is: they call `kind_of(model)`, or one of the functions below.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import importlib
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from completedp import flops, trust
 from completedp.config import ExternalModel, Model, ModelConfig
 from completedp.errors import UserError
 from completedp.hparams import HParams
+from completedp.kinds import KINDS
 from completedp.modules import Inventory
+
+# Kind → where its `ModelKind` is. Imported on first use: a run of the reference model loads no adapter.
+_KINDS: Mapping[str, str] = {
+    "reference": "completedp.models:REFERENCE",
+    "external": "completedp.adapters.kind:EXTERNAL",
+}
+
+
+class ModelKind(Protocol):
+    """Everything that differs between the kinds of model.
+
+    `task` is the training function that a job names. `needs_working_folder` says that a worker needs the
+    files and modules of the folder in which the command was given.
+    """
+
+    task: str
+    needs_working_folder: bool
+
+    def inventory(self, model: Any, base: Any, hparams: HParams | None = None) -> Inventory:
+        """The tensors of `model` with the fan-ins of `base`, the same family at another size."""
+
+    def own_inventory(self, model: Any) -> Inventory:
+        """The tensors of the model as its own base."""
+
+    def parameter_count(self, model: Any) -> int:
+        """Number of trainable parameters, embeddings included."""
+
+    def flops_per_token(self, model: Any) -> int:
+        """FLOPs of forward and backward for one token in a sequence of `model.context`."""
+
+    def code(self, model: Any) -> str | None:
+        """The user's own function that builds the model, `package.module:function`, if there is one."""
+
+    def run_arguments(self, base: Any, parameterization: str) -> dict[str, Any]:
+        """The arguments of the training function beside those that all kinds take."""
+
+
+class ReferenceKind:
+    """The reference model: its shapes are closed forms of its configuration. Needs no torch."""
+
+    task = trust.LANGUAGE_MODEL
+    needs_working_folder = False
+
+    def inventory(
+        self, model: ModelConfig, base: ModelConfig, hparams: HParams | None = None
+    ) -> Inventory:
+        return model.inventory(base)
+
+    def own_inventory(self, model: ModelConfig) -> Inventory:
+        return model.inventory(model)
+
+    def parameter_count(self, model: ModelConfig) -> int:
+        return flops.multiplied(model) + flops.not_multiplied(model)
+
+    def flops_per_token(self, model: ModelConfig) -> int:
+        return flops.training_flops_per_token(model, flops.multiplied(model))
+
+    def code(self, model: ModelConfig) -> None:
+        return None
+
+    def run_arguments(self, base: ModelConfig, parameterization: str) -> dict[str, Any]:
+        return {}
+
+
+REFERENCE = ReferenceKind()
+
+
+def kind_of(model: Model) -> ModelKind:
+    """The kind of a model."""
+    return _kind(model.kind)
+
+
+@functools.cache
+def _kind(name: str) -> ModelKind:
+    module, _, attribute = _KINDS[name].partition(":")
+    kind: ModelKind = getattr(importlib.import_module(module), attribute)
+    return kind
 
 
 def own_inventory(model: Model) -> Inventory:
-    """The tensors of the model as its own base; a fused tensor is one. Raises `UserError` for another's model
-    that cannot be taken for one of a family."""
-    if isinstance(model, ExternalModel):
-        from completedp.adapters.external import found_in
+    """The tensors of the model as its own base; a fused tensor is one.
 
-        return found_in(model).whole
-    return model.inventory(model)
+    Raises `UserError` for an external model that is no member of a family.
+    """
+    return kind_of(model).own_inventory(model)
 
 
 def grown_inventory(model: Model, base: Model, hparams: HParams | None = None) -> Inventory:
-    """The tensors of the model with the fan-ins of `base`, the same family at another size; a fused tensor
-    is one, unless `hparams` names its parts."""
-    if isinstance(model, ExternalModel):
-        from completedp.adapters.external import grown
+    """The tensors of the model with the fan-ins of `base`, the same family at another size.
 
-        assert isinstance(base, ExternalModel), "of one family"
-        found = grown(model, base)
-        return found.whole if hparams is None else found.for_hparams(hparams)
-    assert isinstance(base, ModelConfig), "of one family"
-    return model.inventory(base)
+    A fused tensor is one, unless `hparams` names its parts.
+    """
+    assert model.kind == base.kind, "a model and its base are of one family"
+    return kind_of(model).inventory(model, base, hparams)
+
+
+def parameter_count(model: Model) -> int:
+    """Number of trainable parameters, embeddings included.
+
+    Closed form for the reference model; counted tensor by tensor for an external one.
+    """
+    return kind_of(model).parameter_count(model)
+
+
+def training_flops(model: Model, tokens: int) -> int:
+    """FLOPs of forward and backward over `tokens` tokens; linear in `tokens`."""
+    return tokens * kind_of(model).flops_per_token(model)
+
+
+def reference_model(model: Model, otherwise: str) -> ModelConfig:
+    """The model, which has to be the reference model. Raises `UserError` with the text `otherwise`."""
+    if isinstance(model, ExternalModel):
+        raise UserError(otherwise.format(source=model.source))
+    return model
+
+
+def external_model(model: Model) -> ExternalModel | None:
+    """The model if it is an external one, else None."""
+    return model if isinstance(model, ExternalModel) else None
+
+
+def content_of(model: Model) -> dict[str, Any]:
+    """The model as plain JSON types, without its kind.
+
+    Runs are known by digests of such content, and the runs of earlier versions had no kind in it.
+    """
+    plain = dataclasses.asdict(model)
+    del plain["kind"]
+    return plain
 
 
 def check_types(hparams: HParams, inventory: Inventory) -> None:
-    """Raises `UserError` for a multiplier that no tensor takes: the values would not be what was trained."""
+    """Raises `UserError` for a multiplier that no tensor takes: the values would not be those trained."""
     have = set(inventory.module_types)
     absent = sorted(
         {
             t
             for kind, by_type in hparams.types.items()
-            if kind != "residual"
+            if KINDS[kind].scope == "tensor"
             for t, value in by_type.items()
             if t not in have and value != 1.0
         }

@@ -1,4 +1,4 @@
-"""Module types, their roles, and the inventory: one spec a tensor, keyed by its qualified name."""
+"""Module types, their roles, and the inventory: one spec per tensor, keyed by its qualified name."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from completedp.errors import UserError
 
-# Every module type with the role of its weight: those of the reference model in forward order, then what
-# other people's models have besides.
+# Every module type with the role of its weight: first those of the reference model in forward order, then
+# those that only external models have.
 MODULE_TYPES: dict[str, str] = {
     "embedding": "embedding",
     "q": "hidden_weight",
@@ -33,22 +33,29 @@ MODULE_TYPES: dict[str, str] = {
     "other": "hidden_weight",
     "other_norm": "hidden_norm",
 }
-# What a fused tensor holds, in this order along its fan-out.
+# The module types in a fused tensor, in order along its fan-out.
 FUSED: dict[str, tuple[str, ...]] = {"qkv": ("q", "k", "v"), "gate_up": ("ffn_gate", "ffn_up")}
 WEIGHT_ROLES = frozenset({"embedding", "position_embedding", "hidden_weight", "unembedding"})
-# The last linear map of each residual branch: where a folded coefficient goes, unless a norm follows.
+# The last linear map of each residual branch. It takes a folded coefficient unless a norm follows.
 BRANCH_ENDS = {"attention": "attention_out", "ffn": "ffn_down"}
 BRANCH_POST_NORMS = {"attention": "attention_post_norm", "ffn": "ffn_post_norm"}
 BRANCHES = tuple(BRANCH_ENDS)
+# The names that DDP, torch.compile, FSDP1 and activation checkpointing put into those of parameters.
+_WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+
+
+def plain_name(name: str) -> str:
+    """The name of a parameter without the parts that wrappers put into it."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorSpec:
-    """One trainable tensor. `layer` is None outside the stack; fan-ins are 0 where there is no matrix.
+    """One trainable tensor. `layer` is None outside the stack; the fan-ins are 0 if it is no matrix.
 
-    `role` decides the scaling rule, `module_type` the searched multipliers; a bias has its layer's type
-    and the role `hidden_bias`, a norm's bias its norm's role. `offset` is what the model's code adds to a
-    norm's gain before use (1 in Gemma). `base_std` replaces the init std at the base.
+    `role` decides the scaling rule, `module_type` the searched multipliers. A bias has the type of its linear
+    map and the role `hidden_bias`; the bias of a norm has the norm's role. `offset` is the number that the
+    model's code adds to a norm's gain before use (1 in Gemma). `base_std` replaces the init std at the base.
     """
 
     name: str
@@ -63,31 +70,31 @@ class TensorSpec:
 
     @property
     def is_weight(self) -> bool:
-        """Weights have a searched init and are decayed; gains and biases neither [C]."""
+        """Weights have a searched init and are decayed; gains and biases are not [C]."""
         return self.role in WEIGHT_ROLES
 
     @property
     def fan_ratio(self) -> float | None:
-        """The tensor's own fan-in ratio, which its variance, lr and λ follow; None means m_N."""
+        """The tensor's own fan-in ratio, for its variance, lr and λ; None means m_N."""
         return self.fan_in / self.base_fan_in if self.base_fan_in else None
 
     @property
     def base_init_std(self) -> float | None:
-        """Init std at the base, before `init_scale` [C]: 1 for embeddings, else 1/√fan_in_base."""
+        """Init std at the base, before `init_scale` [C]: 1 for embeddings, otherwise 1/√fan_in_base."""
         if not self.is_weight or self.base_std is not None:
             return self.base_std
         return self.base_fan_in**-0.5 if self.base_fan_in else 1.0
 
     @property
     def init_value(self) -> float:
-        """Where a tensor without an init std starts [C]: gains at 1, biases at 0."""
+        """The value at which a tensor without an init std starts [C]: 1 for gains, 0 for biases."""
         is_gain = self.role.endswith("norm") and not self.is_bias
         return 1.0 - self.offset if is_gain else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inventory:
-    """Every trainable tensor of a model, each exactly once, and the depth of its stack. `tied`: the
+    """Every trainable tensor of a model, each exactly once, and the depth of its stack. `tied` says that the
     unembedding is the embedding."""
 
     tensors: tuple[TensorSpec, ...]
@@ -123,7 +130,7 @@ def reference_inventory(
 ) -> Inventory:
     """The tensors of the reference language model (`completedp.lm.model`) by their qualified names.
 
-    `ffn` is the feed-forward's inner width; `gated` adds SwiGLU's gate, `qk_norm` the per-head gains.
+    `ffn` is the inner width of the feed-forward; `gated` adds SwiGLU's gate, `qk_norm` the per-head gains.
     """
 
     def matrix(name: str, module_type: str, layer: int | None, inner: bool = False) -> TensorSpec:

@@ -1,8 +1,8 @@
-"""Reading what the disk holds: text and JSON, within bounds, as values or as one error.
+"""Reading text and JSON from the disk, within bounds, as values or as one error.
 
-Everything that is read back (journals, curves, outcomes, jobs, configurations) comes through here, so that
-the bounds on size, depth and numbers stand in one place. An error names the file and, if there is one, the
-line; it says what was found and what was expected.
+Everything that is read back (journals, curves, outcomes, jobs, configurations) comes through here, so the
+bounds on size, depth and numbers are in one place. An error names the file, the line if there is one, what
+was found and what was expected.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from typing import Any
 
 from completedp.errors import UserError, shown
 
-# Bytes of a file that is read whole. The largest that we write is a plan of 4096 layers, 12 MB.
+# Bytes of a file that is read whole. Our largest is a plan of 4096 layers, 12 MB.
 LARGEST_FILE = 1 << 26
-# A line of a journal or a curve. The longest that we write holds a study's configuration, 4 kB.
+# Bytes of a line in a journal or a curve. Our longest holds a study's configuration, 4 kB.
 LONGEST_LINE = 1 << 24
-# Levels of mappings and lists. Our own files have at most 6; Hugging Face's configurations fewer than 10.
+# Levels of mappings and lists. Our own files have at most 6, Hugging Face's configurations fewer than 10.
 DEEPEST = 60
 # Values of a document. A plan of 4096 layers has 640,000.
 MOST_PARTS = 1_000_000
-# Digits of a whole number. A float holds none of more than 309.
+# Digits of a whole number. No float holds more.
 MOST_DIGITS = 309
-# Of what is counted: a database holds no larger whole number.
+# The largest count. A database holds no larger whole number.
 LARGEST_COUNT = 2**63 - 1
-# A run of 30 years. What is subtracted from today's date must leave a date.
+# 30 years. Today's date minus a run's time must still be a date.
 LONGEST_SECONDS = 1e9
 
 
@@ -73,10 +73,10 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """The JSON document of every line that is complete, each with its place, as `<path>, line 3`.
+    """The JSON document of every complete line, each after its place, as `<path>, line 3`.
 
-    A last line without its newline was torn by a kill, and is left out. Raises `UserError` for a line that
-    is no JSON, a blank one among them.
+    A last line without its newline was torn by a kill and is left out. Raises `UserError` for a line that is
+    not JSON, such as a blank one.
     """
     for number, line in enumerate(read_bytes(path).split(b"\n")[:-1], 1):
         where = f"{path}, line {number}"
@@ -84,10 +84,11 @@ def read_lines(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def parsed(text: str, where: str, *, quick: bool = False) -> Any:
-    """A JSON document, all of whose numbers are finite and within a float's range.
+    """A JSON document with only finite numbers within a float's range.
 
-    `quick` leaves numbers to a caller who checks every field, and halves the time. Raises `UserError` that
-    begins with `where`: for text that is no JSON, a number out of range, or more than `DEEPEST` levels.
+    `quick` takes half the time and leaves large numbers unchecked, for a caller that checks every field.
+    Raises `UserError` that begins with `where` for text that is not JSON, a number out of range, or more than
+    `DEEPEST` levels.
     """
     try:
         data = (_QUICK if quick else _CAREFUL).decode(text)
@@ -103,7 +104,7 @@ def parsed(text: str, where: str, *, quick: bool = False) -> Any:
 
 
 def as_object(data: Any, where: str) -> dict[str, Any]:
-    """`data` itself. Raises `UserError` if it is no JSON object."""
+    """`data` itself. Raises `UserError` if it is not a JSON object."""
     if not isinstance(data, dict):
         raise UserError(f"{where}: expected an object, got {shown(data)}")
     return data
@@ -112,12 +113,12 @@ def as_object(data: Any, where: str) -> dict[str, Any]:
 def check_bounds(data: object) -> None:
     """Raises `UserError` for more than `DEEPEST` levels of mappings and lists, or `MOST_PARTS` values.
 
-    A part that stands in several places, as by an alias of YAML, counts in each.
+    A part that appears in several places, as by an alias of YAML, counts in each of them.
     """
     known: dict[int, tuple[int, int]] = {}
 
     def measured(value: object, level: int) -> tuple[int, int]:
-        """Levels below and values in it."""
+        """The levels of a value and the number of values in it."""
         if not isinstance(value, dict | list):
             return 0, 1
         if level > DEEPEST:
@@ -137,20 +138,20 @@ def check_bounds(data: object) -> None:
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is a finite number: a whole one may be used as a float; true and false are none."""
+    """Whether a value is a finite number that a float can hold. True and false are not numbers."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return abs(value) <= sys.float_info.max if isinstance(value, int) else math.isfinite(value)
 
 
 def is_count(value: object) -> bool:
-    """Whether a value is a whole number of 0 to `LARGEST_COUNT`."""
+    """Whether a value is a whole number from 0 to `LARGEST_COUNT`."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_COUNT
 
 
 @dataclass(frozen=True)
 class Field:
-    """What a field of a JSON object must hold: the test, and the words of the message."""
+    """The rule for a field of a JSON object: the test, and the words for it in a message."""
 
     is_right: Callable[[Any], bool]
     expected: str
@@ -174,16 +175,16 @@ NUMBERS = Field(
 
 def one_of(*values: str) -> Field:
     """A field that holds one of these texts."""
-    # Compared one by one: a list has no hash.
+    # Compared one by one, because a list cannot be hashed.
     return Field(lambda value: any(value == one for one in values), " or ".join(map(repr, values)))
 
 
 def check_fields(
     data: Mapping[str, Any], fields: Mapping[str, Field], required: Collection[str], where: str
 ) -> None:
-    """Raises `UserError` for a required field that is missing, and for a known one of another kind.
+    """Raises `UserError` for a missing required field, and for a known field with a wrong value.
 
-    Fields that the table does not know are left alone.
+    Fields that are not in the table are not checked.
     """
     for name in required:
         if name not in data:
@@ -215,7 +216,7 @@ def _why(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-# Made once: to make one takes as long as to read a line.
+# Made once, because making a decoder takes as long as reading a line.
 _CAREFUL = json.JSONDecoder(
     parse_constant=_refused, parse_float=_finite_float, parse_int=_bounded_int
 )

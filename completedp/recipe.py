@@ -8,18 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from completedp import files
-from completedp.config import (
-    SCHEMA,
-    DataConfig,
-    ExternalModel,
-    Model,
-    ModelConfig,
-    TrainConfig,
-    check_together,
-)
-from completedp.errors import UserError
+from completedp import files, validation
+from completedp.config import SCHEMA, DataConfig, Model, ModelConfig, TrainConfig, check_together
+from completedp.errors import UserError, located
 from completedp.hparams import HParams
+from completedp.models import content_of, reference_model
 from completedp.rules import PARAMETERIZATIONS
 from completedp.scale import Scale
 
@@ -53,13 +46,12 @@ class Recipe:
 
     @property
     def reference(self) -> ModelConfig:
-        """The reference model's shape. Raises `UserError` for a recipe of another model."""
-        if isinstance(self.model, ExternalModel):
-            raise UserError(
-                f"the recipe is of the model {self.model.source}, whose shapes only its own code knows: give "
-                "--width and --depth (beside --flops they leave the tokens to be chosen)"
-            )
-        return self.model
+        """The reference model's shape. Raises `UserError` for the recipe of an external model."""
+        return reference_model(
+            self.model,
+            "the recipe is of the model {source}, whose shapes only its own code knows: give --width and "
+            "--depth (beside --flops they leave the tokens to be chosen)",
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The file's content."""
@@ -78,8 +70,11 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """Identity of the recipe: a hash of its whole content."""
-        return files.digest(self.to_dict())
+        """Identity of the recipe: a hash of its whole content, but for the model's kind.
+
+        Recipes of earlier versions did not name the kind, and keep their digest.
+        """
+        return files.digest({**self.to_dict(), "model": content_of(self.model)})
 
     def write(self, path: Path) -> None:
         """Replace `path` atomically."""
@@ -97,23 +92,21 @@ class Recipe:
             raise UserError(
                 f"{where}: kind is {data.get('kind')!r}; expected a 'recipe', as a search writes it"
             )
-        content = files.validate(_RecipeFile, dict(data), where)
-        try:
+        file = validation.validate(_RecipeFile, dict(data), where)
+        with located(where):
             recipe = cls(
-                parameterization=content.parameterization,
-                model=content.model,
-                data=content.data,
-                train=content.train,
-                hparams=_hparams("hparams", content.hparams),
-                baseline=_hparams("baseline", content.baseline),
-                provenance=content.provenance,
+                parameterization=file.parameterization,
+                model=file.model,
+                data=file.data,
+                train=file.train,
+                hparams=_hparams("hparams", file.hparams),
+                baseline=_hparams("baseline", file.baseline),
+                provenance=file.provenance,
             )
             check_together(recipe.model, recipe.data, recipe.train)
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
-        if content.base != recipe.base:
+        if file.base != recipe.base:
             raise UserError(
-                f"{where}: base is {content.base}, but model and train say {recipe.base}; "
+                f"{where}: base is {file.base}, but model and train say {recipe.base}; "
                 "they must agree"
             )
         if recipe.parameterization not in PARAMETERIZATIONS:

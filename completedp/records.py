@@ -1,7 +1,7 @@
-"""Plain JSON as one of our dataclasses, checked by the types that its fields are declared with.
+"""Plain JSON as a dataclass, checked against the declared types of its fields.
 
-For what programs write and workers read, with the standard library alone. What people write as YAML goes
-through `completedp.files.validate`, which a worker does not have.
+This is for files that programs write and workers read, and needs only the standard library. YAML that people
+write goes through `completedp.validation.validate`, which a worker cannot import.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from completedp.reading import COUNT, NUMBER, OBJECT, TEXT, Field, as_object, ch
 T = TypeVar("T")
 
 _BY_TYPE: Mapping[Any, Field] = {
-    int: COUNT,  # every whole number of ours counts something, or is a seed
+    int: COUNT,  # each of our whole numbers is a count or a seed
     float: NUMBER,
     str: TEXT,
     bool: Field(lambda value: isinstance(value, bool), "true or false"),
@@ -36,36 +36,29 @@ def build(kind: type[T], data: object, where: str, fields: Mapping[str, Field] |
 def check_record(
     kind: Any, data: object, where: str, fields: Mapping[str, Field] | None = None
 ) -> dict[str, Any]:
-    """`data`, an object with the fields of the dataclass `kind`, each of its type; a whole number for a float
-    is made one, as torch wants it.
+    """`data` as a dict, if it has the fields of the dataclass `kind` with values of their types.
 
-    `fields` says more of some than their types do. What a field holds in its turn is not looked at. Raises
-    `UserError` that begins with `where`.
+    Whole numbers become floats in float fields, as torch needs them. Rules in `fields` replace the rules of
+    the types. Values inside a field's value are not checked. Raises `UserError` that begins with `where`.
     """
     record = as_object(data, where)
-    declared, required = _declared(kind)
+    declared, required, floats = _declared(kind)
     check_fields(record, {**declared, **fields} if fields else declared, required, where)
     for name in record.keys() - declared.keys():
         raise UserError(f"{where}: unknown key {shown(name)}{nearest(name, declared)}")
-    whole = {name for name in _floats(kind) if isinstance(record.get(name), int)}
+    whole = {name for name in floats if isinstance(record.get(name), int)}
     return {**record, **{name: float(record[name]) for name in whole}} if whole else record
 
 
 @functools.cache
-def _declared(kind: Any) -> tuple[dict[str, Field], tuple[str, ...]]:
-    """The fields of a dataclass, and the names of those without a default."""
+def _declared(kind: Any) -> tuple[dict[str, Field], tuple[str, ...], tuple[str, ...]]:
+    """The rules for a dataclass's fields, the names of those without a default, and of float fields."""
     hints = typing.get_type_hints(kind)
     fields = dataclasses.fields(kind)
     missing = dataclasses.MISSING
-    required = (f.name for f in fields if f.default is f.default_factory is missing)
-    return {f.name: _field(hints[f.name]) for f in fields}, tuple(required)
-
-
-@functools.cache
-def _floats(kind: Any) -> frozenset[str]:
-    """The names of the fields that hold a float, or None."""
-    hints = typing.get_type_hints(kind)
-    return frozenset(name for name, hint in hints.items() if hint in (float, float | None))
+    required = tuple(f.name for f in fields if f.default is f.default_factory is missing)
+    floats = tuple(name for name, hint in hints.items() if hint in (float, float | None))
+    return {f.name: _field(hints[f.name]) for f in fields}, required, floats
 
 
 def _field(hint: Any) -> Field:

@@ -1,96 +1,75 @@
-"""From hyperparameters and ratios to the values of every tensor, and folding them for fixed models."""
+"""From hyperparameters and ratios to the values of every tensor and the coefficients of the forward pass."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from completedp import reading
 from completedp.errors import UserError, shown
 from completedp.hparams import HParams
+from completedp.kinds import KINDS, coefficient_kinds
 from completedp.modules import BRANCH_ENDS, BRANCHES, Inventory, TensorSpec
+from completedp.optimizer import BOUNDS, FLOAT32, TensorRow
 from completedp.reading import Field
 from completedp.records import build, check_record
 from completedp.rules import ScalingRules, rule_options
 from completedp.scale import Ratios
 
-# What tensors of float32 hold.
-LARGEST_FLOAT32 = (2 - 2**-23) * 2.0**127
-
-_NOT_NEGATIVE = Field(lambda x: reading.is_number(x) and x >= 0, "a finite number, 0 or more")
-_BETA = Field(lambda x: reading.is_number(x) and 0 <= x < 1, "a number in [0, 1)")
-_FLOAT32 = Field(
-    lambda x: reading.is_number(x) and abs(x) <= LARGEST_FLOAT32,
-    f"a number of at most {LARGEST_FLOAT32:.8g}",
+_LISTS = Field(
+    lambda lists: (
+        isinstance(lists, dict)
+        and all(isinstance(c, list) and all(map(reading.is_number, c)) for c in lists.values())
+    ),
+    "an object of lists of finite numbers",
 )
 _RESOLVED: Mapping[str, Field] = {
-    "residual": Field(
-        lambda branches: (
-            isinstance(branches, dict)
-            and all(
-                isinstance(c, list) and all(map(reading.is_number, c)) for c in branches.values()
-            )
-        ),
-        "an object with a list of finite numbers for each branch",
-    ),
-    "output_multiplier": _FLOAT32,
+    "residual": _LISTS,
+    "coefficients": _LISTS,
+    "output_multiplier": FLOAT32,
 }
-# The bounds of `torch.optim.AdamW`, and of a tensor that is filled with a number.
-_ROW: Mapping[str, Field] = {
-    "lr": _NOT_NEGATIVE,
-    "weight_decay": _NOT_NEGATIVE,
-    "beta1": _BETA,
-    "beta2": _BETA,
-    "eps": _NOT_NEGATIVE,
-    "init_value": _FLOAT32,
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TensorRow:
-    """One tensor's values. `init_std` None: starts at exactly `init_value` (gains 1, biases 0)."""
-
-    name: str
-    module_type: str
-    layer: int | None
-    lr: float
-    weight_decay: float
-    beta1: float
-    beta2: float
-    eps: float
-    init_std: float | None
-    init_value: float = 0.0
-
-    def folded_by(self, c: float, offset: float = 0.0) -> TensorRow:
-        """The same training with a forward multiplier c moved into the tensor (AdamW: W = c·W′).
-
-        `offset` is what the model's code adds to the tensor before use. Raises `UserError` where such a
-        tensor is decayed: the decay would pull towards another value.
-        """
-        if offset and self.weight_decay:
-            raise UserError(
-                f"{self.name}: the code adds {offset:g} to it and it is decayed, so no multiplier can be "
-                'folded into it; use residual="hook", or a weight decay of 0 there'
-            )
-        return dataclasses.replace(
-            self,
-            lr=self.lr * c,
-            eps=self.eps / c,
-            weight_decay=self.weight_decay / c,
-            init_std=None if self.init_std is None else self.init_std * c,
-            init_value=self.init_value * c + offset * (c - 1),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """Every tensor's values at one scale, the residual coefficients and the multiplier on the logits."""
+    """Every tensor's values at one scale, and the multipliers of the forward pass.
+
+    `residual` has one coefficient per layer for each branch, `output_multiplier` is that of the logits.
+    `coefficients` has those of every other kind by the name of the global value: one number per layer, or a
+    single one. A coefficient that has its default everywhere is left out.
+    """
 
     tensors: tuple[TensorRow, ...]
     residual: Mapping[str, tuple[float, ...]]
     output_multiplier: float = 1.0
+    coefficients: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    @property
+    def all_coefficients(self) -> dict[str, tuple[float, ...]]:
+        """The residual coefficients and the others, by the names of their global values."""
+        residual = {f"residual_{branch}": tuple(c) for branch, c in self.residual.items()}
+        return {**residual, **self.coefficients}
+
+    def check_coefficients(self, layers: int) -> None:
+        """Raises `UserError` for coefficients of another model, and for one that is out of range."""
+        if set(self.residual) != set(BRANCHES):
+            raise UserError(
+                f"residual has {shown(sorted(self.residual))}; expected {sorted(BRANCHES)}"
+            )
+        others = {n: k for n, k in coefficient_kinds().items() if k.name != "residual"}
+        for name in self.coefficients.keys() - others.keys():
+            raise UserError(f"coefficients.{name}: unknown name; expected one of {sorted(others)}")
+        given = {f"residual.{b}": (KINDS["residual"], c) for b, c in self.residual.items()}
+        given |= {f"coefficients.{n}": (others[n], c) for n, c in self.coefficients.items()}
+        for path, (kind, values) in given.items():
+            expected, each = (layers, ", one per layer") if kind.has_layers else (1, "")
+            if len(values) != expected:
+                raise UserError(f"{path} has {len(values)} numbers; expected {expected}{each}")
+            for i, c in enumerate(values):
+                if not kind.range.is_right(c):
+                    raise UserError(f"{path}.{i} is {c}; expected {kind.range.expected}")
 
     def folded(self) -> Resolved:
         """The same with each residual coefficient moved into its branch's last linear map."""
@@ -103,32 +82,40 @@ class Resolved:
             return row.folded_by(self.residual[branch][row.layer])
 
         return dataclasses.replace(
-            self,
-            tensors=tuple(fold(row) for row in self.tensors),
-            residual={branch: tuple(1.0 for _ in c) for branch, c in self.residual.items()},
+            self, tensors=tuple(fold(row) for row in self.tensors), residual=self.unit_residual
         )
 
+    @property
+    def unit_residual(self) -> dict[str, tuple[float, ...]]:
+        """The residual coefficients of a model in whose tensors they are folded: 1."""
+        return {branch: (1.0,) * len(c) for branch, c in self.residual.items()}
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; the form in which a job carries it."""
+        """Plain JSON types: the form in which a job carries it."""
+        lists = {name: list(c) for name, c in self.coefficients.items()}
         return {
             "tensors": [dataclasses.asdict(row) for row in self.tensors],
             "residual": {branch: list(c) for branch, c in self.residual.items()},
             "output_multiplier": self.output_multiplier,
+            **({"coefficients": lists} if lists else {}),
         }
 
     @classmethod
     def from_dict(cls, data: object, where: str = "resolved") -> Resolved:
-        """The inverse of `to_dict`. Raises `UserError` that begins with `where` for what is none: two rows
-        of one tensor, and values that no optimiser takes, among it."""
+        """The inverse of `to_dict`. Raises `UserError` that begins with `where` for anything else, for two
+        rows of one tensor, and for values that the optimizer refuses."""
         record = check_record(cls, data, where, _RESOLVED)
         rows: dict[str, TensorRow] = {}
         for i, given in enumerate(record["tensors"]):
-            row = build(TensorRow, given, f"{where}.tensors.{i}", _ROW)
+            row = build(TensorRow, given, f"{where}.tensors.{i}", BOUNDS)
             if row.name in rows:
                 raise UserError(f"{where}.tensors.{i}: a second row of {shown(row.name)}; keep one")
             rows[row.name] = row
-        residual = {branch: tuple(map(float, c)) for branch, c in record["residual"].items()}
-        return cls(**{**record, "tensors": tuple(rows.values()), "residual": residual})
+        lists = {
+            part: {name: tuple(map(float, c)) for name, c in record.get(part, {}).items()}
+            for part in ("residual", "coefficients")
+        }
+        return cls(**{**record, "tensors": tuple(rows.values()), **lists})
 
 
 def resolve(
@@ -139,7 +126,7 @@ def resolve(
     parameterization: str = "completed-p",
     **options: Any,
 ) -> Resolved:
-    """Every tensor's lr, weight_decay, betas, eps and init at the target scale.
+    """Every tensor's lr, weight_decay, betas, eps and init, and every coefficient, at the target scale.
 
     log ζ = log global + log type(m) + log depth((ℓ + ½) / L) + log rule(role). `options` are those of
     `RuleOptions`. Raises `UserError` for a multiplier that drives β below 0, a β rule that leaves
@@ -147,18 +134,35 @@ def resolve(
     """
     rules = ScalingRules(name=parameterization, ratios=ratios, options=rule_options(options))
     rows = tuple(_row(hparams, spec, inventory, rules) for spec in inventory)
-    residual = {
-        branch: tuple(
-            getattr(hparams.global_, f"residual_{branch}")
-            * hparams.type_multiplier("residual", branch)
-            * hparams.depth_multiplier("residual", layer, inventory.layers, inventory.base_layers)
-            * rules.residual_multiplier
-            for layer in range(inventory.layers)
+    found = _coefficients(hparams, inventory, rules)
+    residual = {branch: found.pop(f"residual_{branch}") for branch in BRANCHES}
+    kinds = coefficient_kinds()
+    return Resolved(
+        tensors=rows,
+        residual=residual,
+        output_multiplier=(
+            rules.tied_output_multiplier if inventory.tied else rules.output_multiplier
+        ),
+        coefficients={
+            name: values for name, values in found.items() if {*values} != {kinds[name].default}
+        },
+    )
+
+
+def _coefficients(
+    hparams: HParams, inventory: Inventory, rules: ScalingRules
+) -> dict[str, tuple[float, ...]]:
+    """The coefficients of every kind by the name of their global value."""
+    return {
+        name: tuple(
+            getattr(hparams.global_, name)
+            * hparams.type_multiplier(kind.name, kind.place_of(name))
+            * hparams.depth_multiplier(kind.name, layer, inventory.layers, inventory.base_layers)
+            * rules.coefficient(kind.name)
+            for layer in (range(inventory.layers) if kind.has_layers else (None,))
         )
-        for branch in BRANCHES
+        for name, kind in coefficient_kinds().items()
     }
-    output = rules.tied_output_multiplier if inventory.tied else rules.output_multiplier
-    return Resolved(tensors=rows, residual=residual, output_multiplier=output)
 
 
 def _row(
@@ -196,7 +200,7 @@ def _row(
 
 
 def _beta(tensor: str, kind: str, base: float, multiplier: float, rules: ScalingRules) -> float:
-    """First the multipliers on 1-β, then the rule."""
+    """The multiplier on 1-β is applied first, then the rule."""
     one_minus = (1.0 - base) * multiplier
     if one_minus > 1.0:
         raise UserError(

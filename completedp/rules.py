@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from completedp.errors import UserError, named, nearest
@@ -26,7 +26,7 @@ from completedp.scale import Ratios
 class Monomial:
     """fan^`fan` · m_N^`width` · m_L^(`depth` + `depth_alpha`·α) · q^`q`.
 
-    `fan` is the tensor's own fan-in ratio, m_N unless a rounding made it differ; q = m_B / m_D^(2p).
+    `fan` is the tensor's own fan-in ratio; it is m_N unless a rounding made it differ. q = m_B / m_D^(2p).
     """
 
     fan: float = 0.0
@@ -36,7 +36,7 @@ class Monomial:
     q: float = 0.0
 
     def at(self, *, fan: float, ratios: Ratios, q: float, alpha: float) -> float:
-        """The factor's value. Raises `OverflowError` or gives 0 or inf beyond the range of floats."""
+        """The value of the factor. Beyond the range of floats: `OverflowError`, 0 or inf."""
         return (
             math.pow(fan, self.fan)
             * math.pow(ratios.width, self.width)
@@ -54,7 +54,7 @@ ONE = Monomial()
 
 @dataclass(frozen=True, kw_only=True)
 class RoleRule:
-    """One role's factors. `decay` is AdamW's coupled λ, `independent` Loshchilov–Hutter's s_t·λ."""
+    """The factors of one role. `decay` is AdamW's coupled λ, `independent` Loshchilov–Hutter's s_t·λ."""
 
     variance: Monomial = ONE
     lr: Monomial = ONE
@@ -68,15 +68,16 @@ class Parameterization:
     """A row per role and the multipliers of the forward pass.
 
     `axes` are the ratios it reacts to; the others count as 1 (but S = m_D / m_B always gives the steps).
-    `options` are the rule options it accepts beside `decay` and, where depth is an axis, α. `tied_output`
-    is the multiplier on the logits where the unembedding is the embedding, which takes its row. `standard`:
-    factors in a model's code that go with its width stay there.
+    `options` are the rule options it accepts beside `decay` and, if depth is an axis, α. `coefficients` has
+    the factor of each kind of coefficient that scales. `output` multiplies the logits; `tied_output` does so
+    if the unembedding is the embedding, which takes the embedding's row. `standard`: factors in a model's
+    code that grow with its width stay there.
     """
 
     rows: Mapping[str, RoleRule]
     source: str
     axes: frozenset[str] = frozenset()
-    residual: Monomial = ONE
+    coefficients: Mapping[str, Monomial] = field(default_factory=dict)
     output: Monomial = ONE
     tied_output: Monomial = ONE
     standard: bool = False
@@ -85,7 +86,7 @@ class Parameterization:
 
 _ROOT_Q = Monomial(q=0.5)
 _ROOT_Q_INVERSE = Monomial(q=-0.5)
-# A hidden gradient carries m_L^-α, so the lr keeps α = 1's product with it: m_L^(α-1).
+# A hidden gradient carries m_L^-α. With an lr of m_L^(α-1) their product is that of α = 1.
 _HIDDEN_LR = Monomial(depth=-1, depth_alpha=1, q=0.5)
 _HIDDEN_EPS = Monomial(width=-1, depth_alpha=-1, q=-0.5)
 _HIDDEN_INDEPENDENT = Monomial(depth=-1, depth_alpha=1, q=1)
@@ -110,7 +111,7 @@ COMPLETED_P: Mapping[str, RoleRule] = {
     ),
     "hidden_bias": _HIDDEN_VECTOR,
     "hidden_norm": _HIDDEN_VECTOR,
-    # A gain shared by the heads sums m_N times as many of them, so width cancels in its gradient.
+    # The heads share this gain. Its gradient sums over m_N times as many heads, so the width cancels.
     "qk_norm": dataclasses.replace(_HIDDEN_VECTOR, eps=Monomial(depth_alpha=-1, q=-0.5)),  # lr [D]
     "final_norm": _OUTPUT_VECTOR,
     "unembedding": RoleRule(
@@ -124,7 +125,7 @@ COMPLETED_P: Mapping[str, RoleRule] = {
 }
 ROLES: tuple[str, ...] = tuple(COMPLETED_P)
 
-# The measured gradient of the final norm falls as m_N^-1: it passes through the unembedding [D].
+# The measured gradient of the final norm falls as m_N^-1, because it passes through the unembedding [D].
 FINAL_NORM_EPS: Mapping[str, Monomial] = {
     "table": _ROOT_Q_INVERSE,
     "gradient": Monomial(width=-1, q=-0.5),
@@ -132,7 +133,7 @@ FINAL_NORM_EPS: Mapping[str, Monomial] = {
 
 
 def _coupled_product(rows: Mapping[str, RoleRule]) -> dict[str, RoleRule]:
-    """Independent decay where no table prints one: the product of the lr and λ factors [D]."""
+    """Independent decay for a table that prints none: the product of the lr and λ factors [D]."""
     return {role: dataclasses.replace(r, independent=r.lr * r.decay) for role, r in rows.items()}
 
 
@@ -141,7 +142,7 @@ _PER_WIDTH = Monomial(width=-1)
 
 PARAMETERIZATIONS: Mapping[str, Parameterization] = {
     "sp": Parameterization(rows=_PLAIN, source="CompleteP Table 1, SP column", standard=True),
-    # Unlike `sp`, the variance follows 1 / fan_in, as people really initialise.
+    # Unlike in `sp`, the variance follows 1 / fan_in, as in common practice.
     "sp-fan-in": Parameterization(
         rows={**_PLAIN, "hidden_weight": RoleRule(variance=Monomial(fan=-1))},
         source="SP with hidden variance 1 / fan_in [C]",
@@ -166,7 +167,7 @@ PARAMETERIZATIONS: Mapping[str, Parameterization] = {
         ),
         source="CompleteP Table 1",
         axes=frozenset({"width", "depth"}),
-        residual=Monomial(depth_alpha=-1),
+        coefficients={"residual": Monomial(depth_alpha=-1)},
         output=_PER_WIDTH,
         tied_output=_PER_WIDTH,
     ),
@@ -174,7 +175,7 @@ PARAMETERIZATIONS: Mapping[str, Parameterization] = {
         rows=COMPLETED_P,
         source="Complete(d)P Table 1",
         axes=frozenset({"width", "depth", "batch", "tokens"}),
-        residual=Monomial(depth_alpha=-1),
+        coefficients={"residual": Monomial(depth_alpha=-1)},
         tied_output=_PER_WIDTH,
         options=frozenset({"duration_exponent", "beta_rule", "final_norm_eps"}),
     ),
@@ -183,7 +184,7 @@ PARAMETERIZATIONS: Mapping[str, Parameterization] = {
 
 @dataclass(frozen=True, kw_only=True)
 class RuleOptions:
-    """The settings of a parameterisation beside the ratios; the defaults are the published table's.
+    """The settings of a parameterization beside the ratios. The defaults are those of the published table.
 
     `alpha` in [½, 1]: residual exponent [CompleteP]. `duration_exponent` p: lr ∝ m_D^-p at a fixed batch
     (published ½; others fitted 0.22 to 0.7: arXiv 2409.19913, 2603.28743, 2602.21472).
@@ -215,7 +216,7 @@ class RuleOptions:
             )
 
     def check_for(self, name: str) -> Parameterization:
-        """The parameterisation `name`; refuses options it does not know."""
+        """The parameterization `name`. Raises `UserError` for an option that has no meaning there."""
         chosen = named(PARAMETERIZATIONS, name, "parameterization")
         for option in ("duration_exponent", "beta_rule", "final_norm_eps"):
             default = getattr(RuleOptions, option)
@@ -229,7 +230,7 @@ class RuleOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ScalingRules:
-    """A parameterisation at given ratios: asks the table for one tensor's factors."""
+    """A parameterization at given ratios."""
 
     name: str
     ratios: Ratios
@@ -265,7 +266,7 @@ class ScalingRules:
 
     @property
     def _said(self) -> str:
-        """The ratios and options that a factor depends on, for a message."""
+        """The ratios and options that a factor depends on, as text for a message."""
         options = ("alpha", "duration_exponent")
         return ", ".join(
             [
@@ -275,7 +276,7 @@ class ScalingRules:
         )
 
     def value(self, power: Monomial, fan: float | None = None) -> float:
-        """The number a table entry stands for; `fan` defaults to m_N."""
+        """The value of a table entry; `fan` defaults to m_N."""
         active = self._active
         if fan is None or "width" not in self.parameterization.axes:
             fan = active.width
@@ -291,7 +292,7 @@ class ScalingRules:
         return value
 
     def row(self, role: str) -> RoleRule:
-        """The role's row with the options applied to it."""
+        """The row of a role with the options applied."""
         if role not in ROLES:
             raise UserError(f"unknown role {role!r}{nearest(role, ROLES)}")
         row = self.parameterization.rows[role]
@@ -300,7 +301,7 @@ class ScalingRules:
         return row
 
     def factors(self, role: str, fan: float | None = None) -> dict[str, float]:
-        """lr, weight_decay, eps, init_std (√ of the variance's) and one_minus_beta, relative to base."""
+        """lr, weight_decay, eps, init_std (√ of `variance`) and one_minus_beta, relative to the base."""
         row = self.row(role)
         decay = row.decay if self.options.decay == "coupled" else row.independent
         return {
@@ -311,10 +312,9 @@ class ScalingRules:
             "one_minus_beta": self.q,
         }
 
-    @property
-    def residual_multiplier(self) -> float:
-        """m_L^-α where depth is an axis."""
-        return self.value(self.parameterization.residual)
+    def coefficient(self, kind: str) -> float:
+        """The factor of a kind of coefficient (`residual`: m_L^-α if depth is an axis)."""
+        return self.value(self.parameterization.coefficients.get(kind, ONE))
 
     @property
     def output_multiplier(self) -> float:
@@ -323,12 +323,12 @@ class ScalingRules:
 
     @property
     def tied_output_multiplier(self) -> float:
-        """The multiplier on the logits of a model whose unembedding is its embedding (m_N^-1)."""
+        """The multiplier on the logits if the unembedding is the embedding (m_N^-1)."""
         return self.value(self.parameterization.tied_output)
 
     def beta(self, base: float, tensor: str) -> float:
-        """β at the target. Raises `UserError` naming `tensor` where it leaves [0, 1), and where `linear`
-        would reach 0 from above."""
+        """β at the target. Raises `UserError` naming `tensor` if β would leave [0, 1), or
+        fall to 0 under `linear`."""
         rule = self.options.beta_rule
         scaled = self.q * (1.0 - base)
         beta = math.pow(base, self.q) if rule == "power" else 1.0 - scaled
@@ -354,25 +354,25 @@ def factors(
     tokens: float = 1.0,
     **options: Any,
 ) -> dict[str, Any]:
-    """Every role's factors relative to base, at the ratios target / base.
+    """The factors of every role, relative to the base, at the ratios target / base.
 
     `options` are those of `RuleOptions`. Returns `{"tensors": {role: {"lr", "weight_decay", "eps",
     "init_std", "one_minus_beta"}}, "residual_multiplier", "output_multiplier", "steps"}`.
-    Raises `UserError` for an unknown name, an option without meaning there, or a ratio that is not
-    finite and positive.
+    Raises `UserError` for an unknown name, for an option without meaning there, and for a ratio that is not
+    a finite number above 0.
     """
     ratios = Ratios(width=width, depth=depth, batch=batch, tokens=tokens)
     rules = ScalingRules(name=parameterization, ratios=ratios, options=rule_options(options))
     return {
         "tensors": {role: rules.factors(role) for role in ROLES},
-        "residual_multiplier": rules.residual_multiplier,
+        "residual_multiplier": rules.coefficient("residual"),
         "output_multiplier": rules.output_multiplier,
         "steps": ratios.steps,
     }
 
 
 def rule_options(options: Mapping[str, Any]) -> RuleOptions:
-    """`RuleOptions` from keywords; an unknown one is refused by name."""
+    """`RuleOptions` from keywords. Raises `UserError` for an unknown one."""
     known = {f.name for f in dataclasses.fields(RuleOptions)}
     for name in options:
         if name not in known:
@@ -381,6 +381,6 @@ def rule_options(options: Mapping[str, Any]) -> RuleOptions:
 
 
 def carrying_options(parameterization: str) -> dict[str, Any]:
-    """The rule options that carrying a recipe sets where nobody does: the β rule that every ratio allows."""
+    """The defaults of the rule options when a recipe is carried: the β rule that is valid for every ratio."""
     known = PARAMETERIZATIONS.get(parameterization)
     return {"beta_rule": "power"} if known and "beta_rule" in known.options else {}

@@ -1,17 +1,20 @@
-"""Two configurations on the same seeds: the mean of their paired differences, with Student's t interval."""
+"""Paired comparisons and 95 % intervals (Student's t) from a few seeds."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Paired differences tuned - baseline in nats a token; negative is a gain. `low`, `high`: 95 %."""
+    """The mean of paired differences tuned - baseline, in nats per token; negative is a gain.
+
+    `low` and `high` are the ends of the 95 % interval, `pairs` the number of seeds.
+    """
 
     pairs: int
     mean: float
@@ -24,14 +27,29 @@ class Comparison:
 
 
 def compare(baseline: Mapping[int, float], tuned: Mapping[int, float]) -> Comparison | None:
-    """The paired comparison over the seeds both have, or None with fewer than two."""
-    seeds = [seed for seed in baseline if seed in tuned]
-    if len(seeds) < 2:
+    """The comparison of losses by seed, over the seeds that both have; None with fewer than two."""
+    differences = [tuned[seed] - loss for seed, loss in baseline.items() if seed in tuned]
+    if len(differences) < 2:
         return None
+    mean, low, high = mean_interval(differences)
+    return Comparison(pairs=len(differences), mean=mean, low=low, high=high)
+
+
+def mean_interval(samples: Sequence[float]) -> tuple[float, float, float]:
+    """The mean of two or more samples, and the ends of its 95 % interval."""
+    n, mean = len(samples), statistics.fmean(samples)
+    reach = t_reach(n) * (statistics.stdev(samples) / math.sqrt(n))
+    return mean, mean - reach, mean + reach
+
+
+def jackknife_error(left_out: Sequence[float]) -> float:
+    """The standard error of an estimate from n samples; `left_out` has one for each sample left out."""
+    n, mean = len(left_out), statistics.fmean(left_out)
+    return math.sqrt((n - 1) / n * sum((value - mean) ** 2 for value in left_out))
+
+
+def t_reach(samples: int) -> float:
+    """Half of a 95 % interval, in standard errors of an estimate from two or more samples."""
     from scipy.stats import t as student
 
-    differences = [tuned[seed] - baseline[seed] for seed in seeds]
-    mean = statistics.fmean(differences)
-    error = statistics.stdev(differences) / math.sqrt(len(seeds))
-    reach = float(student.ppf(0.975, len(seeds) - 1)) * error
-    return Comparison(pairs=len(seeds), mean=mean, low=mean - reach, high=mean + reach)
+    return float(student.ppf(0.975, samples - 1))

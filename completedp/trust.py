@@ -1,38 +1,32 @@
-"""Which code that a name in a file means may be run in this process.
+"""Which code this process may run if a file names it.
 
-From Python, and in a worker that a coordinator has started, whatever is named is imported. The command line
-reads files that may be another's: there a name means code only where an option has said so.
+From Python, and in a worker, every named function is imported. The command line reads files that may come
+from other people: there only code that an option allows is run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 from completedp.errors import UserError, shown
 
-# The training functions that are this package's own: a job that names one of them runs no code of the user's.
+# This package's own training functions. A job that names one of them runs no code of the user's.
 LANGUAGE_MODEL = "completedp.lm.train:language_model"
 FOREIGN_MODEL = "completedp.adapters.task:foreign_model"
 
 
-@dataclass(kw_only=True)
-class _Asked:
-    """What the options of a command have said."""
-
-    names: set[str] = field(default_factory=set)
-    everything: bool = False
-
-
-# One a command that runs; none from Python. The last is in force, in every thread.
-_commands: list[_Asked] = []
+# Stands for all code that the given files name.
+_EVERYTHING = object()
+# The code that the options of each running command allow. Empty from Python. The last set is in force, in
+# every thread.
+_commands: list[set[object]] = []
 
 
 @contextmanager
 def only_asked() -> Iterator[None]:
-    """Within, `check` refuses what neither `allow` nor `allow_everything` has allowed since."""
-    _commands.append(_Asked())
+    """Within, `check` refuses code that neither `allow` nor `allow_everything` has allowed."""
+    _commands.append(set())
     try:
         yield
     finally:
@@ -40,22 +34,22 @@ def only_asked() -> Iterator[None]:
 
 
 def allow(name: str) -> None:
-    """The user has asked for the code `package.module:function` by an option."""
+    """Allow the code `package.module:function`, which an option names."""
     if _commands:
-        _commands[-1].names.add(name)
+        _commands[-1].add(name)
 
 
 def allow_everything() -> None:
-    """The user has asked for whatever code the given files name."""
+    """Allow all code that the given files name."""
     if _commands:
-        _commands[-1].everything = True
+        _commands[-1].add(_EVERYTHING)
 
 
 def check(key: str, name: str) -> None:
-    """Raises `UserError` for code that was not asked for; `key` is where a file names it."""
+    """Raises `UserError` for code that is not allowed. `key` is its key in the file."""
     if name in (LANGUAGE_MODEL, FOREIGN_MODEL):
         return
-    if _commands and not _commands[-1].everything and name not in _commands[-1].names:
+    if _commands and _commands[-1].isdisjoint((name, _EVERYTHING)):
         raise UserError(
             f"{key} is {shown(name)}: it is code that this file names, and nothing of it was run; add "
             "--run-code if you trust it"

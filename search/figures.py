@@ -1,4 +1,4 @@
-"""A study's figures: loss by trial, and for each kind a map of its multipliers by type and depth."""
+"""The figures of a study: loss by trial, and for each kind a map of its multipliers by type and depth."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import matplotlib.pyplot as plt
 
 from completedp import files
 from completedp.config import Model
-from completedp.hparams import KINDS, HParams, types_of
+from completedp.hparams import HParams
+from completedp.kinds import KINDS, Kind
 from completedp.models import own_inventory
 from search.study import Study
 
@@ -24,13 +25,13 @@ _LABELS = {"global": "global", "module": "per module"}
 def draw(study: Study, hparams: HParams, folder: Path) -> list[Path]:
     """Write every figure as PNG into `folder`, in place of earlier ones, and return their paths.
 
-    The multipliers are those of `hparams`.
+    The multipliers drawn are those of `hparams`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [_save(_loss_by_trial(study), folder / "loss_by_trial.png")]
-    for kind in KINDS:
-        path = folder / f"multipliers_{kind}.png"
-        if kind in hparams.types or kind in hparams.depth:
+    for name, kind in KINDS.items():
+        path = folder / f"multipliers_{name}.png"
+        if name in hparams.types or name in hparams.depth:
             paths.append(_save(_multipliers(kind, hparams, study.spec.config.model), path))
         else:
             path.unlink(missing_ok=True)  # an earlier configuration's
@@ -46,7 +47,7 @@ def _save(figure: Any, path: Path) -> Path:
 def _loss_by_trial(study: Study) -> Any:
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     finite = [t.loss for phase in _COLOURS for t in study.completed(phase) if t.loss is not None]
-    # The interesting losses lie near the best. Those far above the median go to the edge.
+    # The interesting losses are near the best. One far worse than the median is drawn at the edge.
     low, middle = min(finite), sorted(finite)[len(finite) // 2]
     top = middle + 1.5 * (middle - low) + 0.01
     for phase, colour in _COLOURS.items():
@@ -79,18 +80,19 @@ def _loss_by_trial(study: Study) -> Any:
     return figure
 
 
-def _multipliers(kind: str, hparams: HParams, model: Model) -> Any:
-    """log2 of type × depth over the stack. A type outside the stack has one value, drawn over its width."""
-    inventory = own_inventory(model)
-    present = inventory.module_types if kind != "residual" else types_of(kind)
-    rows = [t for t in types_of(kind) if t in present]
-    stacked = {t.module_type for t in inventory if t.layer is not None} | set(types_of("residual"))
+def _multipliers(kind: Kind, hparams: HParams, model: Model) -> Any:
+    """log2 of type × depth over the stack; a type outside the stack has one value, drawn full width."""
+    tensors = [t for t in own_inventory(model) if kind.scope == "tensor"]
+    rows = [p for p in kind.places if not tensors or p in {t.module_type for t in tensors}]
+    outside = {t.module_type for t in tensors} - {
+        t.module_type for t in tensors if t.layer is not None
+    }
     table = [
         [
             math.log2(
-                hparams.type_multiplier(kind, name)
+                hparams.type_multiplier(kind.name, name)
                 * hparams.depth_multiplier(
-                    kind, layer if name in stacked else None, model.depth, model.depth
+                    kind.name, None if name in outside else layer, model.depth, model.depth
                 )
             )
             for layer in range(model.depth)
@@ -109,7 +111,6 @@ def _multipliers(kind: str, hparams: HParams, model: Model) -> Any:
             colour = "white" if abs(x) > 0.6 * reach else "black"
             shown = round(x, 1) + 0.0  # no minus before a nought
             axes.text(j, i, f"{shown:+.1f}", ha="center", va="center", fontsize=7, color=colour)
-    subject = f"1 - {kind}" if kind.startswith("beta") else kind
-    axes.set_title(f"{subject}: log2 of type × depth", fontsize=9)
+    axes.set_title(f"{kind.label}: log2 of type × depth", fontsize=9)
     figure.colorbar(image, ax=axes, shrink=0.8)
     return figure

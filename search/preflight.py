@@ -69,7 +69,7 @@ def describe(study: Study, corpus: Corpus | None, cost: Forecast) -> list[str]:
     frozen = f" (frozen: {', '.join(config.search.frozen)})" if config.search.frozen else ""
     loop = f"what {config.train.loop} reads"
     return [
-        f"data: {loop if corpus is None else corpus.described(config.data.source)}",
+        f"data: {loop if corpus is None else corpus.summary(config.data.source)}",
         f"space: {len(space.part('global'))} global values, {len(space.part('type'))} module-type and "
         f"{len(space.part('depth'))} depth multipliers{frozen}",
         f"budget: {budget} runs = {on_global} global + {searching - on_global} per module + "

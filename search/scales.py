@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from completedp.config import StudyConfig
 from completedp.errors import UserError
-from completedp.flops import training_flops
+from completedp.models import training_flops
 from completedp.scale import Ratios
 
 # The study's own scale: that of the proxy.

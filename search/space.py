@@ -1,26 +1,27 @@
-"""The search space: one coordinate for each number that the search may move.
+"""The search space: one coordinate per number that the search may move.
 
-A coordinate is the log2 of a multiplier of the preset's value (of 1-β for a β). Its zero does not change in
-the life of a study. `global.<kind>` moves a global value. `type.<kind>.<module type>` and
-`depth.<kind>.<layer>` move multipliers of it.
+A coordinate is the log2 of a multiplier of the preset's value (for β, of 1-β). Its meaning stays the same for
+the whole study. `global.<name>` moves a global value; `type.<kind>.<module type>` and `depth.<kind>.<layer>`
+move the multipliers. The kinds and their bounds come from `completedp.kinds`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from completedp.config import StudyConfig
 from completedp.errors import UserError
-from completedp.hparams import KINDS, GlobalValues, HParams, types_of
+from completedp.hparams import GlobalValues, HParams
+from completedp.kinds import KINDS, global_kinds
 from completedp.models import own_inventory
 
 Part = Literal["global", "type", "depth"]
 Values = Mapping[str, float]
 
-# 1-β above this leaves β so near 0 that the average is one gradient.
+# A larger 1-β leaves β so near 0 that the average is a single gradient.
 LARGEST_ONE_MINUS_BETA = 0.99
 # Journal values are read by people: a millionth of an octave is far below what a run can feel.
 DECIMALS = 6
@@ -28,7 +29,7 @@ DECIMALS = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Coordinate:
-    """One axis: `key` is a global value's name, a module type (or branch) or a layer's number."""
+    """One axis: `key` is the name of a global value, a module type (or branch), or the number of a layer."""
 
     part: Part
     kind: str
@@ -44,12 +45,12 @@ class Coordinate:
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """All coordinates of a study and their meaning. A coordinate without a value is 0 (multiplier 1)."""
+    """All coordinates of a study and their meaning. A value that is left out is 0 (multiplier 1)."""
 
     base: GlobalValues
     layers: int
     coordinates: tuple[Coordinate, ...]
-    # The model's module types that stand in the stack. Only they take depth multipliers.
+    # The module types of the model that are in the stack and so take depth multipliers.
     stacked_types: frozenset[str]
 
     @classmethod
@@ -64,20 +65,19 @@ class Space:
             octaves = search.octaves("global" if part == "global" else "module", kind)
             coordinates.append(Coordinate(part=part, kind=kind, key=key, octaves=octaves))
 
-        for name in (f.name for f in fields(GlobalValues)):
-            kind = _kind_of(name)
-            # A multiplier cannot move a weight decay of 0; for a β it moves 1-β.
-            immovable = name == "weight_decay" and config.values.weight_decay == 0
-            if kind not in search.frozen and not immovable:
-                add("global", kind, name)
-        for kind in KINDS:
-            if kind in search.frozen or not any(c.kind == kind for c in coordinates):
+        for name, kind in global_kinds().items():
+            # No multiplier moves a value whose logarithm is that of 0 (weight decay).
+            movable = kind.shown(getattr(config.values, name)) != 0
+            if kind.name not in search.frozen and movable:
+                add("global", kind.name, name)
+        for kind in KINDS.values():
+            if not any(c.kind == kind.name for c in coordinates):
                 continue
-            for module_type in types_of(kind):
-                if module_type in present or kind == "residual":
-                    add("type", kind, module_type)
-            for layer in range(config.model.depth):
-                add("depth", kind, str(layer))
+            for place in kind.types:
+                if place in present or kind.scope == "branch":
+                    add("type", kind.name, place)
+            for layer in range(config.model.depth if kind.has_layers else 0):
+                add("depth", kind.name, str(layer))
         if not coordinates:
             raise UserError("search.frozen leaves nothing to search; free at least one kind")
         return cls(
@@ -92,7 +92,7 @@ class Space:
         return tuple(c for c in self.coordinates if c.part in parts)
 
     def check(self, values: Values, where: str) -> None:
-        """Raises `UserError` if a journal's values are no octaves of coordinates of this space."""
+        """Raises `UserError` if a journal's values name a coordinate that this space does not have."""
         known = {c.name for c in self.coordinates}
         for name, octaves in values.items():
             if isinstance(octaves, bool) or not isinstance(octaves, int | float):
@@ -104,14 +104,16 @@ class Space:
                 )
 
     def project(self, values: Values) -> dict[str, float]:
-        """The nearest point inside the box with every 1-β at most 0.99, rounded for the journal."""
+        """The nearest point inside the box with every 1-β at most `LARGEST_ONE_MINUS_BETA`, rounded for the
+        journal."""
         inside = {
             c.name: min(max(round(values[c.name], DECIMALS), -limit), limit)
             for c in self.coordinates
             if c.name in values and (limit := _floor(c.octaves)) > 0
         }
-        for kind in ("beta1", "beta2"):
-            self._project_beta(kind, inside)
+        for kind in KINDS.values():
+            if kind.transform == "log of 1-x":
+                self._project_beta(kind.name, inside)
         return inside
 
     def _project_beta(self, kind: str, inside: dict[str, float]) -> None:
@@ -123,7 +125,7 @@ class Space:
         room -= inside.get(name, 0.0)
         depths = [c.name for c in self.part("depth") if c.kind == kind]
         types = [c for c in self.part("type") if c.kind == kind]
-        # A type's coordinate ends at -octaves. No type could make up for a depth beyond that.
+        # A type's coordinate ends at -octaves. If a depth takes more than that, no type can give it back.
         give = min((c.octaves for c in types), default=0.0)
         for depth in depths:
             if depth in inside:
@@ -135,7 +137,8 @@ class Space:
                 inside[c.name] = limit
 
     def to_hparams(self, values: Values) -> HParams:
-        """The hyperparameters that the values stand for."""
+        """The hyperparameters of a point."""
+        kinds = global_kinds()
         base: dict[str, float] = {}
         types: dict[str, dict[str, float]] = {}
         depth: dict[str, list[float]] = {}
@@ -145,23 +148,12 @@ class Space:
                 continue
             multiplier = math.exp2(octaves)
             if c.part == "global":
-                base[c.key] = _times(c.key, getattr(self.base, c.key), multiplier)
+                base[c.key] = kinds[c.key].times(getattr(self.base, c.key), multiplier)
             elif c.part == "type":
                 types.setdefault(c.kind, {})[c.key] = multiplier
             else:
                 depth.setdefault(c.kind, [1.0] * self.layers)[int(c.key)] = multiplier
         return HParams(global_=replace(self.base, **base), types=types, depth=depth)
-
-
-def _times(name: str, value: float, multiplier: float) -> float:
-    """The value times a multiplier, which acts on 1-β for a β."""
-    if name in ("beta1", "beta2"):
-        return 1.0 - (1.0 - value) * multiplier
-    return value * multiplier
-
-
-def _kind_of(global_name: str) -> str:
-    return "residual" if global_name.startswith("residual_") else global_name
 
 
 def _floor(octaves: float) -> float:

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 import completedp
-from completedp import files, reading
+from completedp import files, reading, validation
 from completedp.config import StudyConfig, without_stopping
 from completedp.errors import UserError, located, shown
 from completedp.reading import Field
@@ -85,7 +85,9 @@ class StudySpec:
         """Raises `UserError` for a configuration that is not this version's or was edited."""
         with located(f"{where}, line 1: the journal is damaged"):
             # First: what another version has written is told by the keys of its configuration.
-            config = files.validate(StudyConfig, without_stopping(record.get("config")), "config")
+            config = validation.validate(
+                StudyConfig, without_stopping(record.get("config")), "config"
+            )
             if files.digest(record["config"]) != (digest := record.get("digest")):
                 raise UserError(
                     f"the configuration does not match its digest {shown(digest)}; it was edited: begin a "

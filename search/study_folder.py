@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from completedp import files
+from completedp import files, root_layout
 from completedp.errors import UserError
 from completedp.runs.journal import Journal, exists, read_records, studies
 from completedp.runs.lock import Held, Lock
@@ -37,15 +37,15 @@ class StudyFolder:
 
     @property
     def path(self) -> Path:
-        return self.root / "studies" / self.name
+        return self.root / root_layout.STUDIES / self.name
 
     @property
     def journal(self) -> Path:
-        return self.path / "journal.jsonl"
+        return self.path / root_layout.JOURNAL
 
     @property
     def curves(self) -> Path:
-        return self.path / "curves"
+        return self.path / root_layout.CURVES
 
     @property
     def recipe(self) -> Path:
@@ -53,7 +53,7 @@ class StudyFolder:
 
     @property
     def lock(self) -> Path:
-        return self.path / "lock"
+        return self.path / root_layout.LOCK
 
     def read(self) -> Study:
         """The study as its journal tells it. Raises `UserError` if there is none."""

@@ -10,11 +10,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from completedp import files
-from completedp.config import ExternalModel, StudyConfig
+from completedp import files, root_layout
+from completedp.config import StudyConfig
 from completedp.errors import UserError
 from completedp.hparams import HParams
-from completedp.models import grown_inventory, own_inventory
+from completedp.models import grown_inventory, kind_of, own_inventory
 from completedp.resolved import resolve
 from completedp.runs import engine
 from completedp.runs.job import Event, Executor, Job, Progress
@@ -30,7 +30,7 @@ from search.figures import draw
 from search.phases import Split
 from search.proposer import JobFactory, Proposer
 from search.request import Request
-from search.results import build_recipe, summarize
+from search.results import PARAMETERIZATION, build_recipe, summarize
 from search.scales import PROXY, at_scale
 from search.space import Space
 from search.study import Study
@@ -64,7 +64,7 @@ def train(
     )
     executor = executor or LocalExecutor(
         workers or default_workers(device),
-        logs=folder.path / "logs",
+        logs=folder.path / root_layout.LOGS,
         paths=user_paths(config.model, config.train),
         devices=devices_of(device),
     )
@@ -145,11 +145,10 @@ def language_model_job(
     `digest`: of the study's corpus, if it is known.
     """
     at = at_scale(config, ratios)
-    inventory, base = own_inventory(config.model), {}
+    inventory, base = own_inventory(config.model), dict[str, Any]()
     if ratios != PROXY:
         inventory = grown_inventory(at.model, config.model, hparams)
-        if isinstance(at.model, ExternalModel):
-            base = {"base": {"width": config.model.width, "depth": config.model.depth}}
+        base = kind_of(at.model).run_arguments(config.model, PARAMETERIZATION)
     return training_job(
         at.model,
         at.data,

@@ -130,7 +130,7 @@ def test_values_and_names_with_their_path_in_the_file(run: Run, tmp_path: Path) 
         tmp_path,
         *arguments,
         path,
-        says="mine.yaml: values.lr is -1.0; expected a number above 0",
+        says="mine.yaml: values.lr is -1.0; expected a finite number above 0",
     )
     path = preset_with(tmp_path, train={"tokens": 1e6})
     refused(

@@ -1,6 +1,7 @@
 """The house rules that a tool can check: who imports whom, how light the package is, what is never called."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -64,16 +65,101 @@ def test_workers_import_torch_and_numpy_only() -> None:
     assert loaded.isdisjoint(set(HEAVY) - {"torch", "numpy"} | {"rich", "pandas", "tokenizers"})
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(REPOSITORY)))
-def test_floors(path: Path) -> None:
-    """`completedp` imports neither of the others, but in its command line; they never meet."""
-    room = path.relative_to(REPOSITORY).parts
-    refused = {
-        "completedp": set() if room[:2] == ("completedp", "cli") else {"search", "transfer"},
-        "search": {"transfer"},
-        "transfer": {"search"},
-    }[room[0]]
-    assert refused.isdisjoint(name.split(".")[0] for name in imports(path))
+# From the ground up. A file imports from its own level and lower ones only; a file that is in no room belongs
+# to the base. `doctor` and `repair` try everything below the command line.
+LEVELS: tuple[frozenset[str], ...] = (
+    frozenset({"completedp"}),
+    frozenset({"completedp.runs"}),
+    frozenset({"completedp.lm"}),
+    frozenset({"completedp.adapters"}),
+    frozenset({"completedp.coordcheck", "completedp.training"}),
+    frozenset({"completedp.tracking"}),
+    frozenset({"completedp.doctor", "completedp.repair", "search", "transfer"}),
+    frozenset({"completedp.cli"}),
+    frozenset({"completedp.__main__"}),
+)
+MODULES = {
+    ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in SOURCES
+}
+
+
+def imported_modules(path: Path) -> set[str]:
+    """The modules of ours that a file imports, in functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (names & MODULES.keys()) or {node.module or ""}
+    return found & MODULES.keys()
+
+
+def level_of(module: str) -> int:
+    """The level of the longest name in `LEVELS` that the module's begins with."""
+    named = [
+        (len(name), level)
+        for level, names in enumerate(LEVELS)
+        for name in names
+        if module == name or module.startswith(f"{name}.")
+    ]
+    return max(named)[1]
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_no_import_goes_up(module: str) -> None:
+    if module == "completedp":
+        return  # its names are resolved on first use
+    above = {m for m in imported_modules(MODULES[module]) if level_of(m) > level_of(module)}
+    assert not above, f"{module} imports from above: {above}"
+
+
+def test_no_imports_go_in_a_circle() -> None:
+    graph = {module: imported_modules(path) - {module} for module, path in MODULES.items()}
+    del graph["completedp"]
+    while free := {m for m, imported in graph.items() if not imported & graph.keys()}:
+        graph = {m: imported for m, imported in graph.items() if m not in free}
+    assert not graph, f"in a circle, or above one: {sorted(graph)}"
+
+
+def test_search_and_transfer_never_meet() -> None:
+    for module, path in MODULES.items():
+        if (room := module.split(".")[0]) != "completedp":
+            other = {"search": "transfer", "transfer": "search"}[room]
+            assert other not in {name.split(".")[0] for name in imports(path)}, module
+
+
+def test_one_file_asks_which_kind_a_model_is() -> None:
+    asking = {
+        module
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) == "isinstance"
+        and {"ModelConfig", "ExternalModel"} & set(re.findall(r"\w+", ast.unparse(node.args[1])))
+    }
+    assert asking <= {"completedp.models"}
+
+
+def test_a_worker_that_trains_the_reference_model_loads_no_adapter(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from completedp.config import DataConfig, ModelConfig, TrainConfig\n"
+        "from completedp.lm.train import language_model\n"
+        "from completedp.hparams import GlobalValues, HParams\n"
+        "from completedp.models import own_inventory\n"
+        "from completedp.resolved import resolve\n"
+        "from completedp.scale import Ratios\n"
+        "model = ModelConfig(width=32, depth=1, head_dim=16, ffn=32, vocab_size=256, context=32)\n"
+        "train = TrainConfig(tokens=128, batch=64, eval_tokens=64)\n"
+        "parts = {'model': vars(model), 'data': vars(DataConfig()), 'train': vars(train)}\n"
+        f"task = language_model(**parts, split='select', cache={str(tmp_path)!r})\n"
+        "values = HParams(global_=GlobalValues(lr=0.01))\n"
+        "task(resolve(values, own_inventory(model), Ratios()), 0, lambda step, loss: None)\n"
+        "assert not [name for name in sys.modules if name.startswith('completedp.adapters')]\n"
+    )
+    assert "torch" in loaded_after(code)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(REPOSITORY)))

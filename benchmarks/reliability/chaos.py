@@ -1,24 +1,23 @@
-"""Trouble at random moments of every verb that writes; then the root must go on without a person's help.
+"""Does a root go on without a person's help after trouble at any moment of any verb that writes?
 
     python benchmarks/reliability/chaos.py --cases 100
 
-Run it as root: a small tmpfs is mounted where the trouble is the disk's. Each case copies a root with a
-finished study, starts one verb in it, and brings one trouble at a random moment of the time that the verb
-takes undisturbed. Then the trouble ends, and what a user would type next is run: `status`, the verb itself
-(a search by --resume), `report` and `track`. Counted:
+Run it as root: a case with trouble of the disk mounts a small tmpfs. Each case copies a root with a
+finished study, starts one verb in it, and brings one trouble at a random moment of the verb's undisturbed
+time. Then the trouble ends, and the commands that a user would type next are run: `status`, the verb itself
+(a search by --resume), `report` and `track`. Printed, in sum:
 
-    lost        finished trials that the journal had at the trouble and does not have, unchanged, at the end;
-                and those without their curve
-    stuck       roots in which one of these commands fails: a person must mend them
-    tracebacks  in what any of them prints
-    left        half-made files that are still there after what `doctor --repair` mends
+    lost        finished trials of the journal at the time of the trouble that are missing or changed at the
+                end, or have no curve
+    stuck       roots in which one of these commands fails, so that a person must mend them
+    tracebacks  how many these commands print
+    left        half-made files that remain after `doctor --repair`
 
-A line of JSON a case is kept beside the result, so that a run that was ended goes on.
+A line of JSON for each case is kept beside the result file, so that an interrupted run goes on.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -37,6 +36,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks import result
 from completedp import files, interrupts, reading
 from completedp.lm.preset_files import load_preset
 from completedp.plan import Plan
@@ -44,14 +44,12 @@ from completedp.recipe import Recipe
 from completedp.repair import repair
 from completedp.runs.journal import read_records
 
-RESULTS = Path(__file__).parents[1] / "results"
-COMPLETEDP = [sys.executable, "-m", "completedp"]
-# Steps of a run: a third of a second, so that a moment is as often between trials as within one.
+# A run of so many steps takes a third of a second: a moment falls as often between trials as within one.
 STEPS = 24
 DISK_MEGABYTES = 64
 PAUSE_SECONDS = 2.0
 LIMIT_SECONDS = 180.0
-# A clock that is set while the program runs: time.time() jumps by so much at a random moment.
+# Seconds by which time.time() jumps when the clock is set while the program runs.
 JUMPS = (-86_400.0, 86_400.0)
 
 
@@ -69,20 +67,16 @@ class Case:
     stuck: list[str] = field(default_factory=list)
 
     def command(self, *arguments: str) -> list[str]:
-        return [*COMPLETEDP, *arguments, "--root", str(self.root)]
+        return [*result.COMPLETEDP, *arguments, "--root", str(self.root)]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = result.parser(__doc__, "chaos.json")
     parser.add_argument("--cases", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=RESULTS / "chaos.json")
     arguments = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = (
-        "1"  # two threads of one tiny matrix product wait for each other
-    )
+    # Two threads of one tiny matrix product wait for each other.
+    os.environ["OMP_NUM_THREADS"] = "1"
     kept = arguments.out.with_suffix(".jsonl")
     done = [row for _, row in reading.read_lines(kept)] if kept.exists() else []
     with tempfile.TemporaryDirectory() as folder:
@@ -96,17 +90,16 @@ def main() -> None:
             with kept.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             print(json.dumps(row), flush=True)
-    result = summary(done, arguments.cases)
-    files.write_json(arguments.out, result)
-    print(json.dumps(result, indent=1))
-    sys.exit(0 if result["passes"] else 1)
+    found = summary(done)
+    result.write(arguments.out, found)
+    print(json.dumps(found, indent=1))
+    sys.exit(0 if found["passes"] else 1)
 
 
-def summary(rows: list[dict[str, Any]], cases: int) -> dict[str, Any]:
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     counts = {what: sum(row[what] for row in rows) for what in ("lost", "tracebacks", "left")}
     stuck = sum(bool(row["stuck"]) for row in rows)
     return {
-        "command": f"python benchmarks/reliability/chaos.py --cases {cases}",
         "cases": len(rows),
         **counts,
         "stuck": stuck,
@@ -132,7 +125,7 @@ def made_base(work: Path) -> Path:
         ["train", str(work / "plan.yaml")],
     ):
         subprocess.run(
-            [*COMPLETEDP, *arguments, "--root", str(base)], check=True, capture_output=True
+            [*result.COMPLETEDP, *arguments, "--root", str(base)], check=True, capture_output=True
         )
     return base
 
@@ -173,7 +166,7 @@ def _speedup(case: Case) -> list[str]:
     return case.command("speedup", str(recipe_of(case.root)), *options)
 
 
-# Each verb with how often it is taken.
+# Each verb with its weight in the draw.
 VERBS: dict[str, tuple[Callable[[Case], list[str]], int]] = {
     "search": (_search, 8),
     "train": (_train, 3),
@@ -195,7 +188,7 @@ def _signalled(*numbers: signal.Signals, group: bool = True) -> Callable[[Case, 
 
 
 def _full(case: Case, process: subprocess.Popen[str]) -> None:
-    """Fill the disk, and make room again once the program has ended or had time to meet it."""
+    """Fill the disk. Make room again when the program has ended or had time to meet it."""
     filler = case.root.parent / "filler"
     with contextlib.suppress(OSError), filler.open("wb") as file:
         while True:
@@ -206,7 +199,7 @@ def _full(case: Case, process: subprocess.Popen[str]) -> None:
 
 
 def _read_only(case: Case, process: subprocess.Popen[str]) -> None:
-    """Tried until the kernel does it: it refuses while a file is open for writing, as a journal is."""
+    """Repeated until it works: the kernel refuses while a file is open for writing, as a journal is."""
     disk = str(case.root.parent)
     for _ in range(20):
         done = subprocess.run(["mount", "-o", "remount,ro", disk], capture_output=True, check=False)
@@ -246,7 +239,7 @@ _ON_A_DISK_OF_ITS_OWN = ("full disk", "read-only root")
 
 @contextlib.contextmanager
 def place_for(case_trouble: str, work: Path) -> Iterator[Path]:
-    """The folder that holds the case's root: on a small disk of its own where the trouble is the disk's."""
+    """The folder that holds the case's root, on a small disk of its own for trouble of the disk."""
     folder = Path(tempfile.mkdtemp(dir=work))
     mounted = case_trouble in _ON_A_DISK_OF_ITS_OWN
     if mounted:
@@ -302,7 +295,7 @@ def one(
 
 
 def _telling(text: str) -> str:
-    """The first traceback with what precedes it, and the end."""
+    """The first traceback with some text before it, and the end of the output."""
     start = max(0, text.find("Traceback") - 300)
     return f"{text[start : start + 2500]} … {text[-1500:]}"
 
@@ -335,13 +328,13 @@ def disturbed(case: Case) -> int | None:
 
 
 def _as_on_a_terminal() -> None:
-    """What runs this may ignore signals, as `nohup` does, and a shell for what it starts behind itself."""
+    """Undo ignored signals: `nohup` ignores some, and so does a shell for its background jobs."""
     for number in interrupts.SIGNALS:
         signal.signal(number, signal.SIG_DFL)
 
 
 def _jumping(case: Case) -> str:
-    """A program that is the command line with a clock which jumps at the moment."""
+    """A program that runs the command line with a clock that jumps at the moment."""
     return (
         "import time, runpy; real = time.time; begun = time.monotonic()\n"
         f"time.time = lambda: real() + ({case.rng.choice(JUMPS)} "
@@ -372,10 +365,10 @@ def half_made(root: Path) -> list[Path]:
 
 
 def recover(case: Case) -> None:
-    """What a user would type next; each must succeed, and what was written must read back."""
+    """The commands that a user would type next. Each must succeed, and written files must read back."""
     began = (case.root / "studies" / "s" / "journal.jsonl").exists()
     for path in half_made(case.root):
-        os.utime(path, (0, 0))  # as if the hour had passed after which they count as left over
+        os.utime(path, (0, 0))  # files older than an hour count as left over
     case.printed += [str(mended) for mended in repair(case.root)]
     _run(case, case.command("status"))
     if case.verb == "search" and began:

@@ -1,15 +1,15 @@
-"""Start searches on a machine that is too busy, and count those that die before their first trial has ended.
+"""How many searches die before their first trial has ended, on a machine that is too busy?
 
     python benchmarks/reliability/starts.py --starts 40
 
-Six loops take every core beside them. In every second start the threads take turns every 10 µs instead of
-every 5 ms, so that one may be stopped anywhere while another imports. A start is ended at its first finished
-trial; one that ends by itself before, or writes a traceback, has died.
+Six busy loops compete with each search for the cores. In every second start the threads take turns every 10
+µs instead of every 5 ms, so that a thread may be stopped anywhere while another imports. A start is stopped
+at its first finished trial. A search has died if it ends before that, or writes a traceback. Printed: the
+seconds of each start, the number of deaths, and what the dead ones said.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import os
@@ -23,10 +23,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks import result
 from completedp import files
 from completedp.lm.preset_files import load_preset
 
-RESULTS = Path(__file__).parent.parent / "results"
 LOOPS = 6
 BUDGET = 12
 SECONDS = 600
@@ -35,11 +35,8 @@ COMMAND = "import sys; sys.setswitchinterval({}); from completedp.cli.app import
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = result.parser(__doc__, "starts.json")
     parser.add_argument("--starts", type=int, default=40)
-    parser.add_argument("--out", type=Path, default=RESULTS / "starts.json")
     arguments = parser.parse_args()
     starts = []
     with tempfile.TemporaryDirectory() as folder, busy():
@@ -52,8 +49,7 @@ def main() -> None:
             starts.append(started(Path(folder) / str(i), preset, interval))
             print(json.dumps(starts[-1]), flush=True)
     seconds = sorted(start["seconds"] for start in starts)
-    result = {
-        "command": f"python benchmarks/reliability/starts.py --starts {arguments.starts}",
+    found = {
         "busy_loops": LOOPS,
         "starts": len(starts),
         "of_these_with_turns_of_10_us": sum(start["interval"] < 1e-4 for start in starts),
@@ -61,9 +57,9 @@ def main() -> None:
         "seconds": {"median": seconds[len(seconds) // 2], "longest": seconds[-1]},
         "said": [start["died"] for start in starts if start["died"] is not None],
     }
-    files.write_json(arguments.out, result)
-    print(json.dumps(result, indent=1))
-    sys.exit(result["deaths"] != 0)
+    result.write(arguments.out, found)
+    print(json.dumps(found, indent=1))
+    sys.exit(found["deaths"] != 0)
 
 
 @contextmanager
@@ -78,7 +74,7 @@ def busy() -> Iterator[None]:
 
 
 def started(root: Path, preset: Path, interval: float) -> dict[str, Any]:
-    """One start; `died` is the last line that a search which died has said."""
+    """One start; `died` is the last line of a search that died."""
     root.mkdir()
     journal = root / "studies" / "s" / "journal.jsonl"
     log = root / "log"

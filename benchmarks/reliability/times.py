@@ -1,15 +1,15 @@
-"""What the care of readers costs: two trees' start of a search, and `status` on a study of 2,000 trials.
+"""How much slower is this tree than another one, at the start of a search and at `status`?
 
     git worktree add /tmp/before <commit>
     python benchmarks/reliability/times.py --before /tmp/before --pairs 9
 
-The two trees are run in turn with one Python and its packages. Seconds of wall clock; a start ends when the
-first proposal is in the journal. The ratios are of pairs, their median with the interval of the sign test.
+Both trees run in turn with the same Python and packages. A start ends when the first proposal is in the
+journal; `status` reads a study of 2,000 trials. Printed: the median wall seconds of each tree, and the
+median ratio of the pairs with the interval of the sign test.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -24,49 +24,44 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import result
 from completedp import files
 from completedp.config import StudyConfig
 from completedp.lm.preset_files import load_preset
 from completedp.runs.journal import Journal
 
-REPOSITORY = Path(__file__).parents[2]
-RESULTS = REPOSITORY / "benchmarks" / "results"
 TRIALS = 2000
 POLL_SECONDS = 0.002
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = result.parser(__doc__, "reliability_times.json")
     parser.add_argument("--before", type=Path, required=True, help="another checkout")
     parser.add_argument("--pairs", type=int, default=15)
-    parser.add_argument("--out", type=Path, default=RESULTS / "reliability_times.json")
     given = parser.parse_args()
-    trees = {"before": given.before.resolve(), "after": REPOSITORY}
+    trees = {"before": given.before.resolve(), "after": result.HERE.parent}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "root"
         large_study(root)
-        result = {
-            "command": f"python benchmarks/reliability/times.py --before <tree> --pairs {given.pairs}",
+        found = {
             "status of 2,000 trials": compared(trees, given.pairs, lambda tree: status(tree, root)),
             "start of a search": compared(trees, given.pairs, lambda tree: start(tree, root)),
         }
-    files.write_json(given.out, result)
-    print(json.dumps(result, indent=1))
+    result.write(given.out, found)
+    print(json.dumps(found, indent=1))
 
 
 def compared(
     trees: dict[str, Path], pairs: int, measured: Callable[[Path], float]
 ) -> dict[str, Any]:
     for tree in trees.values():
-        measured(tree)  # what the first call leaves in caches is both's
+        measured(tree)  # fills the file cache for both
     seconds: dict[str, list[float]] = {name: [] for name in trees}
     for i in range(pairs):
         for name in list(trees)[:: 1 if i % 2 else -1]:
             seconds[name].append(measured(trees[name]))
     ratios = sorted(a / b for a, b in zip(seconds["after"], seconds["before"], strict=True))
-    # Of nine pairs the third lowest and highest: 82 %; of fifteen the fourth: 96 %.
+    # With nine pairs the third lowest and highest (82 %), with fifteen the fourth (96 %).
     cut = pairs // 4
     return {
         **{name: round(statistics.median(values), 4) for name, values in seconds.items()},
@@ -91,7 +86,7 @@ def status(tree: Path, root: Path) -> float:
 
 
 def start(tree: Path, root: Path) -> float:
-    """Until the first proposal is on record; then the search is killed."""
+    """Seconds until the first proposal is on record; then the search is killed."""
     journal = root / "studies" / "begun" / "journal.jsonl"
     shutil.rmtree(journal.parent, ignore_errors=True)
     options = ["--preset", "tiny", "--budget", "200", "--name", "begun", "--root", str(root)]

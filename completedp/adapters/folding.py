@@ -1,47 +1,38 @@
-"""Which forward multipliers a model needs, and two ways to give it them without touching its code.
+"""The forward multipliers that a model needs. There are two ways to give them without touching its code.
 
-Folded, a multiplier c moves into the tensors of the module whose output it would multiply: init, lr and
-starting value times c, ε and λ over c (AdamW is invariant under W = c·W′). Hooked, a forward hook multiplies
-that module's output. Both train the same function.
+A folded multiplier moves into the tensors that make a module's output (`TensorRow.folded_by`). A hooked one
+is a forward hook on that module (`completedp.hooks`). Both train the same function.
 
-Clipping by the global norm sees other gradients once c is folded; `Parametrized.clip_grad_norm_` takes the
-norm over c times the gradient, which is the hooked model's.
+Folding changes the gradients that clipping by the global norm sees. `Parametrized.clip_grad_norm_` takes the
+norm over multiplier times gradient, which is the norm of the hooked model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from completedp.adapters.infer import ExternalInventory
 from completedp.errors import UserError
+from completedp.hooks import Multiplier
 from completedp.modules import BRANCH_ENDS, BRANCH_POST_NORMS, TensorSpec
 from completedp.resolved import Resolved
 from completedp.rules import PARAMETERIZATIONS
 
 
-@dataclass(frozen=True, kw_only=True)
-class Multiplier:
-    """`c` on the output of `module`, or on `tensors`, which make it. `must_hook`: they are used elsewhere
-    too, unmultiplied."""
-
-    module: str
-    tensors: tuple[str, ...]
-    c: float
-    must_hook: bool = False
-
-
 def multipliers(
     found: ExternalInventory, resolved: Resolved, parameterization: str
 ) -> tuple[Multiplier, ...]:
-    """Of each residual branch, of the logits, and against a factor of the code, those that are 1 among them.
+    """One multiplier per residual branch, one for the logits, and one that cancels a width-dependent factor
+    in the model's own code. Multipliers equal to 1 are included.
 
-    Raises `UserError` for a layer whose branch has no end, or two.
+    Raises `UserError` for a layer whose branch has no end, or two, and for any other coefficient: such a one
+    needs code of its own in the model.
     """
+    if resolved.coefficients:
+        raise UserError(
+            f"the values have {', '.join(resolved.coefficients)}, for which this model has no place; leave "
+            "the kind at its default: only the reference model takes it"
+        )
     return (
         *_residual(found, resolved),
         _logits(found, resolved),
@@ -62,7 +53,7 @@ def _residual(found: ExternalInventory, resolved: Resolved) -> Iterator[Multipli
 
 
 def _logits(found: ExternalInventory, resolved: Resolved) -> Multiplier:
-    """On the final norm where its tensor alone can take it: a tied matrix is an embedding as well."""
+    """On the final norm if the unembedding is tied: that matrix is the embedding as well."""
     wanted = "final_norm" if found.whole.tied else "unembedding"
     specs = [s for s in found.whole if s.module_type == wanted]
     return _on(specs, resolved.output_multiplier, "the model", f"its {wanted}, for the logits")
@@ -80,7 +71,7 @@ def _on(specs: Sequence[TensorSpec], c: float, where: str, what: str) -> Multipl
 
 
 def _against_code(found: ExternalInventory, parameterization: str) -> Iterator[Multiplier]:
-    """A factor in the code that goes with the width is divided out."""
+    """Cancels the code's factor on the embedding, which grows with the width."""
     if not PARAMETERIZATIONS[parameterization].standard:
         (embedding,) = (s for s in found.whole if s.module_type == "embedding")
         yield Multiplier(
@@ -93,43 +84,3 @@ def _against_code(found: ExternalInventory, parameterization: str) -> Iterator[M
 
 def _owner(name: str) -> str:
     return name.rpartition(".")[0]
-
-
-class Times:
-    """A forward hook: the module's output times c. It runs where the model's code calls the module, not where
-    it reads the module's weight; `ran` says whether it did."""
-
-    def __init__(self, c: float) -> None:
-        self.c = c
-        self.ran = False
-
-    def __call__(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        self.ran = True
-        return output * self.c
-
-
-def hook(model: nn.Module, wanted: tuple[Multiplier, ...]) -> tuple[RemovableHandle, ...]:
-    """Register the multipliers as forward hooks. Raises `UserError` on a model that has such hooks, and for a
-    module that owns other tensors besides."""
-    for m in wanted:
-        owned = {n for n, _ in model.get_submodule(m.module).named_parameters()}
-        if owned - {name.removeprefix(f"{m.module}.") for name in m.tensors}:
-            raise UserError(
-                f"{m.module} owns more than {', '.join(m.tensors)}, so its output cannot take their "
-                'multiplier; use residual="fold"'
-            )
-    for name, module in model.named_modules():
-        if any(isinstance(h, Times) for h in module._forward_hooks.values()):
-            raise UserError(
-                f"{name} has a multiplier from an earlier call; call remove_hooks() on what that returned"
-            )
-    return tuple(model.get_submodule(m.module).register_forward_hook(Times(m.c)) for m in wanted)
-
-
-def idle_hooks(model: nn.Module) -> tuple[str, ...]:
-    """Modules with a multiplier of ours that has not run yet."""
-    return tuple(
-        name
-        for name, module in model.named_modules()
-        if any(isinstance(h, Times) and not h.ran for h in module._forward_hooks.values())
-    )

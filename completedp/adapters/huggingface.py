@@ -1,4 +1,4 @@
-"""Hugging Face's causal language models at another width and depth, and an audit inside its Trainer.
+"""Hugging Face's causal language models at another width and depth.
 
 The width of a configuration grows by heads of a fixed head dimension; d_ff / d_model and the number of
 query heads to a key-value head stay. Needs transformers (extra `hf`).
@@ -29,13 +29,11 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     PretrainedConfig,
-    TrainerCallback,
 )
 from transformers import __version__ as VERSION
 
 from completedp.adapters import hf_files
 from completedp.adapters.hf_files import Configuration
-from completedp.auditing import Planned, audit
 from completedp.errors import UserError, clipped, shown
 
 # Of a model's modules and parameters. A Llama of 1000 layers has 22,000. `inspect` builds two models and
@@ -51,8 +49,6 @@ _OF_THE_CODE = frozenset(
     if name not in ("model_type", *(field.name for field in fields(PretrainedConfig)))
     and not isinstance(getattr_static(PretrainedConfig, name), property)
 )
-# An audit takes 5 ms for the 291 tensors of 32 layers (a CPU): 0.1 ms a step.
-AUDIT_STEPS = 50
 # Configurations answer to these names whatever their own are (GPT-2's n_embd).
 _GROW = (
     "hidden_size",
@@ -253,58 +249,3 @@ def base_of(model: nn.Module, *, width: int, depth: int) -> nn.Module:
         )
     base: nn.Module = build(config_at(config, width=width, depth=depth))
     return base
-
-
-class AuditCallback(TrainerCallback):  # type: ignore[misc]
-    """Audits a Trainer's optimizer after its scheduler's first step, after every `every` of its steps, before
-    its last step, and at its end; ends the training on a difference.
-
-    Raises `UserError` for an `every` below 1.
-    """
-
-    def __init__(self, plan: Planned, every: int = AUDIT_STEPS) -> None:
-        if every < 1:
-            raise UserError(f"every is {every}; expected a number of steps, 1 or more")
-        self.plan = plan
-        self.every = every
-        self.done = False  # an audit of this training
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        self.done = False
-
-    def on_step_end(
-        self,
-        args: Any,
-        state: Any,
-        control: Any,
-        model: nn.Module | None = None,
-        optimizer: torch.optim.Optimizer | None = None,
-        **others: Any,
-    ) -> None:
-        # The scheduler has stepped: the learning rates are those of the next step, so the last step's are
-        # seen one before it.
-        if (
-            not self.done
-            or state.global_step % self.every == 0
-            or state.global_step == state.max_steps - 1
-        ):
-            self._audit(model, optimizer)
-
-    def on_train_end(
-        self,
-        args: Any,
-        state: Any,
-        control: Any,
-        model: nn.Module | None = None,
-        optimizer: torch.optim.Optimizer | None = None,
-        **others: Any,
-    ) -> None:
-        self._audit(model, optimizer)  # training may have been stopped early
-
-    def _audit(self, model: nn.Module | None, optimizer: torch.optim.Optimizer | None) -> None:
-        assert model is not None, "the Trainer gives its model"
-        assert optimizer is not None, "the Trainer gives its optimizer"
-        # A schedule at 0 shows no learning rate: after a first step that fp16 skipped, or at its own end.
-        if any(group["lr"] for group in optimizer.param_groups):
-            audit(model, optimizer, self.plan).check()
-            self.done = True

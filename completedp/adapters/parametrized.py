@@ -1,4 +1,4 @@
-"""A recipe's values on a model nobody here wrote: `parametrize`, and what it returns."""
+"""A recipe's values on an external model: `parametrize`, and what it returns."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from torch.utils.hooks import RemovableHandle
 
 from completedp import optimizer
 from completedp.adapters.external import build_model, grown
-from completedp.adapters.folding import Multiplier, hook, multipliers
+from completedp.adapters.folding import multipliers
 from completedp.adapters.infer import ExternalInventory, Fused, inventory_of
-from completedp.auditing import plain_name
 from completedp.config import ExternalModel
 from completedp.errors import UserError
+from completedp.hooks import Multiplier, hook
 from completedp.hparams import HParams
-from completedp.models import check_types
-from completedp.plan import Plan
+from completedp.models import check_types, external_model
+from completedp.modules import plain_name
+from completedp.optimizer import TensorRow
 from completedp.recipe import Recipe
-from completedp.resolved import Resolved, TensorRow, resolve
+from completedp.resolved import Resolved, resolve
 from completedp.rules import carrying_options
 from completedp.scale import Ratios, Scale
 
 Residual = Literal["fold", "hook"]
-_SHARED = ("lr", "weight_decay", "beta1", "beta2", "eps")  # what AdamW has one of a tensor
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parametrized:
-    """A model with its values. `resolved` holds them as its optimizer takes them, `folded` the multiplier
+    """A model with its values. `resolved` has the values that its optimizer takes, `folded` the multiplier
     that went into each tensor, `part_std` the init std of each part of a fused tensor."""
 
     model: nn.Module
@@ -47,19 +47,24 @@ class Parametrized:
 
     @property
     def tensors(self) -> tuple[TensorRow, ...]:
-        """Every tensor's values in force, as `completedp.audit` wants them."""
+        """Every tensor's values in force, as `completedp.audit` takes them."""
         return self.resolved.tensors
 
+    @property
+    def coefficients(self) -> Mapping[str, tuple[float, ...]]:
+        """The coefficients that are neither folded nor hooked."""
+        return self.resolved.coefficients
+
     def initialize(self, seed: int) -> None:
-        """Set every trainable parameter to its initial value, in place; a function of seed and names. Before
-        the model is sharded: raises `UserError` after, and for a model on the meta device."""
+        """Set every trainable parameter to its initial value, in place; a function of seed and names. Call it
+        before sharding the model. Raises `UserError` for a sharded model, and for one on the meta device."""
         if any(hasattr(p, "placements") for p in self.model.parameters()):
             raise UserError("the model is sharded already; call initialize() before fully_shard()")
         for name, p in self.model.named_parameters():
             if p.is_meta:
                 raise UserError(
                     f"{name} is on the meta device and holds no values; build the model on a device that "
-                    "does (its buffers have values too): only `base` may stay on meta"
+                    "has values (its buffers need them too): only `base` may stay on meta"
                 )
         optimizer.initialize(self.model, self.resolved, seed)
         stds = {row.name: row.init_std for row in self.tensors}
@@ -81,7 +86,7 @@ class Parametrized:
         return optimizer.adamw(self.model, self.resolved)
 
     def clip_grad_norm_(self, max_norm: float) -> torch.Tensor:
-        """`torch.nn.utils.clip_grad_norm_` by the norm that a hooked model has; returns that norm."""
+        """`torch.nn.utils.clip_grad_norm_` by the norm of the hooked model's gradients; returns that norm."""
         folded = {plain_name(name): c for name, c in self.folded.items()}
         norms = [
             folded.get(plain_name(name), 1.0) * torch.linalg.vector_norm(p.grad)
@@ -113,24 +118,24 @@ def parametrize(
 ) -> Parametrized:
     """The recipe carried to `model`, to be trained on `tokens` in batches of `batch` tokens.
 
-    `base` is the same family at the recipe's width and depth, best on the meta device. Where it is not given
-    it is the recipe's own model, or of the reference model's recipe derived from a Hugging Face model.
-    `modules`: ordered (pattern, module type), searched in qualified names before the table. `residual`:
-    `fold` multipliers into tensors, or `hook` them. `options` are those of `completedp.rules.RuleOptions`.
-    Values are set by `initialize` of what is returned.
+    `base` is the same family at the recipe's width and depth, best on the meta device. By default it is the
+    recipe's own model; for a recipe of the reference model it is derived from `model`, which must then be a
+    Hugging Face model. `modules`: ordered (pattern, module type), searched in qualified names before the
+    table. `residual`: `fold` multipliers into tensors, or `hook` them. `options` are those of
+    `completedp.rules.RuleOptions`. Call `initialize` of the result to set the values.
 
-    Raises `UserError` for a parameter that cannot be classified, a base of another scale than the recipe's,
-    multipliers of types that the model has not, and what `resolve` refuses.
+    Raises `UserError` for a parameter that cannot be classified, for a base at another scale than the
+    recipe's, for multipliers of types that the model does not have, and as `resolve` does.
     """
     base = _base_of(model, recipe) if base is None else base
-    if isinstance(recipe.model, ExternalModel):
-        modules = [*modules, *recipe.model.modules]
+    if (external := external_model(recipe.model)) is not None:
+        modules = [*modules, *external.modules]
     found = inventory_of(model, base, modules)
     scale = Scale(width=found.width, depth=found.whole.layers, batch=batch, tokens=tokens)
     if (found.base_width, found.whole.base_layers) != (recipe.base.width, recipe.base.depth):
         raise UserError(
             f"the base model has width {found.base_width} and depth {found.whole.base_layers}; the recipe "
-            f"belongs to width {recipe.base.width} and depth {recipe.base.depth}: build the base so"
+            f"belongs to width {recipe.base.width} and depth {recipe.base.depth}: build the base at that size"
         )
     return apply_values(
         model,
@@ -144,10 +149,10 @@ def parametrize(
 
 
 def _base_of(model: nn.Module, recipe: Recipe) -> nn.Module:
-    """The model that the recipe was found on; of the reference model's recipe, the Hugging Face model's own
-    family at its scale."""
-    if isinstance(recipe.model, ExternalModel):
-        return build_model(recipe.model)
+    """The model that the recipe was found on; for a recipe of the reference model, the Hugging Face model's
+    own family at the recipe's scale."""
+    if (external := external_model(recipe.model)) is not None:
+        return build_model(external)
     from completedp.adapters.huggingface import base_of
 
     return base_of(model, width=recipe.base.width, depth=recipe.base.depth)
@@ -179,8 +184,8 @@ def apply_values(
 
 
 def trial_values(net: nn.Module, resolved: Resolved, model: Mapping[str, Any]) -> Parametrized:
-    """A search trial's rows on `net`, the study's model at its own scale, residual coefficients folded: what
-    a training function of the user's does with the `resolved` it is given. `model` is what its factory got.
+    """A search trial's values on `net`, the study's model at its own scale, residual coefficients folded.
+    A training function of the user calls it with its `resolved`, and with the `model` its factory got.
 
     Raises `UserError` for a model that is not the study's.
     """
@@ -195,20 +200,10 @@ def values_at(
     resolved: Resolved,
     parameterization: str = "completed-p",
 ) -> Parametrized:
-    """The rows of `model`, as grown from `base`, on `net`, which is that model; coefficients folded.
-
-    At the base every parameterisation is the same.
-    """
+    """The values of `model`, as grown from `base`, on `net`, which is that model; coefficients folded. At
+    the base every parameterization is the same."""
     ratios = Ratios(width=model.width / base.width, depth=model.depth / base.depth)
     return with_resolved(net, grown(model, base), resolved, ratios, parameterization)
-
-
-def planned(plan: Plan) -> Parametrized:
-    """The values of another's model's plan, its coefficients folded, on the model on the meta device."""
-    model, base = plan.model, plan.base
-    assert isinstance(model, ExternalModel), "the reference model's plan needs no folding"
-    assert isinstance(base, ExternalModel), "of one family"
-    return values_at(build_model(model), model, base, plan.resolved, plan.parameterization)
 
 
 def with_resolved(
@@ -235,7 +230,7 @@ def with_resolved(
                 row.folded_by(folded[row.name], offsets[row.name]) if row.name in folded else row
                 for row in rows
             ),
-            residual={branch: tuple(1.0 for _ in c) for branch, c in resolved.residual.items()},
+            residual=resolved.unit_residual,
             output_multiplier=1.0,
         ),
         folded=folded,
@@ -248,8 +243,8 @@ def with_resolved(
 def _joined(
     rows: Sequence[TensorRow], fused: Sequence[Fused]
 ) -> tuple[dict[str, dict[str, float]], list[TensorRow]]:
-    """Fused tensors that were taken apart put together again; the init std of each part of a weight. Raises
-    `UserError` where the parts differ in what a tensor has one of."""
+    """The init std of each part of a fused weight, and the rows with such parts joined again. Raises
+    `UserError` if the parts differ in a value that a tensor has only once."""
     by_name = {row.name: row for row in rows}
     stds: dict[str, dict[str, float]] = {}
     wholes: dict[str, TensorRow] = {}
@@ -271,11 +266,11 @@ def _joined(
 
 
 def _check_equal(tensor: str, first: TensorRow, other: TensorRow) -> None:
-    for kind in _SHARED:
-        one, two = getattr(first, kind), getattr(other, kind)
+    for name in optimizer.VALUES:
+        one, two = getattr(first, name), getattr(other, name)
         if not math.isclose(one, two, rel_tol=1e-12):
             raise UserError(
-                f"{tensor} holds {first.module_type} and {other.module_type} whose {kind} differ ({one:.6g} "
-                f"and {two:.6g}); AdamW has one for a tensor: search with the type of the fused "
+                f"{tensor} holds {first.module_type} and {other.module_type} whose {name} differ ({one:.6g} "
+                f"and {two:.6g}); the optimizer has one value per tensor: search with the type of the fused "
                 "tensor, or set them equal"
             )

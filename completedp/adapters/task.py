@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,13 +19,9 @@ from completedp.adapters.external import build_model, logits_of
 from completedp.adapters.parametrized import Parametrized, values_at
 from completedp.config import ExternalModel
 from completedp.errors import UserError
-from completedp.lm.parallel import Loss, ProcessGroup, compiled_loss
-from completedp.lm.train import (
-    LanguageModelTask,
-    checked_arguments,
-    open_checkpoints,
-    pick_device,
-)
+from completedp.lm.parallel import Loss, compiled_loss
+from completedp.lm.train import LanguageModelTask, RunArguments
+from completedp.models import content_of
 from completedp.reading import Field
 from completedp.resolved import Resolved
 from completedp.rules import PARAMETERIZATIONS
@@ -62,20 +57,12 @@ _MODEL: Mapping[str, Field] = {
 
 
 def foreign_model(
-    model: Mapping[str, Any],
-    data: Mapping[str, Any],
-    train: Mapping[str, Any],
-    split: Literal["select", "report"],
-    cache: str,
-    device: str = "auto",
+    *,
     base: Mapping[str, int] | None = None,
     parameterization: str = "completed-p",
-    checkpoints: str | None = None,
-    checkpoint_steps: int = 0,
-    parallel: str | None = None,
-    digest: str | None = None,
+    **arguments: Any,
 ) -> ExternalModelTask:
-    """The factory a `Job` names: its arguments as plain JSON types, as `language_model`'s.
+    """The factory that a `Job` names. It takes the fields of `RunArguments` as plain JSON types.
 
     `base` is the width and depth of the base that the rows were carried from by `parameterization`; the
     model's own by default. Raises `UserError` for several processes, which share the reference model only.
@@ -83,36 +70,16 @@ def foreign_model(
     reading.check_fields(
         {"base": base, "parameterization": parameterization}, _OWN, (), "arguments"
     )
-    reading.check_fields(reading.as_object(model, "arguments.model"), _MODEL, (), "arguments.model")
-    own, texts, run = checked_arguments(
-        ExternalModel,
-        model,
-        data,
-        train,
-        split=split,
-        cache=cache,
-        device=device,
-        checkpoints=checkpoints,
-        checkpoint_steps=checkpoint_steps,
-        parallel=parallel,
-        digest=digest,
-    )
-    if parallel is not None:
+    described = reading.as_object(arguments.get("model"), "arguments.model")
+    reading.check_fields(described, _MODEL, (), "arguments.model")
+    run = RunArguments.read(ExternalModel, arguments)
+    if run.parallel is not None:
         raise UserError(
-            f"several processes share a run of the reference model only, not of {own.source}: start "
+            f"several processes share a run of the reference model only, not of {run.model.source}: start "
             "one, or take the values by completedp.parametrize into a trainer of your own"
         )
     return ExternalModelTask(
-        model=own,
-        base=own if base is None else own.scaled(**base),
-        parameterization=parameterization,
-        checkpoints=open_checkpoints(checkpoints, checkpoint_steps, ProcessGroup()),
-        data=texts,
-        train=run,
-        split=split,
-        cache=Path(cache),
-        device=pick_device(device),
-        digest=digest,
+        run, run.model if base is None else run.model.scaled(**base), parameterization
     )
 
 
@@ -121,8 +88,10 @@ class ExternalModelTask(LanguageModelTask):
 
     model_config: ExternalModel
 
-    def __init__(self, *, base: ExternalModel, parameterization: str, **rest: Any) -> None:
-        super().__init__(**rest)
+    def __init__(
+        self, run: RunArguments[ExternalModel], base: ExternalModel, parameterization: str
+    ) -> None:
+        super().__init__(run)
         self._base, self._parameterization = base, parameterization
         self._values: Parametrized | None = None
 
@@ -150,7 +119,7 @@ class ExternalModelTask(LanguageModelTask):
 
     def run_content(self, resolved: Resolved, seed: int) -> dict[str, Any]:
         """As the reference model's, with what its multipliers depend on."""
-        carried = {"base": vars(self._base), "parameterization": self._parameterization}
+        carried = {"base": content_of(self._base), "parameterization": self._parameterization}
         return super().run_content(resolved, seed) | carried
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The command line: a function a verb, one file a group of verbs, heavy imports inside the verbs."""
+"""The command line. Each verb is a function, and heavy imports stand inside it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ from completedp import __version__, interrupts, trust
 from completedp.cli import streams
 from completedp.cli.coordcheck import coordcheck
 from completedp.cli.doctor import doctor
+from completedp.cli.export import export
 from completedp.cli.inspect import inspect
 from completedp.cli.mlflow import track, ui
+from completedp.cli.rules import rules
 from completedp.cli.search import search
-from completedp.cli.speedup import speedup, transfer_fit
+from completedp.cli.speedup import speedup
 from completedp.cli.status import preset, report, status
 from completedp.cli.train import train
-from completedp.cli.transfer import export, rules, transfer
+from completedp.cli.transfer import transfer
 from completedp.cli.transfer_check import transfer_check
+from completedp.cli.transfer_fit import transfer_fit
 from completedp.errors import UserError, shown
 from completedp.launch import check_packages, end, launched
 
-# The parent of what typer raises for arguments that it cannot take; its own name for it differs by release.
+# The parent of typer's errors for wrong arguments. Typer's own name for it differs by release.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
@@ -38,8 +41,8 @@ app = typer.Typer(
 
 
 def _at_home(verb: Callable[..., None]) -> Callable[..., None]:
-    """The verb with `~` expanded in every path that it is given: a shell does not do so in quotes, after
-    `=`, or in an environment variable."""
+    """The verb with `~` expanded in every path. A shell does not expand it in quotes, after `=`, or in an
+    environment variable."""
 
     @functools.wraps(verb)
     def with_paths(**given: Any) -> None:
@@ -57,7 +60,7 @@ def _expanded(value: Any) -> Any:
         raise UserError(f"{value}: there is no such home folder; give the whole path") from None
 
 
-# In the order in which a newcomer meets them.
+# In the order in which a newcomer needs them.
 for verb in (
     search,
     status,
@@ -93,7 +96,7 @@ def _common(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print it and end."),
     ] = False,
 ) -> None:
-    """What holds for every verb: the code that a file names is run only where an option says so."""
+    """For every verb: code that a file names is run only if an option allows it."""
     context.with_resource(trust.only_asked())
 
 
@@ -106,11 +109,11 @@ def main() -> None:
     except SystemExit as ended:
         if not launched():
             raise
-        end(cast(int, ended.code))  # which is what typer and we exit with
+        end(cast(int, ended.code))  # typer and we always exit with a number
 
 
 def _check_given(arguments: Sequence[str]) -> None:
-    """Raises `UserError` for an empty argument: as a path it would be the current folder."""
+    """Raises `UserError` for an empty argument, which as a path would be the current folder."""
     for before, argument in zip(("", *arguments), arguments, strict=False):
         option, equals, value = argument.partition("=")
         if argument and not (option.startswith("--") and equals and not value):
@@ -122,7 +125,7 @@ def _check_given(arguments: Sequence[str]) -> None:
 
 
 def _refuse(error: Any, arguments: Sequence[str]) -> NoReturn:
-    """What typer says of arguments that it cannot take, and what was given, which it leaves out."""
+    """Exit with typer's message for a wrong argument. The given value, which typer leaves out, is added."""
     if isinstance(error, typer.BadParameter) and error.param is not None:
         given = _given_for(error.param.opts, arguments)
         if given is not None and given not in error.message:
@@ -132,7 +135,7 @@ def _refuse(error: Any, arguments: Sequence[str]) -> NoReturn:
 
 
 def _given_for(options: Sequence[str], arguments: Sequence[str]) -> str | None:
-    """The value that stands behind one of an option's names."""
+    """The value given after one of an option's names."""
     for before, argument in zip(("", *arguments), arguments, strict=False):
         for option in options:
             if before == option:
@@ -143,11 +146,11 @@ def _given_for(options: Sequence[str], arguments: Sequence[str]) -> str | None:
 
 
 def _run(arguments: Sequence[str]) -> None:
-    """What the command line asks for. A user's mistake is one line on stderr and exit status 2."""
+    """Run the command line. A user's mistake is one line on stderr and exit status 2."""
     try:
         _check_given(arguments)
         check_packages()
-        # Not standalone: else typer ends the process itself, and says "Aborted!" of an EOFError of ours.
+        # In standalone mode typer would end the process itself, and print "Aborted!" for our EOFError.
         sys.exit(app(arguments, prog_name="completedp", standalone_mode=False) or 0)
     except _UsageError as error:
         _refuse(error, arguments)

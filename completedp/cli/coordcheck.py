@@ -11,22 +11,17 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from completedp import root_layout
 from completedp.cli.inspect import Modules, with_model
 from completedp.cli.options import (
     DEFAULT_ROOT,
-    Alpha,
-    BetaRule,
-    Decay,
     Device,
-    DurationExponent,
-    FinalNormEps,
     Json,
     Root,
     RunCode,
     Seed,
-    data_cache,
-    given,
     numbers,
+    with_rule_options,
 )
 from completedp.cli.output import print_json, print_table
 
@@ -34,6 +29,7 @@ from completedp.cli.output import print_json, print_table
 _NAMED = 10
 
 
+@with_rule_options
 def coordcheck(
     preset: Annotated[
         str, typer.Option(help="The base: coordinates, another preset, a YAML file.")
@@ -58,11 +54,8 @@ def coordcheck(
     parameterization: Annotated[
         str, typer.Option(help="sp, sp-fan-in, mup, completep or completed-p.")
     ] = "completed-p",
-    alpha: Alpha = None,
-    beta_rule: BetaRule = None,
-    duration_exponent: DurationExponent = None,
-    final_norm_eps: FinalNormEps = None,
-    decay: Decay = None,
+    *,
+    rule_options: dict[str, Any],
     seed: Seed = 0,
     device: Device = "auto",
     figure: Annotated[Path | None, typer.Option(help="Draw it: a PNG file.")] = None,
@@ -79,32 +72,24 @@ def coordcheck(
     from completedp import files
     from completedp.coordcheck import check
     from completedp.coordcheck.slopes import AXES
-    from completedp.coordcheck.subjects import subject_of
     from completedp.lm.preset_files import load_preset
     from completedp.lm.train import pick_device
     from completedp.rules import carrying_options
     from completedp.seeds import derive_seed
 
-    options = given(
-        alpha=alpha,
-        beta_rule=beta_rule,
-        duration_exponent=duration_exponent,
-        final_norm_eps=final_norm_eps,
-        decay=decay,
-    )
     setting = check.Setting(
         axes=AXES if axis == "all" else (axis,),
         ratios=ratios,
         steps=steps,
         seeds=tuple(derive_seed(seed, "coordcheck", i) for i in range(seeds)),
         parameterization=parameterization,
-        options=carrying_options(parameterization) | options,
+        options=carrying_options(parameterization) | rule_options,
     )
     for place in (out, figure):
         if place is not None:
             files.check_place(place)
     config = with_model(load_preset(preset), model, width, depth, modules)
-    subject = subject_of(config, data_cache(root), pick_device(device))
+    subject = check.subject_of(config, root_layout.data_cache(root), pick_device(device))
     stream = sys.stderr if json else sys.stdout
     measured = check.measure(
         subject,

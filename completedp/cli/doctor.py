@@ -1,4 +1,4 @@
-"""The verb that examines the machine, and mends what is safe to mend."""
+"""The verb that examines the machine and the root, and repairs what is safe to repair."""
 
 from __future__ import annotations
 
@@ -21,19 +21,18 @@ def doctor(
     root: Root = DEFAULT_ROOT,
     json: Json = False,
 ) -> None:
-    """Look whether this machine and the root are fit for a search; exit status 1 where something is not."""
+    """Look whether this machine and the root are fit for a search; exit status 1 if something is not."""
     import itertools
-    from dataclasses import asdict
 
-    from completedp.doctor import examine, mended
+    from completedp import repair as repairs
+    from completedp.doctor import examine
 
     findings = []
-    looked_at = itertools.chain(mended(root) if repair else (), examine(root))
-    for finding in looked_at:
+    for finding in itertools.chain(repairs.repair(root) if repair else (), examine(root)):
         findings.append(finding)
         if not json:
-            print(f"{finding.state:6} {finding.what}: {finding.said}", flush=True)
+            print(f"{finding.state:6} {finding.subject}: {finding.message}", flush=True)
     if json:
-        print_json([asdict(finding) for finding in findings])
+        print_json([{"what": f.subject, "state": f.state, "said": f.message} for f in findings])
     if any(finding.state == "fault" for finding in findings):
         raise typer.Exit(1)

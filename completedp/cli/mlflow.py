@@ -1,18 +1,14 @@
-"""The verbs around MLflow: rebuild its view, and look at it."""
+"""The verbs for MLflow: rebuild its view, and browse it."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from completedp.cli.options import DEFAULT_ROOT, Json, Root
 from completedp.cli.output import print_json
-
-if TYPE_CHECKING:
-    from completedp.tracking import SyncedRun, SyncedStudy
 
 
 def track(
@@ -23,40 +19,24 @@ def track(
     json: Json = False,
 ) -> None:
     """Bring MLflow in line with the studies and trained plans; what is right already stays as it is."""
-    from dataclasses import asdict
-
-    from completedp.tracking import SyncedStudy
     from completedp.tracking import track as sync
 
-    passes = sync(root, name, _warn)
-    faults = [s for s in passes if isinstance(s, SyncedStudy) and s.fault]
-    for synced in faults:
-        print(f"{synced.study}: left out: {synced.fault}", file=sys.stderr)
-    if json:
-        print_json([asdict(synced) for synced in passes])
-    else:
-        _print(passes)
-    if faults:
-        raise typer.Exit(2)
-
-
-def _print(passes: Sequence[SyncedStudy | SyncedRun]) -> None:
-    from completedp.tracking import SyncedStudy
-
-    for synced in passes:
-        if isinstance(synced, SyncedStudy):
-            if synced.fault:
-                continue
-            shown, what, by = synced.study, "trials", "search"
-        else:
-            shown, what, by = synced.run, "runs", "training"
-        if synced.busy:
-            print(f"{shown}: followed by its running {by}; left alone")
-        else:
+    results = sync(root, name, _warn)
+    for result in results:
+        if result.fault:
+            print(f"{result.name}: left out: {result.fault}", file=sys.stderr)
+        elif not json:
+            noun, writer = {"study": ("trials", "search"), "run": ("runs", "training")}[result.kind]
             print(
-                f"{shown}: {synced.written} {what} written, {synced.unchanged} unchanged, "
-                f"{synced.removed} stale runs removed"
+                f"{result.name}: followed by its running {writer}; left alone"
+                if result.busy
+                else f"{result.name}: {result.written} {noun} written, {result.unchanged} unchanged, "
+                f"{result.removed} stale runs removed"
             )
+    if json:
+        print_json([result.to_dict() for result in results])
+    if any(result.fault for result in results):
+        raise typer.Exit(2)
 
 
 def ui(

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from completedp import trust
+from completedp import root_layout, trust
 from completedp.errors import UserError
 
-DEFAULT_ROOT = Path("mlruns")
+DEFAULT_ROOT = root_layout.DEFAULT
 
-# After every verb, also where nothing is written under the root, so that a wrapper may always give it.
+# Every verb has it, even a verb that writes nothing under the root, so that a wrapper may always give it.
 Root = Annotated[
     Path,
     typer.Option(
@@ -26,7 +29,7 @@ Json = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random in the run.")]
 
-# Of verbs that train much.
+# For verbs that train many runs.
 Workers = Annotated[int | None, typer.Option(help="Runs at a time.", min=1)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would run, and end.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Start even if it is long.")]
@@ -38,7 +41,7 @@ def _run_code(wanted: bool) -> bool:
     return wanted
 
 
-# Of verbs that read studies, recipes and plans.
+# For verbs that read studies, recipes and plans.
 RunCode = Annotated[
     bool,
     typer.Option(
@@ -51,13 +54,8 @@ RunCode = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 
 
-def data_cache(root: Path) -> Path:
-    """Where prepared corpora are kept, whatever folder a worker runs in."""
-    return root.resolve() / "data"
-
-
 def _whole_number(text: str) -> int:
-    """`4096`, `1_000_000` or `2e9`: nobody should have to count zeros."""
+    """The number in `4096`, `1_000_000` or `2e9`, so that nobody has to count zeros."""
     try:
         value = Decimal(text)
     except InvalidOperation:
@@ -70,31 +68,49 @@ def _whole_number(text: str) -> int:
 
 
 def count(help_text: str) -> Any:
-    """An option that counts things; `2e9` is accepted."""
+    """An option for a whole number, which may be written as `2e9`."""
     return typer.Option(parser=_whole_number, metavar="N", help=help_text)
 
 
-# The options of `completedp.rules.RuleOptions`; None is "not given".
-_PANEL = "Rule options"
-Alpha = Annotated[
-    float | None,
-    typer.Option(help="Residual exponent in [0.5, 1]; default 1.", rich_help_panel=_PANEL),
-]
-BetaRule = Annotated[
-    str | None,
-    typer.Option(help="linear: 1-b' = q(1-b); power: b' = b^q.", rich_help_panel=_PANEL),
-]
-DurationExponent = Annotated[
-    float | None,
-    typer.Option(help="lr falls as tokens^-p; default 0.5.", rich_help_panel=_PANEL),
-]
-FinalNormEps = Annotated[
-    str | None, typer.Option(help="table (default) or gradient.", rich_help_panel=_PANEL)
-]
-Decay = Annotated[
-    str | None,
-    typer.Option(help="coupled (PyTorch's AdamW, default) or independent.", rich_help_panel=_PANEL),
-]
+def _rule_option(type_: Any, help_text: str) -> Any:
+    return Annotated[type_ | None, typer.Option(help=help_text, rich_help_panel="Rule options")]
+
+
+# The fields of `completedp.rules.RuleOptions` as options; None is "not given".
+_RULE_OPTIONS = {
+    "alpha": _rule_option(float, "Residual exponent in [0.5, 1]; default 1."),
+    "beta_rule": _rule_option(str, "linear: 1-b' = q(1-b); power: b' = b^q."),
+    "duration_exponent": _rule_option(float, "lr falls as tokens^-p; default 0.5."),
+    "final_norm_eps": _rule_option(str, "table (default) or gradient."),
+    "decay": _rule_option(str, "coupled (PyTorch's AdamW, default) or independent."),
+}
+
+
+def with_rule_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb with the rule options on its command line, in the place of its parameter `rule_options`.
+
+    That parameter takes the options that were given, by name.
+    """
+    by_name = inspect.Parameter.KEYWORD_ONLY
+    own = [
+        inspect.Parameter(name, by_name, default=None, annotation=annotation)
+        for name, annotation in _RULE_OPTIONS.items()
+    ]
+    signature = inspect.signature(verb, eval_str=True)
+    parameters: list[inspect.Parameter] = []
+    for one in signature.parameters.values():
+        parameters += own if one.name == "rule_options" else [one.replace(kind=by_name)]
+
+    @functools.wraps(verb)
+    def with_one_dict(**arguments: Any) -> None:
+        options = {name: arguments.pop(name) for name in _RULE_OPTIONS}
+        given = {name: value for name, value in options.items() if value is not None}
+        verb(**arguments, rule_options=given)
+
+    # Typer reads both.
+    with_one_dict.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    with_one_dict.__annotations__ = {p.name: p.annotation for p in parameters}
+    return with_one_dict
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -105,16 +121,11 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 
 def numbers(help_text: str) -> Any:
-    """An option that is a list of numbers."""
+    """An option for a list of numbers, separated by commas."""
     return typer.Option(parser=_numbers, metavar="A,B,…", help=help_text)
 
 
 def refuse_replacing(source: Path, out: Path) -> None:
-    """Raises `UserError` where the result would replace the file that it is made from."""
+    """Raises `UserError` if the result would replace the file that it is made from."""
     if out.exists() and source.exists() and out.samefile(source):
         raise UserError(f"--out {out} is the file that is read; give another place")
-
-
-def given(**options: Any) -> dict[str, Any]:
-    """Only the options that were given."""
-    return {name: value for name, value in options.items() if value is not None}

@@ -1,12 +1,12 @@
-"""What the verbs print: one JSON document, or tables for people."""
+"""The output of the verbs: one JSON document, or tables for people."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-# Piped output has no width; a table's row should stay one line there, as grep expects.
+# Piped output has no width. A table's row stays one line there, as grep expects.
 _PIPED_WIDTH = 160
 
 
@@ -33,11 +33,31 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
 
 
 def number(value: float | None) -> str:
-    """Four significant digits, a dash for none."""
+    """Four significant digits; a dash for None."""
     return "–" if value is None else f"{value:.4g}"
 
 
 def print_warnings(warnings: Iterable[str]) -> None:
     """One line each on stderr, so that --json stays one document."""
     for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        warn(warning)
+
+
+def sayer(json: bool) -> Callable[[str], None]:
+    """A function that prints a line of progress: on stderr beside --json, whose document has stdout."""
+    stream = sys.stderr if json else sys.stdout
+    return lambda line: print(line, file=stream, flush=True)
+
+
+def warn(line: str) -> None:
+    """One warning on stderr."""
+    print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
+def end_if_missing(runs: Iterable[int]) -> None:
+    """Exit status 130 if an interruption, or the machine, has left runs out; `runs` are their numbers."""
+    if missing := sum(runs):
+        import typer
+
+        print(f"{missing} runs are missing; the same command goes on", file=sys.stderr)
+        raise typer.Exit(130)

@@ -1,39 +1,29 @@
-"""The verbs that measure what a recipe is worth."""
+"""The verb `speedup`: the tokens that a recipe saves."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from completedp.cli.options import (
     DEFAULT_ROOT,
-    Alpha,
-    BetaRule,
-    Decay,
     Device,
     DryRun,
-    DurationExponent,
-    FinalNormEps,
     Json,
     Root,
     RunCode,
     Seed,
     Workers,
     Yes,
-    given,
     numbers,
+    with_rule_options,
 )
-from completedp.cli.output import print_json, print_table
-from completedp.errors import UserError
-from completedp.training.sweeps import Training, end_if_missing, train_all
-
-if TYPE_CHECKING:
-    from completedp.recipe import Recipe
+from completedp.cli.output import end_if_missing, print_json, print_table, sayer
 
 
+@with_rule_options
 def speedup(
     recipe: Annotated[Path, typer.Argument(help="A recipe file, as a search writes it.")],
     scales: Annotated[Any, numbers("Multiples of the base's training FLOPs.")] = "1,16",
@@ -48,11 +38,8 @@ def speedup(
         ),
     ] = None,
     parameterization: Annotated[str | None, typer.Option(help="Default: the recipe's own.")] = None,
-    alpha: Alpha = None,
-    beta_rule: BetaRule = None,
-    duration_exponent: DurationExponent = None,
-    final_norm_eps: FinalNormEps = None,
-    decay: Decay = None,
+    *,
+    rule_options: dict[str, Any],
     seed: Seed = 0,
     device: Device = "auto",
     workers: Workers = None,
@@ -73,99 +60,38 @@ def speedup(
     Interrupt it and start it again, with more scales or seeds too: finished runs are kept.
     """
     from completedp import files
-    from completedp.recipe import Recipe
-    from completedp.seeds import derive_seed
-    from transfer.measuring import speedup as measuring
+    from transfer.api import speedup
+    from transfer.measuring.setting import runs_folder
+    from transfer.measuring.speedup import MEASUREMENT, table
 
-    source = Recipe.read(recipe)
-    setting = measuring.Setting(
-        scales=scales,
-        fractions=fractions,
-        seeds=tuple(derive_seed(seed, "speedup", i) for i in range(seeds)),
-        parameterization=parameterization,
-        options=given(
-            alpha=alpha,
-            beta_rule=beta_rule,
-            duration_exponent=duration_exponent,
-            final_norm_eps=final_norm_eps,
-            decay=decay,
-        ),
-    )
-    baseline = source.baseline if against is None else _same_base(source, against).hparams
-    wanted = measuring.runs(source, baseline, setting)
-    folder = measuring.runs_folder(root, recipe)
     if out is not None:
         files.check_place(out)
-    outcomes = train_all(
-        [Training(plan=run.plan, seed=run.seed, name=run.name) for run in wanted],
-        source,
-        folder,
+    document = speedup(
+        recipe,
+        scales=scales,
+        fractions=fractions,
+        seeds=seeds,
+        against=against,
+        parameterization=parameterization,
+        seed=seed,
         device=device,
         workers=workers,
         root=root,
         dry_run=dry_run,
         yes=yes,
-        stream=sys.stderr if json else sys.stdout,
+        on_line=sayer(json),
+        **rule_options,
     )
-    if outcomes is None:
+    if document is None:
         return
-    document = measuring.report(source, baseline, setting, wanted, outcomes)
     held = "" if against is None else f"-against-{against.resolve().parent.name}"
-    place = out or folder / f"speedup{held}.json"
+    place = out or runs_folder(root, MEASUREMENT, recipe) / f"speedup{held}.json"
     files.write_json(place, document)
     if json:
         print_json(document)
     else:
-        columns, rows = measuring.table(document)
-        print_table("speed-up in tokens and FLOPs to equal loss, 95 % intervals", columns, rows)
+        print_table("speed-up in tokens and FLOPs to equal loss, 95 % intervals", *table(document))
         proxy, carried = document["paper"]["proxy"], document["paper"]["carried"]
         print(f"the paper (arXiv 2512.22382): {proxy} at its proxy, {carried} carried")
         print(f"wrote {place}")
-    end_if_missing(wanted, outcomes)
-
-
-def _same_base(recipe: Recipe, path: Path) -> Recipe:
-    from completedp.recipe import Recipe
-
-    other = Recipe.read(path)
-    for name in ("model", "data", "train"):
-        if getattr(other, name) != getattr(recipe, name):
-            raise UserError(
-                f"{path}: its {name} is {getattr(other, name)}, the recipe's {getattr(recipe, name)}; "
-                "expected a recipe of the same base"
-            )
-    return other
-
-
-def transfer_fit(
-    measured: Annotated[Path, typer.Argument(help="A speedup.json of three or more scales.")],
-    flops: Annotated[float, typer.Option(help="The budget to extrapolate to, 1e21 for one.")],
-    figure: Annotated[Path | None, typer.Option(help="Draw it: a PNG file.")] = None,
-    root: Root = DEFAULT_ROOT,
-    json: Json = False,
-) -> None:
-    """Extrapolate the loss of a recipe and of its baseline to a budget of FLOPs, with intervals."""
-    from transfer.measuring import extrapolation
-    from transfer.measuring.speedup import read_document
-
-    data = extrapolation.measured(read_document(measured))
-    result = extrapolation.extrapolate(data, flops)
-    if figure is not None:
-        extrapolation.draw(data, flops, figure)
-    if json:
-        print_json(result)
-        return
-    rows = [
-        *([f"loss, {arm}", *_interval(values)] for arm, values in result["loss"].items()),
-        ["difference", *_interval(result["difference"])],
-        ["speed-up in FLOPs", *_interval(result["speedup"])],
-    ]
-    print_table(f"at {flops:.4g} FLOPs, extrapolated", ["", "fitted", "low", "high"], rows)
-    times = result["times_the_largest_measured"]
-    print(
-        f"{times:.3g} x the largest budget measured; the intervals are of the seeds, not of the law"
-    )
-
-
-def _interval(values: dict[str, float | None]) -> list[str]:
-    return ["beyond" if v is None else f"{v:.4f}" for v in values.values()]
+    end_if_missing(row["runs_missing"] for row in document["rows"])

@@ -145,7 +145,7 @@ def preset(
 
 
 def _list_presets(configs: dict[str, StudyConfig], json: bool) -> None:
-    from completedp.flops import parameter_count, training_flops
+    from completedp.models import parameter_count, training_flops
 
     if json:
         print_json({name: config.to_dict() for name, config in configs.items()})

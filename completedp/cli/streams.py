@@ -1,4 +1,4 @@
-"""Standard output and error that a long run outlives: closed, without a reader, or of any encoding."""
+"""Standard output and error for long runs: closed, without a reader, or in any encoding."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import sys
 from typing import TextIO
 
-# Signs of ours that plain ASCII or Latin-1 lack, as a person would write them there.
+# Signs of our output that ASCII or Latin-1 lacks, with a plain spelling.
 _PLAIN = {
     "×": "x",
     "−": "-",
@@ -31,29 +31,29 @@ _PLAIN = {
     "₂": "2",
 }
 _HANDLER = "completedp.plain"
-# A pipe or socket without a reader, and a terminal that was closed.
+# Errors of a pipe or socket without a reader, and of a closed terminal.
 _GONE = (errno.EPIPE, errno.ECONNRESET, errno.EIO)
 
 
 def prepare() -> None:
-    """Make standard output and error fit for a run of days; to be called first."""
+    """Make standard output and error fit for a run of days. Called before anything else."""
     for fd in range(3):
         try:
             os.fstat(fd)
         except OSError:
-            # Closed by whoever started us: the next file that is opened would take its number, and a
-            # journal would then be printed into.
+            # The parent process closed it. The next opened file would take its number, and prints would
+            # go into a journal.
             os.open(os.devnull, os.O_RDWR)
     codecs.register_error(_HANDLER, _plainly)
     sys.stdout, sys.stderr = _lasting(1, sys.stdout), _lasting(2, sys.stderr)
 
 
 def _lasting(fd: int, stream: TextIO | None) -> TextIO:
-    if stream is None:  # it was closed
+    if stream is None:  # the parent process closed it
         return open(fd, "w", encoding="utf-8", closefd=False)
     try:
         if stream.fileno() != fd:
-            return stream  # somebody's own, as a test's
+            return stream  # replaced, as by a test
     except (OSError, ValueError):
         return stream
     stream.flush()
@@ -66,7 +66,7 @@ def _lasting(fd: int, stream: TextIO | None) -> TextIO:
 
 
 class _Pipe(io.FileIO):
-    """A descriptor whose reader may go away: what is written from then on is dropped."""
+    """A descriptor whose reader may go away. Later output is then dropped."""
 
     def write(self, data: object) -> int:
         try:
@@ -81,7 +81,7 @@ class _Pipe(io.FileIO):
 
 
 def _plainly(error: UnicodeError) -> tuple[str, int]:
-    """What an encoding lacks: by a sign of ours in plain letters, else by an escape."""
+    """The plain spelling of signs that an encoding lacks, or an escape for signs without one."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     lacking = error.object[error.start : error.end]

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from completedp import launch
-from completedp.cli.options import DEFAULT_ROOT, Device, Json, Root, RunCode, Seed, data_cache
-from completedp.cli.output import print_json
+from completedp.cli.options import DEFAULT_ROOT, Device, Json, Root, RunCode, Seed
+from completedp.cli.output import print_json, sayer, warn
 from completedp.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,9 +51,7 @@ def train(
     json: Json = False,
 ) -> None:
     """Train a plan once; the same command goes on with a run that was interrupted."""
-    import dataclasses
-
-    from completedp.config import check_together
+    from completedp.training.one_run import PlanRun
     from transfer.planning.planner import read_plan
 
     if parallel is not None and not launch.launched():
@@ -62,45 +60,31 @@ def train(
             f"--nproc-per-node N -m completedp train {source} --parallel {parallel}'"
         )
     kind = parallel or ("ddp" if launch.processes() > 1 else None)
-    with _together(kind):
+    with _collective_errors(kind):
         plan = read_plan(source)
-        corpus = plan.data if data is None else dataclasses.replace(plan.data, source=data)
-        check_together(plan.model, corpus, plan.train)
-
-        from completedp.lm import sources
-        from completedp.training import run_folder
-
-        folder = out or root / "runs" / run_folder.run_name(plan, corpus, seed, source.stem)
-        kept = run_folder.kept_corpus(plan, corpus, data_cache(root))
-        job = run_folder.plan_job(
+        prepared = PlanRun.of(
             plan,
-            data=corpus,
+            data=data,
             seed=seed,
-            folder=folder,
-            cache=data_cache(root),
+            root=root,
+            out=out,
             device=device,
             parallel=kind,
-            digest=None if kept is None else kept.digest,
+            stem=source.stem,
         )
-        found = kept.found if kept else sources.found(corpus.source, plan.model.vocab_size)
-    view = _View(plan.train, job, json)
-    if found:
-        view.say(f"data: {corpus.source}: {found}")
+    folder = prepared.folder
+    view = _View(plan.train, prepared.job, json)
+    if prepared.corpus_note:
+        view.say(f"data: {data or plan.data.source}: {prepared.corpus_note}")
     try:
-        ended = run_folder.run(
-            job,
-            folder,
-            view.on_progress,
-            plan=plan,
-            on_start=None if out else lambda: view.follow(root, folder),
-        )
+        ended = prepared.run(view.on_progress, None if out else lambda: view.follow(root, folder))
         _leave(kind)
     except KeyboardInterrupt:
         view.say(f"interrupted; the same command goes on from the last checkpoint in {folder}")
         _leave(kind)
         raise
     except Exception as error:
-        if kind is not None and _follows_from_another(error):
+        if kind is not None and _caused_by_another_rank(error):
             print(f"process {launch.rank()}: ended, because another one did", file=sys.stderr)
             raise typer.Exit(1) from None
         raise
@@ -112,13 +96,13 @@ def train(
         raise typer.Exit(1)
 
 
-def _together(kind: str | None) -> AbstractContextManager[None]:
+def _collective_errors(kind: str | None) -> AbstractContextManager[None]:
     """Around what each of several processes does alone: one mistake is told once and ends all of them."""
     if kind is None:
         return nullcontext()  # without torch, so that a single process refuses at once
     from completedp.lm.parallel import join
 
-    return join(kind).together()
+    return join(kind).collective_errors()
 
 
 def _leave(kind: str | None) -> None:
@@ -128,10 +112,10 @@ def _leave(kind: str | None) -> None:
         leave()
 
 
-def _follows_from_another(error: Exception) -> bool:
-    from completedp.lm.parallel import follows_from_another
+def _caused_by_another_rank(error: Exception) -> bool:
+    from completedp.lm.parallel import caused_by_another_rank
 
-    return follows_from_another(error)
+    return caused_by_another_rank(error)
 
 
 class _View:
@@ -139,18 +123,18 @@ class _View:
 
     def __init__(self, train: TrainConfig, job: Job, json: bool) -> None:
         self._train, self._job = train, job
-        self._stream = sys.stderr if json else sys.stdout
+        self._say = sayer(json)
         self._tracker: Tracker | None = None
         self._measured: tuple[int, float] | None = None  # step, time
 
     def say(self, line: str) -> None:
         if launch.rank() == 0:
-            print(line, file=self._stream, flush=True)
+            self._say(line)
 
     def follow(self, root: Path, folder: Path) -> None:
         from completedp.tracking import RunView, Tracker
 
-        self._tracker = Tracker(root, folder, warn=self._warn, view=RunView)
+        self._tracker = Tracker(root, folder, warn=warn, view=RunView)
 
     def on_progress(self, progress: Progress) -> None:
         step, steps = progress.step, progress.steps
@@ -176,15 +160,11 @@ class _View:
         if self._tracker is not None:
             self._tracker.close(_LAST_WORDS_SECONDS)
 
-    def _warn(self, line: str) -> None:
-        print(f"warning: {line}", file=sys.stderr, flush=True)
-
 
 def _print_end(ended: RunEnd, folder: Path, train: TrainConfig, json: bool) -> None:
     outcome = ended.outcome
     if ended.before:
-        note = f"finished before; its outcome again (to train anew, remove {folder})"
-        print(note, file=sys.stderr if json else sys.stdout, flush=True)
+        sayer(json)(f"finished before; its outcome again (to train anew, remove {folder})")
     if json:
         print_json({"folder": str(folder), **outcome.to_dict()})
     elif outcome.loss is not None:

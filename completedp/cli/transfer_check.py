@@ -1,8 +1,7 @@
-"""The verb that checks whether a parameterisation carries the learning rate, or another value."""
+"""The verb `transfer-check`: does a parameterization carry the learning rate, or another value?"""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,26 +9,21 @@ import typer
 
 from completedp.cli.options import (
     DEFAULT_ROOT,
-    Alpha,
-    BetaRule,
-    Decay,
     Device,
     DryRun,
-    DurationExponent,
-    FinalNormEps,
     Json,
     Root,
     RunCode,
     Seed,
     Workers,
     Yes,
-    given,
     numbers,
+    with_rule_options,
 )
-from completedp.cli.output import print_json, print_table
-from completedp.training.sweeps import Training, end_if_missing, train_all
+from completedp.cli.output import end_if_missing, print_json, print_table, sayer
 
 
+@with_rule_options
 def transfer_check(
     recipe: Annotated[Path, typer.Argument(help="A recipe file, as a search writes it.")],
     axis: Annotated[str, typer.Option(help="width, depth, batch or tokens.")],
@@ -52,11 +46,8 @@ def transfer_check(
     schedule: Annotated[
         str | None, typer.Option(help="cosine, wsd or linear; default the recipe's.")
     ] = None,
-    alpha: Alpha = None,
-    beta_rule: BetaRule = None,
-    duration_exponent: DurationExponent = None,
-    final_norm_eps: FinalNormEps = None,
-    decay: Decay = None,
+    *,
+    rule_options: dict[str, Any],
     seed: Seed = 0,
     device: Device = "auto",
     workers: Workers = None,
@@ -81,60 +72,48 @@ def transfer_check(
     status 1: too much is lost.
     """
     from completedp import files
-    from completedp.recipe import Recipe
-    from completedp.seeds import derive_seed
-    from transfer.measuring import transfer_check
+    from transfer import api
+    from transfer.measuring.setting import runs_folder
+    from transfer.measuring.transfer_check import MEASUREMENT
 
-    source = Recipe.read(recipe)
-    setting = transfer_check.Setting(
-        axis=axis,
-        ratios=ratios,
-        factors=factors,
-        seeds=tuple(derive_seed(seed, "transfer-check", i) for i in range(seeds)),
-        parameterizations=tuple(name.strip() for name in parameterizations.split(",")),
-        swept=sweep,
-        which=which,
-        schedule=schedule,
-        options=given(
-            alpha=alpha,
-            beta_rule=beta_rule,
-            duration_exponent=duration_exponent,
-            final_norm_eps=final_norm_eps,
-            decay=decay,
-        ),
-    )
-    wanted = transfer_check.runs(source, setting)
-    folder = transfer_check.runs_folder(root, recipe)
     for place in (out, figure):
         if place is not None:
             files.check_place(place)
-    outcomes = train_all(
-        [Training(plan=run.plan, seed=run.seed, name=run.name) for run in wanted],
-        source,
-        folder,
+    document = api.transfer_check(
+        recipe,
+        axis,
+        ratios=ratios,
+        factors=factors,
+        seeds=seeds,
+        parameterizations=[name.strip() for name in parameterizations.split(",")],
+        sweep=sweep,
+        which=which,
+        schedule=schedule,
+        seed=seed,
         device=device,
         workers=workers,
         root=root,
         dry_run=dry_run,
         yes=yes,
-        stream=sys.stderr if json else sys.stdout,
+        on_line=sayer(json),
+        **rule_options,
     )
-    if outcomes is None:
+    if document is None:
         return
     from transfer.measuring.figure import draw
-    from transfer.measuring.report import report
 
-    document = report(source, setting, wanted, outcomes)
-    place = out or folder / f"{which}-{sweep}-{axis}-{document['schedule']}.json"
-    files.write_json(place, document)
-    drawn = figure or place.with_suffix(".png")
+    name = f"{which}-{sweep}-{axis}-{document['schedule']}.json"
+    written = out or runs_folder(root, MEASUREMENT, recipe) / name
+    files.write_json(written, document)
+    drawn = figure or written.with_suffix(".png")
     draw(document, drawn)
     if json:
         print_json(document)
     else:
         _print(document)
-        print(f"wrote {place} and {drawn}")
-    end_if_missing(wanted, outcomes)
+        print(f"wrote {written} and {drawn}")
+    parts = document["parameterizations"]
+    end_if_missing(row["runs_missing"] for part in parts for row in part["rows"])
     if not document["verdict"]["carries"]:
         raise typer.Exit(1)
 
@@ -144,9 +123,8 @@ def _print(document: dict[str, Any]) -> None:
     from transfer.measuring.transfer_check import SWEPT
 
     what = SWEPT[document["swept"]]
-    columns, rows = table(document)
     title = f"{what} along the {document['axis']}: optimum and move in octaves, 95 % intervals"
-    print_table(title, columns, rows)
+    print_table(title, *table(document))
     for line in exponents(document):
         print(line)
     if verdict := document["verdict"]:

@@ -1,1 +1,1 @@
-"""The coordinate check: does a model keep its size, its change and its gradients over scale?"""
+"""The coordinate check: whether outputs, updates and gradients keep their size at every scale."""

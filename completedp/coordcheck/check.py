@@ -1,11 +1,15 @@
-"""The whole check: every ratio of an axis on every seed, and what comes of it."""
+"""The whole check: train at every ratio of every axis on every seed, then judge the slopes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import torch
+
+from completedp.config import StudyConfig
 from completedp.coordcheck.measure import (
     PROBE_SEQUENCES,
     Key,
@@ -13,9 +17,11 @@ from completedp.coordcheck.measure import (
     batch_sizes,
     trained_sizes,
 )
+from completedp.coordcheck.reference import ReferenceSubject
 from completedp.coordcheck.slopes import TOLERANCE, Axis, Slope, failures, slope, worst
 from completedp.coordcheck.subject import Subject
 from completedp.errors import UserError
+from completedp.models import external_model
 from completedp.rules import rule_options
 from completedp.scale import Ratios
 from completedp.seeds import derive_seed
@@ -23,7 +29,10 @@ from completedp.seeds import derive_seed
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What is run. `ratios` are those of each axis, the others being 1; `steps` those of a run."""
+    """The runs of a check.
+
+    Each axis takes every one of `ratios` while the other axes stay at 1. A run has `steps` training steps.
+    """
 
     axes: tuple[Axis, ...]
     ratios: tuple[float, ...]
@@ -46,7 +55,7 @@ class Setting:
         rule_options(self.options).check_for(self.parameterization)
 
     def runs(self) -> Iterator[tuple[Axis, int, float]]:
-        """Axis, seed and ratio of every run; the largest first, because what is too large shows at once."""
+        """Axis, seed and ratio of every run, the largest ratio first: a model too large fails at once."""
         for axis in self.axes:
             for seed in self.seeds:
                 yield from ((axis, seed, ratio) for ratio in sorted(self.ratios, reverse=True))
@@ -55,14 +64,23 @@ class Setting:
 Measured = dict[tuple[Axis, int, float], Sizes]
 
 
+def subject_of(config: StudyConfig, cache: Path, device: torch.device) -> Subject:
+    """The subject for the configuration's kind of model."""
+    if external_model(config.model) is not None:
+        from completedp.coordcheck.external import ExternalSubject
+
+        return ExternalSubject(config, cache, device)
+    return ReferenceSubject(config, cache, device)
+
+
 def check_sizes(subject: Subject, setting: Setting) -> None:
-    """Raises `UserError` for the first run that cannot be, before anything is trained."""
+    """Raises `UserError` if a run's model or batch cannot exist. Trains nothing."""
     for axis, _, ratio in setting.runs():
         subject.scale(Ratios(**{axis: ratio}))
 
 
 def sizes_at(subject: Subject, setting: Setting, axis: Axis, seed: int, ratio: float) -> Sizes:
-    """One run."""
+    """The sizes that one run measures."""
     ratios, base = Ratios(**{axis: ratio}), subject.base
     training = Ratios() if axis == "batch" else ratios
     ready = subject.ready(training, setting.parameterization, setting.options, seed)
@@ -78,7 +96,7 @@ def sizes_at(subject: Subject, setting: Setting, axis: Axis, seed: int, ratio: f
 def measure(
     subject: Subject, setting: Setting, on_run: Callable[[Axis, int, float], object]
 ) -> Measured:
-    """All runs, `on_run` called before each."""
+    """The sizes of all runs. `on_run` is called before each."""
     check_sizes(subject, setting)
     measured: Measured = {}
     for run in setting.runs():
@@ -88,14 +106,14 @@ def measure(
 
 
 def series(setting: Setting, measured: Measured, axis: Axis, key: Key) -> list[list[float]]:
-    """One size by seed and ratio, in the order of the setting."""
+    """One size, by seed and ratio in the setting's order."""
     return [
         [measured[axis, seed, ratio][key] for ratio in setting.ratios] for seed in setting.seeds
     ]
 
 
 def slopes(setting: Setting, measured: Measured) -> list[Slope]:
-    """Of everything measured, axis by axis in the order of the model."""
+    """The slope of every size, axis by axis in the order of the model."""
     options = rule_options(setting.options)
     return [
         slope(axis, key, setting.ratios, series(setting, measured, axis, key), options)
@@ -105,9 +123,9 @@ def slopes(setting: Setting, measured: Measured) -> list[Slope]:
 
 
 def document(setting: Setting, measured: Measured) -> dict[str, Any]:
-    """The result as plain JSON: the verdict, what fails, every slope with the sizes it is of."""
-    found = slopes(setting, measured)
-    failed, farthest = failures(found), worst(found)
+    """The result as plain JSON: the verdict, the failures, and every slope with its sizes."""
+    every = slopes(setting, measured)
+    failed, farthest = failures(every), worst(every)
     return {
         "parameterization": setting.parameterization,
         "options": dict(setting.options),
@@ -116,13 +134,13 @@ def document(setting: Setting, measured: Measured) -> dict[str, Any]:
         "seeds": list(setting.seeds),
         "tolerance": TOLERANCE,
         "passes": not failed,
-        "judged": sum(s.expected is not None for s in found),
-        "hold": sum(s.verdict == "holds" for s in found),
+        "judged": sum(s.expected is not None for s in every),
+        "hold": sum(s.verdict == "holds" for s in every),
         "farthest": farthest.to_dict(),
         "failures": [s.to_dict() for s in failed],
         "slopes": [
             s.to_dict() | {"sizes": _finite(series(setting, measured, s.axis, s.key))}
-            for s in found
+            for s in every
         ],
     }
 

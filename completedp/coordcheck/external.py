@@ -1,4 +1,4 @@
-"""A model nobody here wrote as a subject of the coordinate check, its residual coefficients folded.
+"""An external model as the subject of a coordinate check, with its residual coefficients folded.
 
 Shapes: B sequences, T positions.
 """
@@ -17,40 +17,32 @@ from completedp.adapters.infer import ExternalInventory
 from completedp.adapters.parametrized import apply_values
 from completedp.adapters.task import mean_loss
 from completedp.config import ExternalModel, StudyConfig
-from completedp.coordcheck.study import StudySubject
-from completedp.coordcheck.subject import Part, Ready, Watched
+from completedp.coordcheck.subject import OUTSIDE, Part, Ready, Subject, Watched
 from completedp.errors import UserError
 from completedp.hparams import HParams
+from completedp.models import external_model
 from completedp.modules import BRANCH_ENDS, BRANCH_POST_NORMS, TensorSpec
 from completedp.scale import Ratios, Scale
 
-_OUTSIDE: Mapping[str, Part] = {
-    "embedding": "embedding",
-    "position_embedding": "embedding",
-    "final_norm": "final_norm",
-    "unembedding": "unembedding",
-}
 
-
-class ForeignSubject(StudySubject):
-    """The model, data and global values of a study configuration of another's model."""
+class ExternalSubject(Subject):
+    """The subject of a study configuration of an external model."""
 
     def __init__(self, config: StudyConfig, cache: Path, device: torch.device) -> None:
         super().__init__(config, cache, device)
-        assert isinstance(config.model, ExternalModel), (
-            "the reference model has a subject of its own"
-        )
-        self._model = config.model
+        model = external_model(config.model)
+        assert model is not None, "the reference model has its own subject"
+        self._model = model
         found_in(self._model)
-        # A gain over all heads looks like one that they share until the width grows.
-        twice = grown(self._at(2 * config.model.width, config.model.depth), config.model)
+        # At the base, a gain over all heads looks like a gain that they share.
+        twice = grown(self._at(2 * model.width, model.depth), model)
         self._shared_gains = frozenset(s.module_type for s in twice.whole if s.role == "qk_norm")
 
     def _at(self, width: int, depth: int) -> ExternalModel:
         return self._model.scaled(width=width, depth=depth)
 
     def scale(self, ratios: Ratios) -> Scale:
-        """Raises `UserError` too where the model's own code builds none of that size."""
+        """Also raises `UserError` if the model's own code builds no model of that size."""
         scale = super().scale(ratios)
         grown(self._at(scale.width, scale.depth), self._model)
         return scale
@@ -66,7 +58,7 @@ class ForeignSubject(StudySubject):
             model, found, hparams, ratios, parameterization=parameterization, **options
         )
         values.initialize(seed)
-        model.to(self._device).eval()  # no dropout: two calls must differ by their weights alone
+        model.to(self._device).eval()  # no dropout: two calls differ by the weights alone
 
         def loss(windows_BT: Tensor) -> Tensor:
             logits_BTV = logits_of(model, windows_BT[:, :-1])
@@ -84,7 +76,7 @@ class ForeignSubject(StudySubject):
 def _watched(
     model: nn.Module, found: ExternalInventory, shared_gains: frozenset[str]
 ) -> Iterator[Watched]:
-    """Every module that owns tensors, the logits of a tied model, and the stream after each block."""
+    """Every module that owns tensors, a tied model's logits, and the stream after each block."""
     owned: dict[str, list[TensorSpec]] = {}
     for spec in found.whole:
         owned.setdefault(spec.name.rpartition(".")[0], []).append(spec)
@@ -92,8 +84,8 @@ def _watched(
         module = model.get_submodule(path)
         if isinstance(module, nn.MultiheadAttention):
             raise UserError(
-                f"{path} is an nn.MultiheadAttention, which never calls the modules inside it; the check "
-                "watches calls: use a module with linear maps of its own"
+                f"{path} is an nn.MultiheadAttention, which never calls the modules inside it, and the check "
+                "watches calls; use an attention module with its own linear layers"
             )
         yield Watched(
             module_type=specs[0].module_type,
@@ -117,13 +109,13 @@ def _watched(
 
 def _part(spec: TensorSpec, found: ExternalInventory, shared_gains: frozenset[str]) -> Part:
     if spec.layer is None:
-        if spec.module_type not in _OUTSIDE:
+        if spec.module_type not in OUTSIDE:
             raise UserError(
-                f"{spec.name} stands outside of the stack of layers as {spec.module_type!r}; the check knows "
-                f"{', '.join(_OUTSIDE)} there"
+                f"{spec.name} is outside the layers and has type {spec.module_type!r}; expected one of "
+                f"{', '.join(OUTSIDE)}"
             )
         is_tied_norm = found.whole.tied and spec.module_type == "final_norm"
-        return "tied_norm" if is_tied_norm else _OUTSIDE[spec.module_type]
+        return "tied_norm" if is_tied_norm else OUTSIDE[spec.module_type]
     types = found.whole.module_types
     ends = {
         post if (post := BRANCH_POST_NORMS[b]) in types else end for b, end in BRANCH_ENDS.items()

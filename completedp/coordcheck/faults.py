@@ -1,4 +1,4 @@
-"""Mistakes of real implementations, planted in the reference model: the check must name each of them."""
+"""Mistakes of real implementations, planted in the reference model. The check must name each of them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from completedp.coordcheck.measure import Quantity
 from completedp.coordcheck.reference import ReferenceSubject
 from completedp.coordcheck.slopes import Axis
 from completedp.modules import Inventory
-from completedp.resolved import Resolved, TensorRow
+from completedp.optimizer import TensorRow
+from completedp.resolved import Resolved
 from completedp.scale import Ratios
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """A wrong row for one module type, and where the check must see it."""
+    """A wrong row for one module type, with the axis and the quantity that must show it."""
 
     module_type: str
     axis: Axis
@@ -29,17 +30,9 @@ class Fault:
     wrong: Callable[[TensorRow, Ratios], TensorRow]
 
 
-def _eps(row: TensorRow, factor: float) -> TensorRow:
-    return dataclasses.replace(row, eps=row.eps * factor)
-
-
-def _lr(row: TensorRow, factor: float) -> TensorRow:
-    return dataclasses.replace(row, lr=row.lr * factor)
-
-
-def _init(row: TensorRow, factor: float) -> TensorRow:
-    assert row.init_std is not None, "a weight"
-    return dataclasses.replace(row, init_std=row.init_std * factor)
+def _scaled(row: TensorRow, field: str, factor: float) -> TensorRow:
+    values: dict[str, Any] = {field: getattr(row, field) * factor}
+    return dataclasses.replace(row, **values)
 
 
 FAULTS: Mapping[str, Fault] = {
@@ -47,37 +40,37 @@ FAULTS: Mapping[str, Fault] = {
         module_type="embedding",
         axis="width",
         quantity="gradient",
-        wrong=lambda row, ratios: _eps(row, ratios.width),
+        wrong=lambda row, ratios: _scaled(row, "eps", ratios.width),
     ),
     "QK norm's ε with the width factor": Fault(
         module_type="q_norm",
         axis="width",
         quantity="gradient",
-        wrong=lambda row, ratios: _eps(row, 1 / ratios.width),
+        wrong=lambda row, ratios: _scaled(row, "eps", 1 / ratios.width),
     ),
     "one tensor's lr unscaled": Fault(
         module_type="ffn_up",
         axis="width",
         quantity="update",
-        wrong=lambda row, ratios: _lr(row, ratios.width),
+        wrong=lambda row, ratios: _scaled(row, "lr", ratios.width),
     ),
     "1/√(2L) twice in an init": Fault(
         module_type="attention_out",
         axis="depth",
         quantity="output",
-        wrong=lambda row, ratios: _init(row, ratios.depth**-0.5),
+        wrong=lambda row, ratios: _scaled(row, "init_std", ratios.depth**-0.5),
     ),
     "ε with the batch's sign inverted": Fault(
         module_type="ffn_down",
         axis="batch",
         quantity="noise",
-        wrong=lambda row, ratios: _eps(row, ratios.batch),
+        wrong=lambda row, ratios: _scaled(row, "eps", ratios.batch),
     ),
 }
 
 
 class FaultySubject(ReferenceSubject):
-    """The reference model with one fault in it."""
+    """The reference model with one planted fault."""
 
     def __init__(
         self, config: StudyConfig, cache: Path, device: torch.device, fault: Fault

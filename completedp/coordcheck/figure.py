@@ -1,4 +1,4 @@
-"""What the coordinate check measured, as lines that should be level."""
+"""A figure of the coordinate check, with lines that should be level."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _TITLES = {
     "gradient": "gradient / ε",
     "noise": "gradient noise / ε",
 }
-_COLOURS = {"holds": "#4c78a8", "open": "#f2a541", "fails": "#e45756"}
-_NAMED = 2  # of the failing lines of a panel
+_COLORS = {"holds": "#4c78a8", "open": "#f2a541", "fails": "#e45756"}
+_NAMED = 2  # failing lines that are named in a panel
 
 
 def draw(rows: Sequence[tuple[str, Axis, Document]], path: Path) -> None:
-    """A row of panels for each of `rows` (title, axis, document of the check), a panel a quantity.
+    """Draw a row of panels for each of `rows` (title, axis, document of the check), one panel a quantity.
 
-    A line is one module's size, divided by what is expected and by its value at the smallest ratio, the
-    geometric mean over seeds; the wedge is the tolerance. Blue: its slope holds, orange: undecided, red:
-    fails.
+    A line is one module's size: the geometric mean over seeds, divided by the expected size and by its value
+    at the smallest ratio. The wedge is the tolerance. A blue line holds, an orange one is undecided, a red
+    one fails.
     """
     import matplotlib
 
@@ -62,11 +62,11 @@ def _panel(axes: Any, document: Document, slopes: Sequence[Mapping[str, Any]]) -
         (s for s in slopes if s["verdict"] == "fails" and s["mean"] is not None),
         key=lambda s: -s["distance"],
     )[:_NAMED]
-    for order in _COLOURS:
+    for verdict, color in _COLORS.items():
         for slope in slopes:
-            if slope["verdict"] == order and slope["mean"] is not None:
+            if slope["verdict"] == verdict and slope["mean"] is not None:
                 heights = _level(slope, document["ratios"])
-                axes.plot(ratios, heights, color=_COLOURS[order], linewidth=0.9, alpha=0.8)
+                axes.plot(ratios, heights, color=color, linewidth=0.9, alpha=0.8)
                 if slope in named:
                     axes.annotate(_name(slope), (ratios[-1], heights[-1]), fontsize=6, ha="right")
     axes.set_xscale("log", base=2)
@@ -79,7 +79,7 @@ def _panel(axes: Any, document: Document, slopes: Sequence[Mapping[str, Any]]) -
 
 
 def _level(slope: Mapping[str, Any], ratios: Sequence[float]) -> list[float]:
-    """By ascending ratio, relative to the first; flat where the slope is as expected."""
+    """Sizes by ascending ratio, relative to the first. They are flat if the slope is as expected."""
     columns = sorted(zip(ratios, zip(*slope["sizes"], strict=True), strict=True))
     expected = statistics.fmean(slope["expected"])
     logs = [

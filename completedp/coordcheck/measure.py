@@ -1,7 +1,7 @@
-"""One model trained for a few steps: the size of every module's output, of its change, of its gradients.
+"""One model trained for a few steps: the sizes of every module's output, change and gradients.
 
-Unclipped, at constant learning rates. Sizes are root mean squares (RMS) over all entries; a gradient's is a
-multiple of its tensor's ε.
+Training is unclipped, at constant learning rates. A size is the root mean square (RMS) over all entries. A
+gradient's size is given as a multiple of its tensor's ε.
 
 Shapes: B sequences, T positions, S batches; `_X` any.
 """
@@ -22,12 +22,12 @@ from torch.func import functional_call
 from completedp.coordcheck.subject import Part, Ready, Watched
 from completedp.errors import UserError
 
-# output    at init, on the probe
-# update    what the module's own training does: the change of that output when only the module's own tensors
-#           are the trained ones; no fault of another module is in it
-# change    of the output since init, where the contributions of many modules meet: stream, final norm, logits
-# gradient  √(mean g²) over the last half of the steps, as √v has it; over the batch that of one batch's
-# noise     standard deviation of a batch's gradient
+# output    the output at init, on the probe
+# update    the change of that output if the module's own tensors are trained and all others stay at init: no
+#           fault of another module shows in it
+# change    the change of the output since init, for the parts where many modules' contributions meet
+# gradient  √(mean g²) over the last half of the steps, as in AdamW's √v; over the batch, of one batch's g
+# noise     the standard deviation of a batch's gradient
 Quantity = Literal["output", "update", "change", "gradient", "noise"]
 
 PROBE_SEQUENCES = 16
@@ -37,9 +37,10 @@ MEETING: tuple[Part, ...] = ("stream", "final_norm", "tied_norm", "unembedding")
 
 @dataclass(frozen=True, kw_only=True)
 class Key:
-    """What a size was measured of. `place`: the base's layer at the same relative depth, if in the stack.
+    """The measured quantity and its module. `place` is the base's layer at the same relative depth, None
+    outside the stack.
 
-    `module` is the module's type, for a gradient of another tensor than its weight with that one's name.
+    `module` is the module's type. A gradient of a tensor other than `weight` appends the tensor's name.
     """
 
     quantity: Quantity
@@ -57,9 +58,9 @@ Sizes = dict[Key, float]
 def trained_sizes(
     ready: Ready, batches: Iterator[Tensor], probe_BT: Tensor, steps: int, base_depth: int
 ) -> Sizes:
-    """Outputs at init, updates and changes after `steps` steps, and gradients against ε.
+    """Outputs at init, updates and changes after `steps` steps, and gradients over ε.
 
-    `probe_BT` are windows, of which the last token is left out.
+    `probe_BT` holds windows. Their last token is not used.
     """
     mean = _Mean(ready, base_depth)
     first = _calls(ready, probe_BT[:, :-1])
@@ -85,9 +86,9 @@ def batch_sizes(
     eps: Mapping[str, float],
     base_depth: int,
 ) -> Sizes:
-    """The gradients of `compared` batches after `steps` steps, and the noise in them, against `eps`.
+    """The gradients of `compared` batches after `steps` steps and their noise, over `eps`.
 
-    Trained on `batches`, the base's, so that batches of every size are compared on one and the same model.
+    The model trains on `batches` of the base's size, so that one model compares all batch sizes.
     """
     _train(ready, batches, steps)
     samples = [_gradients(ready, windows_BT) for windows_BT in islice(compared, NOISE_BATCHES)]
@@ -99,10 +100,10 @@ def batch_sizes(
 
 
 class _Mean:
-    """Sizes of a model's modules, the layers of one place pooled.
+    """Mean sizes of a model's modules, with the layers of one place pooled.
 
-    Layer ℓ of L stands at place ⌊(ℓ + ½) · L_base / L⌋. The stream grows along the stack, so of it only the
-    last layer of a place counts: it has the same share of the layers below it at every depth.
+    Layer ℓ of L has place ⌊(ℓ + ½) · L_base / L⌋. The stream grows along the stack, so only a place's last
+    layer counts for it: the share of layers below that one is the same at every depth.
     """
 
     def __init__(self, ready: Ready, base_depth: int) -> None:
@@ -124,7 +125,7 @@ class _Mean:
         self._squares.setdefault(key, []).append(size * size)
 
     def add_gradients(self, quantity: Quantity, squares: Mapping[str, Tensor]) -> None:
-        """`squares`: of every entry of every tensor, by name."""
+        """Add the gradient sizes. `squares` holds every entry's square, by tensor name."""
         names = {id(p): name for name, p in self._ready.model.named_parameters()}
         for watched in self._ready.watched:
             for own in watched.tensors:
@@ -146,8 +147,10 @@ class _Call:
 
 @torch.no_grad()
 def _calls(ready: Ready, tokens_BT: Tensor) -> list[_Call]:
-    """What every watched module is given and gives, in the order of `ready.watched`. Raises `UserError` for
-    one that the model does not call, or calls twice."""
+    """The inputs and output of every watched module, in the order of `ready.watched`.
+
+    Raises `UserError` for a module that the model does not call, or calls twice.
+    """
     calls: dict[nn.Module, _Call] = {}
     types = {watched.module: watched.module_type for watched in ready.watched}
 
@@ -155,9 +158,9 @@ def _calls(ready: Ready, tokens_BT: Tensor) -> list[_Call]:
         if module in calls:
             raise UserError(
                 f"the module of {types[module]} ({type(module).__name__}) is called twice in one pass; the "
-                "check follows one output a module, so it cannot check this model"
+                "check measures one output a module, so it cannot check this model"
             )
-        # Some layers give what they keep for generation besides.
+        # Some layers also return their cache for generation.
         calls[module] = _Call(args, kwargs, output[0] if isinstance(output, tuple) else output)
 
     handles = [module.register_forward_hook(note, with_kwargs=True) for module in types]
@@ -177,8 +180,10 @@ def _calls(ready: Ready, tokens_BT: Tensor) -> list[_Call]:
 
 @torch.no_grad()
 def _with_own_trained(watched: Watched, call: _Call, initial: Mapping[int, Tensor]) -> Tensor:
-    """What the call would give with the module's own tensors as they are now and all others inside it at
-    their initial values, which are by parameter id."""
+    """The output of the call with the module's own tensors as they are now and all others at init.
+
+    `initial` holds the initial values by parameter id.
+    """
     values = {
         name: p if name in watched.tensors else initial[id(p)]
         for name, p in watched.module.named_parameters()
@@ -188,10 +193,10 @@ def _with_own_trained(watched: Watched, call: _Call, initial: Mapping[int, Tenso
 
 
 def _train(ready: Ready, batches: Iterator[Tensor], steps: int) -> dict[str, Tensor]:
-    """The mean of the squared gradients over the last half of the steps.
+    """Train, and give the mean squared gradients over the last half of the steps.
 
-    Not over all: at init nothing is learned yet, and a QK-norm gain's gradient, a sum over heads, still has
-    random signs.
+    The first half is left out: before anything is learned, the terms of a QK-norm gain's gradient, a sum over
+    heads, have random signs.
     """
     first = steps // 2
     squares = {name: torch.zeros_like(p) for name, p in ready.model.named_parameters()}
@@ -205,15 +210,15 @@ def _train(ready: Ready, batches: Iterator[Tensor], steps: int) -> dict[str, Ten
 
 
 def _gradients(ready: Ready, windows_BT: Tensor) -> dict[str, Tensor]:
-    """Of one batch, by name; also left on the parameters. Raises `UserError` where one gets none."""
+    """One batch's gradients by name, also left on the parameters. Raises `UserError` if one is missing."""
     ready.optimizer.zero_grad()
     torch.autograd.backward(ready.loss(windows_BT))
     trained = {name: p for name, p in ready.model.named_parameters() if p.requires_grad}
     gradients = {name: p.grad for name, p in trained.items() if p.grad is not None}
     if idle := trained.keys() - gradients.keys():
         raise UserError(
-            f"{', '.join(sorted(idle))}: no gradient comes here, because the model's code does not use it; "
-            "take it out, or set requires_grad to False"
+            f"{', '.join(sorted(idle))}: got no gradient, because the model's code does not use it; "
+            "remove it, or set requires_grad to False"
         )
     return gradients
 

@@ -1,4 +1,4 @@
-"""The reference language model as a subject of the coordinate check.
+"""The reference language model as the subject of a coordinate check.
 
 Shapes: B sequences, T positions.
 """
@@ -12,40 +12,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from completedp.config import ModelConfig, StudyConfig
-from completedp.coordcheck.study import StudySubject
-from completedp.coordcheck.subject import Part, Ready, Watched
+from completedp.config import StudyConfig
+from completedp.coordcheck.subject import OUTSIDE, Part, Ready, Subject, Watched
 from completedp.hparams import HParams
 from completedp.lm.model import LanguageModel
-from completedp.modules import BRANCH_ENDS, Inventory, TensorSpec
+from completedp.models import reference_model
+from completedp.modules import Inventory, TensorSpec
 from completedp.optimizer import adamw, initialize
 from completedp.resolved import Resolved, resolve
-from completedp.scale import Ratios, Scale
-
-_OUTSIDE: Mapping[str, Part] = {
-    "embedding": "embedding",
-    "final_norm": "final_norm",
-    "unembedding": "unembedding",
-}
+from completedp.scale import Ratios
 
 
-class ReferenceSubject(StudySubject):
-    """The model, data and global values of a study configuration of the reference model."""
+class ReferenceSubject(Subject):
+    """The subject of a study configuration of the reference model."""
 
     def __init__(self, config: StudyConfig, cache: Path, device: torch.device) -> None:
         super().__init__(config, cache, device)
-        assert isinstance(config.model, ModelConfig), "another's model has a subject of its own"
-        self._model = config.model
-
-    def scale(self, ratios: Ratios) -> Scale:
-        scale = super().scale(ratios)
-        self._shape(scale)
-        return scale
+        self._model = reference_model(config.model, "{source} has its own subject")
 
     def ready(
         self, ratios: Ratios, parameterization: str, options: Mapping[str, Any], seed: int
     ) -> Ready:
-        shape = self._shape(self.scale(ratios))
+        scale = self.scale(ratios)
+        shape = self._model.scaled(width=scale.width, depth=scale.depth)
         inventory = shape.inventory(self._model)
         resolved = self.resolved(inventory, ratios, parameterization, options)
         model = LanguageModel(shape)
@@ -71,25 +60,15 @@ class ReferenceSubject(StudySubject):
         parameterization: str,
         options: Mapping[str, Any],
     ) -> Resolved:
-        """The values in force: the configuration's global ones, carried."""
+        """The configuration's global values at these ratios."""
         hparams = HParams(global_=self.config.values)
         return resolve(hparams, inventory, ratios, parameterization=parameterization, **options)
 
-    def _shape(self, scale: Scale) -> ModelConfig:
-        return self._model.scaled(width=scale.width, depth=scale.depth)
-
 
 def _watched(model: LanguageModel, inventory: Inventory) -> Iterator[Watched]:
-    """Every module that owns tensors, and the stream after each block.
-
-    A residual coefficient multiplies a branch's last matrix, whose module is never called itself: the whole
-    branch is watched as that matrix's output.
-    """
+    """Every module that owns tensors, and the stream after each block."""
     for spec in inventory:
         path, _, tensor = spec.name.rpartition(".")
-        if spec.module_type in BRANCH_ENDS.values():
-            path, _, end = path.rpartition(".")
-            tensor = f"{end}.{tensor}"
         yield Watched(
             module_type=spec.module_type,
             layer=spec.layer,
@@ -103,7 +82,5 @@ def _watched(model: LanguageModel, inventory: Inventory) -> Iterator[Watched]:
 
 def _part(spec: TensorSpec) -> Part:
     if spec.layer is None:
-        return _OUTSIDE[spec.role]
-    if spec.module_type in BRANCH_ENDS.values():
-        return "branch"
+        return OUTSIDE[spec.module_type]
     return "qk_norm" if spec.role == "qk_norm" else "hidden"

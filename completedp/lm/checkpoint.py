@@ -1,12 +1,11 @@
-"""Checkpoints of a run: weights and optimiser state as safetensors, the rest as JSON.
+"""Checkpoints of a run: weights and optimizer state as safetensors, the rest as JSON.
 
-`<folder>/step-<n>/` holds `model.safetensors`, `optimizer.safetensors` and `state.json`. It appears whole
-or not at all, and only the newest stays. A run resumed from one continues to the last bit as if it had
-not been interrupted: there is no other state, because batches and schedule are functions of the step,
-and what judges the run, a `ResumableReport`, has its own state saved along.
+`<folder>/step-<n>/` holds `model.safetensors`, `optimizer.safetensors` and `state.json`. It appears whole or
+not at all, and only the newest stays. A resumed run equals an uninterrupted one to the last bit: batches and
+schedule are functions of the step, and a `ResumableReport`, which judges the run, is saved too.
 
-However many processes train, the leading one gathers whole tensors and writes them, so that another number
-of processes can go on, then to the tolerance of floats.
+The main process gathers and writes full tensors. So another number of processes can resume the run; the
+results then agree up to float rounding.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 from completedp import files, reading
 from completedp.errors import UserError, first_line, shown
 from completedp.lm.parallel import ProcessGroup
+from completedp.optimizer import STATE_KEYS, STEP_KEY
 from completedp.records import build
 from completedp.runs.job import Report, ResumableReport
 from completedp.runs.journal import sync
@@ -36,13 +36,11 @@ _PREFIX = "step-"
 _NAME = re.compile(rf"{_PREFIX}\d{{9,}}")
 _STATE = "state.json"  # the last file written: with it a checkpoint is complete
 _WEIGHTS, _MOMENTS_FILE = "model.safetensors", "optimizer.safetensors"
-# AdamW's whole state of a tensor.
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _State:
-    """What `state.json` holds; `report` is of what judges the run, where that can be carried."""
+    """The content of `state.json`. `report` is the state of a `ResumableReport`, or None."""
 
     run: str
     step: int
@@ -52,15 +50,15 @@ class _State:
 
 @dataclass
 class Checkpoints:
-    """One run's checkpoints in a folder that has one writer; `every` is in steps, 0 for the end only."""
+    """One run's checkpoints, in a folder with one writer. `every` is in steps; 0 saves at the end only."""
 
     folder: Path
     every: int
-    team: ProcessGroup = field(default_factory=ProcessGroup)
+    group: ProcessGroup = field(default_factory=ProcessGroup)
     _run: str = field(default="", init=False)
 
     def open_for(self, content: Mapping[str, Any]) -> None:
-        """Bind to the run that `content` describes: all that its numbers depend on."""
+        """Bind to one run. `content` is everything that the run's numbers depend on."""
         self._run = files.digest(content)
 
     def is_due(self, step: int, steps: int) -> bool:
@@ -75,25 +73,25 @@ class Checkpoints:
         step: int,
         clipped: int,
     ) -> None:
-        """Save the run after `step` steps, all of them reported, `clipped` with a clipped gradient. Every
-        rank must come here."""
+        """Save the run after `step` steps. All of them have been reported, and `clipped` of them had a
+        clipped gradient. Every rank must call this."""
         writing = self.folder / ".writing"
         with files.writing(self.folder):
-            if self.team.leads:
-                shutil.rmtree(writing, ignore_errors=True)  # of a writer that was killed
+            if self.group.is_main:
+                shutil.rmtree(writing, ignore_errors=True)  # left by a killed writer
                 writing.mkdir(parents=True)
             self._save(writing / _WEIGHTS, _weights(model))
             self._save(writing / _MOMENTS_FILE, _moments(optimizer))
-            if self.team.leads:
+            if self.group.is_main:
                 self._complete(writing, report, step, clipped)
 
     def _save(self, path: Path, named: Iterable[tuple[str, Tensor]]) -> None:
-        gathered = ((name, self.team.gathered(tensor)) for name, tensor in named)
-        whole = {name: tensor for name, tensor in gathered if tensor is not None}
-        if self.team.leads:
+        gathered = ((name, self.group.gather_to_main(tensor)) for name, tensor in named)
+        full = {name: tensor for name, tensor in gathered if tensor is not None}
+        if self.group.is_main:
             try:
-                save_file(whole, path)
-            except SafetensorError as error:  # it has no errno of a disk that is full
+                save_file(full, path)
+            except SafetensorError as error:  # it has no errno that tells a full disk
                 raise UserError(
                     f"{path}: cannot be written ({first_line(error)}); make room, then go on"
                 ) from None
@@ -107,7 +105,7 @@ class Checkpoints:
         )
         sync(writing)
         new = self.folder / _name(step)
-        shutil.rmtree(new, ignore_errors=True)  # incomplete, or the run would not have come here
+        shutil.rmtree(new, ignore_errors=True)  # incomplete: a complete one would have been loaded
         older = list(_folders(self.folder))
         os.replace(writing, new)
         sync(self.folder)
@@ -117,35 +115,34 @@ class Checkpoints:
     def load(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, report: Report, steps: int
     ) -> tuple[int, int]:
-        """Restore the newest checkpoint of a run of `steps` into all three, in place: its step and clipped
-        steps, (0, 0) if there is none.
+        """Restore the newest checkpoint of a run of `steps` into all three, in place.
 
-        Raises `UserError` when it is of another run, or damaged: then nothing has been changed. Every rank
-        must come here.
+        Returns its step and its number of clipped steps; (0, 0) if there is no checkpoint. Raises `UserError`
+        if it belongs to another run or is damaged; then nothing has changed. Every rank must call this.
         """
-        with self.team.together():
+        with self.group.collective_errors():
             path = newest(self.folder)
             state = None if path is None else self._state(path, steps)
         step = 0 if state is None else state.step
-        with self.team.together():
-            if self.team.led(step) != step:
+        with self.group.collective_errors():
+            if self.group.broadcast(step) != step:
                 raise UserError(
                     f"{self.folder}: another machine sees another checkpoint there; give a folder that "
                     "all machines share"
                 )
         if path is None or state is None:
             return 0, 0
-        with self.team.together(), self._sound(path):
+        with self.group.collective_errors(), self._sound(path):
             weights = _read(path / _WEIGHTS, dict(_weights(model)))
             moments = _read(path / _MOMENTS_FILE, _like_moments(optimizer))
             _check_counts(moments, step)
             if state.report and isinstance(report, ResumableReport):
                 report.restore(state.report)
         for name, tensor in _weights(model):
-            self.team.write(tensor, weights[name])
+            self.group.assign(tensor, weights[name])
         for name, parameter in _named(optimizer):
             optimizer.state[parameter] = {
-                key: self._moment(key, parameter, moments[f"{name}/{key}"]) for key in _MOMENTS
+                key: self._moment(key, parameter, moments[f"{name}/{key}"]) for key in STATE_KEYS
             }
         return state.step, state.clipped
 
@@ -166,7 +163,7 @@ class Checkpoints:
 
     @contextmanager
     def _sound(self, path: Path) -> Iterator[None]:
-        """A `UserError` from within says that the checkpoint is damaged, and how to go on."""
+        """A `UserError` from within is raised again: the checkpoint is damaged, and how to go on."""
         try:
             yield
         except UserError as error:
@@ -175,13 +172,13 @@ class Checkpoints:
             ) from None
 
     def _moment(self, key: str, parameter: Tensor, value: Tensor) -> Tensor:
-        if key == "step":  # a number, on every rank
+        if key == STEP_KEY:  # a number, on every rank
             return value.to(parameter.device)
-        return self.team.laid_out_as(parameter, value)
+        return self.group.distribute_like(parameter, value)
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest complete checkpoint in a run's folder of them. A kill can leave an older one beside it."""
+    """The newest complete checkpoint in a run's folder. After a kill, an older one may be there too."""
     complete = (path for path in _folders(folder) if os.path.lexists(path / _STATE))
     return max(complete, default=None)
 
@@ -199,11 +196,11 @@ def _name(step: int) -> str:
 
 
 def _read(path: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a file, as it holds them, mapped into memory: those of `like`, of its shapes and types.
+    """The tensors of a file, mapped into memory.
 
-    Raises `UserError` for any others.
+    Raises `UserError` unless their names, shapes and types are those of `like`.
     """
-    if not os.path.isfile(path):  # to open what is none, a pipe for one, can wait for ever
+    if not os.path.isfile(path):  # opening a pipe, for example, could wait forever
         raise UserError(f"{path.name}: no such file")
     try:
         with safe_open(path, framework="pt") as held:
@@ -229,9 +226,9 @@ def _said(tensor: Tensor) -> str:
 
 
 def _check_counts(moments: Mapping[str, Tensor], steps: int) -> None:
-    """AdamW counts its own steps of a tensor: no more than the run has made."""
+    """The optimizer counts its steps of each tensor: no more than the run has made."""
     for name, value in moments.items():
-        if name.endswith("/step") and not 0 <= value.item() <= steps:
+        if name.endswith(f"/{STEP_KEY}") and not 0 <= value.item() <= steps:
             raise UserError(f"{_MOMENTS_FILE}: {name} is {value.item():g}, of {steps} steps")
 
 
@@ -239,9 +236,9 @@ def _like_moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """What a saved moment is like: its parameter, and a number of float32 for the steps."""
     count = torch.zeros((), dtype=torch.float32)
     return {
-        f"{name}/{key}": count if key == "step" else parameter
+        f"{name}/{key}": count if key == STEP_KEY else parameter
         for name, parameter in _named(optimizer)
-        for key in _MOMENTS
+        for key in STATE_KEYS
     }
 
 
@@ -259,5 +256,5 @@ def _named(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
 
 def _moments(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
     for name, parameter in _named(optimizer):
-        for key in _MOMENTS:
+        for key in STATE_KEYS:
             yield f"{name}/{key}", optimizer.state[parameter][key]

@@ -1,9 +1,10 @@
-"""Text out of files: one reader a format, which refuses any other file with the place and the mend."""
+"""Text from files: one reader per format. An error names the place and how to fix it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ _COMPRESSED = {
     b"PK\x03\x04": "zip",
     **{b"BZh%d1AY&SY" % level: "bzip2" for level in range(1, 10)},
 }
-# UTF-32 first: its mark begins with that of UTF-16.
+# UTF-32 first: its mark begins with the mark of UTF-16.
 _ENCODED = {
     b"\xff\xfe\0\0": "UTF-32",
     b"\0\0\xfe\xff": "UTF-32",
@@ -27,24 +28,33 @@ _ENCODED = {
     b"\xfe\xff": "UTF-16",
 }
 _LONGEST_MARK = 16
-# Mark bytes that numbers begin with by chance once in 2^32 files or less.
+# A mark of this many bytes begins a file of numbers by chance at most once in 2^32 files.
 _LEAST_MARK = 4
 
 _EXPECTED = 'expected an object with a string under "text"'
-# Only the text matters: a number elsewhere may have any size. No float is too long to be read, an int is.
+# Numbers beside the text may have any size. Python refuses to read a very long int, but not a long float.
 _decode = json.JSONDecoder(parse_int=float).decode
 
-# Of a parquet file's column.
+# Types of a parquet column that hold text.
 _TEXT_TYPES = ("string", "large_string", "string_view")
-# Rows of a parquet file that are in memory at once, and bytes of a column's part that are read at once.
+# Rows of a parquet file that are in memory at once, and bytes of a column chunk that are read at once.
 _BATCH_ROWS = 1024
 _BUFFER_BYTES = 1 << 20
 
 
-def check_beginning(beginning: bytes, path: Path, *, numbers: bool = False) -> None:
-    """Raises `UserError` for a file that begins as a compressed one, a PDF, or text in another encoding.
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn an `OSError` from within into a `UserError`: `path` cannot be read, and why."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
-    In a file of `numbers` only marks are looked for that numbers cannot have by chance.
+
+def check_beginning(beginning: bytes, path: Path, *, numbers: bool = False) -> None:
+    """Raises `UserError` if a file begins like a compressed file, a PDF, or text in another encoding.
+
+    In a file of `numbers`, marks that numbers may have by chance are ignored.
     """
     for mark, name in _COMPRESSED.items():
         if beginning.startswith(mark) and not (numbers and len(mark) < _LEAST_MARK):
@@ -61,7 +71,7 @@ def check_beginning(beginning: bytes, path: Path, *, numbers: bool = False) -> N
 
 
 def row_text(row: object, where: str) -> bytes:
-    """The text of a row in UTF-8. Raises `UserError` for a row without one."""
+    """The text of a row, in UTF-8. Raises `UserError` for a row without text."""
     if not isinstance(row, Mapping):
         raise UserError(f"{where}: {_EXPECTED}; got {shown(row)}")
     if not isinstance(text := row.get("text"), str):
@@ -79,10 +89,8 @@ def row_text(row: object, where: str) -> bytes:
 
 
 def _plain(path: Path) -> Iterator[bytes]:
-    try:
+    with readable(path):
         content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     check_beginning(content, path)
     _check_no_nul(content, str(path))
     decoded(content, str(path))
@@ -90,21 +98,18 @@ def _plain(path: Path) -> Iterator[bytes]:
 
 
 def _rows(path: Path) -> Iterator[bytes]:
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
-                where = f"{path}, line {number}"
-                if len(line) > LONGEST_LINE:
-                    raise UserError(
-                        f"{where}: longer than {LONGEST_LINE:,} bytes; make several rows of it"
-                    )
-                if number == 1:
-                    check_beginning(line, path)
-                    line = line.removeprefix(_UTF8_MARK)
-                if line.strip():
-                    yield row_text(_row(line, where), where)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    with readable(path), path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
+            where = f"{path}, line {number}"
+            if len(line) > LONGEST_LINE:
+                raise UserError(
+                    f"{where}: longer than {LONGEST_LINE:,} bytes; make several rows of it"
+                )
+            if number == 1:
+                check_beginning(line, path)
+                line = line.removeprefix(_UTF8_MARK)
+            if line.strip():
+                yield row_text(_row(line, where), where)
 
 
 def _row(line: bytes, where: str) -> object:
@@ -118,7 +123,7 @@ def _row(line: bytes, where: str) -> object:
             raise UserError(
                 f"{where}: {_EXPECTED}; it is not JSON ({error.msg}, character {error.pos + 1})"
             ) from None
-        row = []  # or its first line
+        row = []  # the first line of a list
     if isinstance(row, list):
         raise UserError(f"{where}: a list; write one object a line instead, as by jq -c '.[]'")
     return row
@@ -127,8 +132,9 @@ def _row(line: bytes, where: str) -> object:
 def _parquet(path: Path) -> Iterator[bytes]:
     with needs("pyarrow", f"{path}: reading parquet"):
         import pyarrow.parquet
-    check_beginning(_beginning(path), path)
-    # A damaged file lets pyarrow raise nearly anything, MemoryError and UnicodeDecodeError among it.
+    with readable(path), path.open("rb") as start:
+        check_beginning(start.read(_LONGEST_MARK), path)
+    # On a damaged file pyarrow may raise nearly anything, even MemoryError and UnicodeDecodeError.
     try:
         file = pyarrow.parquet.ParquetFile(path, buffer_size=_BUFFER_BYTES)
         groups: int = file.num_row_groups
@@ -144,28 +150,20 @@ def _parquet(path: Path) -> Iterator[bytes]:
                 yield _cell(text, f"{path}, row {number}, column text")
 
 
-def _beginning(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(_LONGEST_MARK)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-
-
 def _check_column(types: Mapping[str, Any], path: Path) -> None:
     import pyarrow
 
     if "text" not in types:
         raise UserError(f"{path}: no column 'text'; it has {shown(list(types))}")
     kind = types["text"]
-    if pyarrow.types.is_dictionary(kind):  # each value stands in the file once
+    if pyarrow.types.is_dictionary(kind):  # the file stores each value once
         kind = kind.value_type
     if str(kind) not in _TEXT_TYPES:
         raise UserError(f"{path}: the column 'text' is {kind}; expected {' or '.join(_TEXT_TYPES)}")
 
 
 def _cells(file: Any, group: int, path: Path) -> Iterator[bytes | None]:
-    """The texts of a row group as they are stored, which need not be UTF-8."""
+    """The stored texts of a row group, which need not be UTF-8."""
     import pyarrow
 
     batches = file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=["text"])
@@ -186,13 +184,13 @@ def _cells(file: Any, group: int, path: Path) -> Iterator[bytes | None]:
 
 def _cell(text: bytes | None, where: str) -> bytes:
     if text is None:
-        raise UserError(f"{where}: no text; expected a string, leave the row out")
+        raise UserError(f"{where}: no text; expected a string: leave the row out")
     try:
         text.decode()
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{where}: not UTF-8 at byte {error.start}; read the column as binary, decode it by the "
-            "encoding that it has, and write it again"
+            f"{where}: not UTF-8 at byte {error.start}; read the column as binary, decode it with its "
+            "encoding, and write it again"
         ) from None
     _check_no_nul(text, where)
     return text

@@ -1,12 +1,12 @@
-"""Cross-entropy with z-loss over a large vocabulary, without ever holding all logits.
+"""Cross-entropy with z-loss over a large vocabulary, without holding all logits at once.
 
-The gradient is computed chunk by chunk together with the loss, so no logits are kept for backward and
-none are computed twice [CCE].
+The gradient is computed chunk by chunk, together with the loss. So no logits are kept for backward, and none
+are computed twice [CCE].
 
 .. [CCE]  Cut Your Losses in Large-Vocabulary Language Models, arXiv 2411.09009.
 .. [PaLM] z-loss: PaLM, arXiv 2204.02311, section 5.
 
-Shapes: N tokens, D width, V vocabulary, C tokens of a chunk.
+Shapes: N tokens, D width, V vocabulary, C tokens in a chunk.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Logits held at a time, in elements. On a CPU 2^20 (4 MiB of float32) stay in its last cache (measured:
-# 2^18 is slower); on a GPU 2^27 (0.5 GiB) are enough to fill it.
+# Logits held at a time, in elements. On a CPU 2^20 (4 MiB of float32) stay in the last-level cache; 2^18 was
+# measured to be slower. On a GPU 2^27 (0.5 GiB) are enough to fill it.
 CPU_LOGITS = 1 << 20
 GPU_LOGITS = 1 << 27
 
@@ -27,8 +27,8 @@ def cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """Mean over tokens of CE + `z_loss` · (log Z)², and the mean CE alone (detached), in nats.
 
-    Differentiable once, in `hidden_ND` and `weight_VD`. Under autocast the matrix products run in its
-    dtype; softmax and sums in float32 or wider.
+    Differentiable once, with respect to `hidden_ND` and `weight_VD`. Under autocast the matrix products run
+    in its dtype. Softmax and sums run in float32 or wider.
     """
     if torch.is_autocast_enabled(hidden_ND.device.type):
         dtype = torch.get_autocast_dtype(hidden_ND.device.type)
@@ -55,7 +55,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             part = slice(start, start + chunk)
             h_CD, target_C1 = hidden_ND[part], target_N[part, None]
             logits_CV = (h_CD @ weight_VD.T).to(wide)
-            # In place from here on: the logits become probabilities, then their gradient.
+            # In place from here: the logits become probabilities, then their gradient.
             top_C1 = logits_CV.amax(1, keepdim=True)
             logits_CV -= top_C1
             picked_C1 = logits_CV.gather(1, target_C1)
@@ -73,7 +73,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             grad_weight_VD += grad_CV.T @ h_CD
         if grad_hidden_ND is not None and grad_weight_VD is not None:
             ctx.save_for_backward(grad_hidden_ND, grad_weight_VD.to(weight_VD.dtype))
-        # A new tensor: what a function returns must not be changed in place (`completedp.lm.ops`).
+        # A new tensor, because a function's output must not be changed in place (`completedp.lm.ops`).
         mean_ce = ce / tokens
         ctx.mark_non_differentiable(mean_ce)
         return mean_ce + z_loss / tokens * penalty, mean_ce

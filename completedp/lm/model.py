@@ -1,7 +1,7 @@
 """The reference language model: a pre-norm decoder with rotary positions and query-key norm.
 
-Its parameters have exactly the names of `completedp.modules.reference_inventory`; there are no biases,
-and input and output embeddings are not tied.
+Its parameters have exactly the names of `completedp.modules.reference_inventory`. There are no biases, and
+the input and output embeddings are not tied.
 
 Shapes: B sequences, T positions, N = B·T tokens, D width, H query heads, K key-value heads, E features of
 a head, F inner width of the feed-forward, V vocabulary, L layers.
@@ -14,16 +14,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from completedp.config import ModelConfig
+from completedp.kinds import buffer_name, coefficient_kinds, default
 from completedp.lm.loss import cross_entropy
 from completedp.lm.ops import rms_norm, rotary_tables, rotate
 from completedp.resolved import Resolved
 
 
 class LanguageModel(nn.Module):
-    """`hidden(tokens)` are the final hidden states, `loss(tokens)` the training loss.
+    """`hidden(tokens)` gives the final hidden states, `loss(tokens, target)` the training loss.
 
-    The residual coefficients and the multiplier on the logits are buffers, outside the state dict: other
-    values for another trial recompile nothing. They are 1 until `set_multipliers`.
+    The residual coefficients and the multiplier on the logits are buffers outside the state dict, so a trial
+    with other values recompiles nothing. They are 1 until `set_multipliers`.
     """
 
     residual_attention_L: Tensor
@@ -43,22 +44,23 @@ class LanguageModel(nn.Module):
             self.register_buffer(name, value, persistent=False)
 
     def reset_buffers(self) -> None:
-        """Set the buffers to what they are in a new model, where the model was built without memory."""
+        """Fill the buffers as in a new model, after the model was built without memory."""
         for name, value in _buffers(self.config).items():
             self.get_buffer(name).copy_(value)
 
     def set_multipliers(self, resolved: Resolved) -> None:
-        """Take over the residual coefficients, one a layer and branch, and the logits' multiplier."""
-        for buffer_L, values in (
-            (self.residual_attention_L, resolved.residual["attention"]),
-            (self.residual_ffn_L, resolved.residual["ffn"]),
-        ):
-            assert len(values) == len(buffer_L), "one residual coefficient a layer"
-            buffer_L.copy_(torch.tensor(values, dtype=torch.float64))
+        """Take over the coefficients of the forward pass and the multiplier on the logits. A coefficient that
+        `resolved` leaves out gets its default."""
+        given = resolved.all_coefficients
+        for name, kind in coefficient_kinds().items():
+            buffer = self.get_buffer(buffer_name(name))
+            values = given.get(name, (default(kind.name),) * buffer.numel())
+            assert len(values) == buffer.numel(), "one coefficient per layer, or a single one"
+            buffer.copy_(torch.tensor(values, dtype=torch.float64).view_as(buffer))
         self.output_multiplier.fill_(resolved.output_multiplier)
 
     def hidden(self, tokens_BT: Tensor) -> Tensor:
-        """Final hidden states `B x T x D`, the multiplier on the logits already applied to them."""
+        """Final hidden states `B x T x D`, already times the logits' multiplier."""
         length = tokens_BT.shape[1]
         rotary = (self.cos_THE[:length], self.sin_THE[:length])
         x_BTD = self.embedding(tokens_BT)
@@ -68,7 +70,7 @@ class LanguageModel(nn.Module):
         return final_BTD
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
-        """Logits `B x T x V`, for those who want them whole."""
+        """All logits, `B x T x V`."""
         logits_BTV: Tensor = self.unembedding(self.hidden(tokens_BT))
         return logits_BTV
 
@@ -110,13 +112,14 @@ class Layer(nn.Module):
         residual_attention: Tensor,
         residual_ffn: Tensor,
     ) -> Tensor:
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotary, residual_attention)
-        ffn_BTD: Tensor = self.ffn(self.ffn_norm(x_BTD), residual_ffn)
-        return x_BTD + ffn_BTD
+        attention_BTD = self.attention(self.attention_norm(x_BTD), rotary)
+        x_BTD = torch.addcmul(x_BTD, attention_BTD, residual_attention)
+        ffn_BTD = self.ffn(self.ffn_norm(x_BTD))
+        return torch.addcmul(x_BTD, ffn_BTD, residual_ffn)
 
 
 class Attention(nn.Module):
-    """Causal attention; the scale 1/√E is a constant across scales, because E is."""
+    """Causal attention. The scale 1/√E is the same at every model scale, because E is."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -132,7 +135,7 @@ class Attention(nn.Module):
         self.qk_norm = config.qk_norm
         self.out = nn.Linear(config.width, config.width, bias=False)
 
-    def forward(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], residual: Tensor) -> Tensor:
+    def forward(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
         shape = (*x_BTD.shape[:2], -1, self.head_dim)
         q_BTHE, k_BTKE = self.q(x_BTD).view(shape), self.k(x_BTD).view(shape)
         v_BTKE = self.v(x_BTD).view(shape)
@@ -148,19 +151,19 @@ class Attention(nn.Module):
             is_causal=True,
             enable_gqa=self.heads != self.kv_heads,
         )
-        # The coefficient multiplies the matrix, not the activations: the same product, less memory read.
-        return F.linear(mixed_BHTE.transpose(1, 2).flatten(2), residual * self.out.weight)
+        out_BTD: Tensor = self.out(mixed_BHTE.transpose(1, 2).flatten(2))
+        return out_BTD
 
 
 class Norm(nn.Module):
-    """RMSNorm over the last dimension, with a gain, and a multiplier where one is given."""
+    """RMSNorm over the last dimension, with a gain and an optional multiplier."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(features))
 
     def forward(self, x_D: Tensor, multiplier: Tensor | None = None) -> Tensor:
-        # On the gain rather than on the activations: the same product, less memory read.
+        # The gain is much smaller than the activations, so the multiplier costs less on it.
         gain_D = self.weight if multiplier is None else self.weight * multiplier
         return rms_norm(x_D, gain_D)
 
@@ -176,7 +179,8 @@ class FeedForward(nn.Module):
         self.gated = config.gated
         self.down = nn.Linear(config.ffn, config.width, bias=False)
 
-    def forward(self, x_BTD: Tensor, residual: Tensor) -> Tensor:
+    def forward(self, x_BTD: Tensor) -> Tensor:
         up_BTF = self.up(x_BTD)
         inner_BTF = F.silu(self.gate(x_BTD)) * up_BTF if self.gated else F.gelu(up_BTF)
-        return F.linear(inner_BTF, residual * self.down.weight)
+        down_BTD: Tensor = self.down(inner_BTF)
+        return down_BTD

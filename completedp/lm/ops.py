@@ -1,9 +1,9 @@
-"""RMSNorm and rotary embedding, with gradients written out where that is faster.
+"""RMSNorm and rotary embedding, with explicit gradients on a CPU.
 
-On a CPU the elementwise passes of a small model cost as much as its matrix products; these two save a
-tenth of a training step against autograd's composites. Code that is compiled takes the composites: the
-compiler fuses them itself, and torch 2.11 loses the gradient of a function of one's own whose forward changes
-what it returns in place (pytorch issue 180642; no error, the run trains without its attention).
+On a CPU, the elementwise passes of a small model cost as much as its matrix products. These two functions
+save a tenth of a training step against autograd's composites. Compiled code uses the composites, because the
+compiler fuses them itself. Also, torch 2.11 silently loses the gradient of a custom autograd function whose
+forward changes its output in place (pytorch issue 180642): the run would train without its attention.
 
 Shapes: B sequences, T positions, H heads, E features of a head, D any last dimension.
 
@@ -18,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# RMSNorm's own ε, which does not scale: small beside the mean square of any live activation.
+# RMSNorm's ε does not scale with the model: it is small beside the mean square of any live activation.
 NORM_EPS = 1e-6
 
 
 def rms_norm(x_D: Tensor, gain_D: Tensor) -> Tensor:
-    """x / √(mean x² + ε) · gain over the last dimension, computed and returned in float32 or wider."""
+    """x / √(mean x² + ε) · gain over the last dimension. Computed and returned in float32 or wider."""
     x_D = x_D.to(torch.promote_types(x_D.dtype, torch.float32))
     if x_D.device.type != "cpu" or torch.compiler.is_compiling():
         return F.rms_norm(x_D, gain_D.shape, gain_D, NORM_EPS)
@@ -52,8 +52,8 @@ class _RMSNorm(torch.autograd.Function):
 def rotary_tables(positions: int, heads: int, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
     """cos and signed sin of every position's angles, each `T x H x E`, in float32.
 
-    Feature i turns with feature i + E/2. The minus of the rotation is in the sine, so `rotate` needs no
-    negation; the heads are written out, because broadcasting over a middle dimension is three times
+    Feature i turns with feature i + E/2. The sine holds the minus sign of the rotation, so `rotate` needs no
+    negation. The tables repeat for every head, because broadcasting over a middle dimension is three times
     slower on a CPU.
     """
     half = head_dim // 2
@@ -68,7 +68,7 @@ def rotary_tables(positions: int, heads: int, head_dim: int, base: float) -> tup
 
 
 def rotate(x_BTHE: Tensor, cos_THE: Tensor, sin_THE: Tensor) -> Tensor:
-    """Rotary position embedding of every head, by `rotary_tables` of the same T and H."""
+    """Rotary position embedding of every head. The tables are `rotary_tables` of the same T and H."""
     if torch.compiler.is_compiling():
         return x_BTHE * cos_THE + _halves_swapped(x_BTHE) * sin_THE
     rotated_BTHE: Tensor = _Rotate.apply(x_BTHE, cos_THE, sin_THE)  # type: ignore[no-untyped-call]

@@ -1,10 +1,10 @@
-"""The presets: study configurations that ship with the package, as YAML files a user can copy."""
+"""Presets: study configurations that ship with the package as YAML files."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from completedp import files
+from completedp import files, validation
 from completedp.config import StudyConfig, without_stopping
 from completedp.errors import UserError, nearest, shown
 
@@ -12,12 +12,12 @@ _FOLDER = Path(__file__).parent / "presets"
 
 
 def preset_names() -> tuple[str, ...]:
-    """The names that ship with the package, sorted."""
+    """The names of the shipped presets, sorted."""
     return tuple(sorted(path.stem for path in _FOLDER.glob("*.yaml")))
 
 
 def preset_path(name_or_path: str) -> Path:
-    """The file of a preset's name, or of a path to a YAML file. Raises `UserError` for an unknown name."""
+    """The file of a preset, given by its name or as a path. Raises `UserError` for an unknown name."""
     names = preset_names()
     if name_or_path in names:
         return _FOLDER / f"{name_or_path}.yaml"
@@ -30,10 +30,9 @@ def preset_path(name_or_path: str) -> Path:
 
 
 def load_preset(name_or_path: str) -> StudyConfig:
-    """The study configuration of a preset's name or of a YAML file, a study's own `study.yaml` for one.
+    """The study configuration of a preset or of a YAML file, such as a study's own `study.yaml`.
 
-    Raises `UserError` for an unknown name, a file that cannot be read, and, with their path, offending
-    keys.
+    Raises `UserError` for an unknown name, an unreadable file, or a wrong key. The error names the key.
     """
     path = preset_path(name_or_path)
     data = files.read_yaml(path)
@@ -43,4 +42,4 @@ def load_preset(name_or_path: str) -> StudyConfig:
             f"{path}: search.stopping is {shown(data['search']['stopping'])}; trials are no longer stopped "
             "early: take the key out"
         )
-    return files.validate(StudyConfig, content, str(path))
+    return validation.validate(StudyConfig, content, str(path))

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: the multiplier of every group's own initial learning rate."""
+"""Learning-rate schedules: a multiplier on the peak learning rate of each parameter group."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from completedp.config import TrainConfig
 
 
 def warmup_steps(train: TrainConfig) -> int:
-    """Steps before the peak."""
+    """The number of steps before the peak."""
     return round(train.warmup * train.steps)
 
 
 def multiplier(train: TrainConfig, step: int) -> float:
-    """The schedule at `step` in 0 … S−1, in (0, 1].
+    """The multiplier in (0, 1] at `step` in 0 … S−1, for a run of S steps with W steps of warm-up.
 
-    Warm-up is linear and never 0: step t of W has (t + 1) / (W + 1), so that step W is the first at the
-    peak. `final_lr` is reached at t = S, one step after the last, so that no step is trained at 0: with
-    `linear` and `final_lr` 0 the last step has 1/(S−W). `wsd` stays at the peak until the last `decay`
-    of the steps, then falls linearly (arXiv 2404.06395).
+    Warm-up is linear and never 0: step t has (t + 1) / (W + 1), so step W is the first at the peak. The
+    multiplier reaches `final_lr` at t = S, one step after the last. So no step has a learning rate of 0: with
+    `linear` and `final_lr` 0, the last step has 1/(S−W). `wsd` stays at the peak until the last `decay` of
+    the steps, then falls linearly (arXiv 2404.06395).
     """
     steps, warmup = train.steps, warmup_steps(train)
     assert 0 <= step < steps, "a step of the run"

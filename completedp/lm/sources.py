@@ -1,4 +1,4 @@
-"""Where text comes from: each source is an identity (for the cache) and an iterator of documents."""
+"""Sources of text. Each has an identity for the cache and an iterator over its documents."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from pathlib import Path
 
 from completedp.config import ENDINGS, format_of
 from completedp.errors import UserError, clipped, first_line, needs
-from completedp.lm.formats import READERS, row_text
+from completedp.lm.formats import READERS, readable, row_text
 from completedp.lm.token_files import (
-    described,
+    dtype_summary,
     sidecar_of,
     stored_dtype,
     token_blocks,
     token_files,
 )
 
-# Long texts are cut into blocks, so that three splits can be made of a single file: at most 64 kB, long
-# against any context, and at most a 200th of the corpus, so that a 5 % split is several of them.
+# Long texts are cut into blocks, so that one file can give three splits. A block is at most 64 kB, which is
+# long against any context, and at most a 200th of the corpus, so that a 5 % split has several blocks.
 BLOCK_BYTES = 1 << 16
 LEAST_BLOCKS = 200
 
-# Endings that a message lists; a folder may have any number.
+# The most file endings that a message lists.
 _MOST_ENDINGS = 8
 _EMBEDDED_SKIP = frozenset(
     {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
@@ -43,11 +43,11 @@ _OTHER_KINDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """`documents()` may be called again and gives the same non-empty documents in the same order.
+    """Each call of `documents()` gives the same non-empty documents in the same order.
 
-    A document is UTF-8 text or, where the source `is_tokens`, tokens in the dtype that the vocabulary is
-    stored in. `identity` changes when the source does, as far as that can be told without reading it. `found`
-    says what is read, and as what, where the name does not tell.
+    A document is UTF-8 text or, if the source `is_tokens`, tokens in the stored dtype of the vocabulary.
+    `identity` changes with the source, as far as that shows without reading it. `found` says which files are
+    read, and in which format, if the name does not tell.
     """
 
     name: str
@@ -58,9 +58,9 @@ class Source:
 
 
 def open_source(source: str, vocab_size: int) -> Source:
-    """The source a `DataConfig` names; the tokens of one that has them are of a vocabulary.
+    """The source that a `DataConfig` names. Token files are read for the vocabulary size.
 
-    Raises `UserError` when it is not there or not readable.
+    Raises `UserError` if it is missing or not readable.
     """
     if source == "embedded":
         root = Path(sysconfig.get_path("stdlib"))
@@ -84,36 +84,35 @@ def open_source(source: str, vocab_size: int) -> Source:
 
 
 def is_gone(source: str) -> bool:
-    """Whether the source is a path at which nothing stands any more."""
-    if source == "embedded" or source.startswith("hf:"):
+    """Whether the source is a path and nothing is there."""
+    if not _is_path(source):
         return False
     try:
         _path(source).stat()
     except (FileNotFoundError, NotADirectoryError):
         return True
     except (OSError, ValueError):
-        return False  # something is there, and who opens it says what is wrong with it
+        return False  # something is there; opening it reports the error
     return False
 
 
 def found(source: str, vocab_size: int) -> str:
-    """What is read of files, and as what, where the name does not tell.
-
-    Raises `UserError` as `open_source` does.
-    """
-    if source == "embedded" or source.startswith("hf:"):
-        return ""
-    return open_source(source, vocab_size).found
+    """`Source.found` of a path; empty for other sources. Raises `UserError` as `open_source` does."""
+    return open_source(source, vocab_size).found if _is_path(source) else ""
 
 
 def size(source: str) -> int:
-    """Bytes of the files that are read; 0 where the source is no path, or nothing is there.
+    """Bytes of the files that are read; 0 if the source is no path, or nothing is there.
 
     Raises `UserError` as `open_source` does.
     """
-    if source == "embedded" or source.startswith("hf:") or is_gone(source):
+    if not _is_path(source) or is_gone(source):
         return 0
     return sum(_stat(path).st_size for path in _listing(source).paths)
+
+
+def _is_path(source: str) -> bool:
+    return source != "embedded" and not source.startswith("hf:")
 
 
 def _is_embedded(relative: Path) -> bool:
@@ -125,20 +124,20 @@ def _tokens(source: str, listing: _Listing, vocab_size: int) -> Source:
     files = token_files(listing.paths, vocab_size)
     total = 2 * sum(file.count for file in files)  # bytes of 16-bit tokens, whatever these are
     block = max(1, min(BLOCK_BYTES, total // LEAST_BLOCKS) // 2)
-    # The same numbers are other tokens where they are read or kept otherwise.
+    # The same file gives other tokens if it is read or stored with another dtype.
     parts = [f"{file.dtype} {file.start}" for file in files]
     return Source(
         name=source,
         identity=_identity([stored_dtype(vocab_size).str, *parts], listing.paths),
         documents=lambda: token_blocks(files, vocab_size, block),
         is_tokens=True,
-        found="; ".join(filter(None, (listing.found, described(files)))),
+        found="; ".join(filter(None, (listing.found, dtype_summary(files)))),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Listing:
-    """The files to read, all of tokens or none, and a word on them."""
+    """The files to read, and a line about them. Either all or none of them hold tokens."""
 
     paths: Sequence[Path]
     is_tokens: bool
@@ -156,12 +155,12 @@ def _stat(path: Path) -> os.stat_result:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:  # no file can have the name
+    except ValueError as error:  # no file can have this name
         raise UserError(f"{str(path)!r}: cannot be read ({first_line(error)})") from None
 
 
 def _listing(source: str) -> _Listing:
-    """Raises `UserError` where nothing is there to be read."""
+    """Raises `UserError` if there is nothing to read."""
     path = _path(source)
     if is_gone(source):
         raise UserError(
@@ -174,15 +173,15 @@ def _listing(source: str) -> _Listing:
     if not stat.S_ISREG(mode):
         kind = _OTHER_KINDS.get(stat.S_IFMT(mode), "no file")
         raise UserError(
-            f"data source {source!r}: is {kind}, which gives its content once at most; expected a file or a "
+            f"data source {source!r}: is {kind}, which can be read once at most; expected a file or a "
             "folder: write the content to a file"
         )
-    found = "" if format_of(path.name) else "read as text, for its ending is not known"
+    found = "" if format_of(path.name) else "read as text, because its ending is not known"
     return _Listing(paths=[path], is_tokens=format_of(path.name) == "tokens", found=found)
 
 
 def _folder(folder: Path) -> _Listing:
-    """Its texts or, where there are none, its tokens."""
+    """The folder's texts or, if there are none, its token files."""
     files, others = _walk(folder)
     tokens = [path for path in files if format_of(path.name) == "tokens"]
     sidecars = {sidecar_of(path) for path in tokens}
@@ -207,10 +206,10 @@ def _folder(folder: Path) -> _Listing:
 
 
 def _walk(folder: Path) -> tuple[list[Path], Counter[str]]:
-    """Every file below, in order, and what else there is, by what it is.
+    """Every file below the folder, sorted, and the counts of other entries by kind.
 
-    Symlinked folders are followed when all others are read, so that one within `folder` has its own name. A
-    folder is read once, by however many links: links may lead in a circle.
+    Linked folders are read last, so that a folder inside `folder` keeps its own name. Each folder is read
+    once, because links may form a circle.
     """
     files: list[Path] = []
     others: Counter[str] = Counter()
@@ -239,15 +238,12 @@ def _walk(folder: Path) -> tuple[list[Path], Counter[str]]:
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
+    with readable(folder), os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
 
 
 def _ending(name: str) -> str:
-    """As messages show it."""
+    """A file's ending for messages."""
     ending = os.path.splitext(name)[1]
     if not ending:
         return "no ending"
@@ -255,7 +251,7 @@ def _ending(name: str) -> str:
 
 
 def _counted(endings: Counter[str]) -> str:
-    """As `.txt 12, .md 3`, the most frequent first."""
+    """Like `.txt 12, .md 3`, the most frequent first."""
     ordered = sorted(endings.items(), key=lambda item: (-item[1], item[0]))
     parts = [f"{ending} {count}" for ending, count in ordered[:_MOST_ENDINGS]]
     if rest := sum(count for _, count in ordered[_MOST_ENDINGS:]):
@@ -284,7 +280,7 @@ def _hugging_face(name: str) -> Source:
     with needs("datasets", f"data source 'hf:{name}'"):
         import datasets
     try:
-        # Nothing that a data set brings along is run.
+        # Code that comes with a data set is never run.
         rows = datasets.load_dataset(name, split="train", trust_remote_code=False)
     except Exception as error:
         raise UserError(f"data source 'hf:{name}' cannot be loaded: {error}") from None
@@ -304,8 +300,8 @@ def _each(rows: Iterable[object], name: str) -> Iterator[object]:
 
 
 def _blocks(text: bytes, most: int) -> Iterator[bytes]:
-    """Contiguous pieces of at most `most` bytes, cut after a paragraph, else after a line, else a
-    character."""
+    """Contiguous pieces of at most `most` bytes. A cut falls after a paragraph if possible, else after a
+    line, else after a character."""
     start = 0
     while len(text) - start > most:
         end = start + most

@@ -1,6 +1,6 @@
-"""How fast a run trains: tokens and model FLOPs a second, and their share of what the cards could do (MFU).
+"""Training speed: tokens a second, model FLOPs a second, and their share of the cards' peak (MFU).
 
-Model FLOPs are those of `completedp.flops`: work done twice to save memory does not count as use.
+Model FLOPs exclude work that is repeated to save memory.
 """
 
 from __future__ import annotations
@@ -11,23 +11,20 @@ from typing import Literal
 
 import torch
 
-from completedp.config import Model
-from completedp.flops import training_flops
-
 Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Peak:
-    """A card's peak rates of dense matrix products, in FLOP/s; makers print twice as much for tensor cores,
-    with sparsity."""
+    """A card's peak rates of dense matrix products, in FLOP/s. Data sheets often print twice the rate of the
+    tensor cores, with sparsity."""
 
     bfloat16: float
     tf32: float
     float32: float
 
 
-# By the start of the name that CUDA gives the device. Sources: the product pages and data sheets under
+# Keyed by the start of the name that CUDA gives the device. Sources: the product pages and data sheets under
 # www.nvidia.com/en-us/data-center/ (a100, h100, h200, l4, l40s, hgx, gb200-nvl72), sparsity taken out.
 _PEAKS = {
     "NVIDIA A100": Peak(bfloat16=312e12, tf32=156e12, float32=19.5e12),
@@ -44,8 +41,8 @@ _PEAKS = {
 
 
 def peak_flops(device_name: str, precision: Precision, *, tf32: bool = False) -> float | None:
-    """A card's peak in FLOP/s at a precision, `tf32` where float32 products may run as TF32; None for a
-    card that the table lacks."""
+    """A card's peak in FLOP/s at a precision, or None for an unknown card. `tf32` says that float32 products
+    may run as TF32."""
     words = device_name.split()
     known = [name for name in _PEAKS if _begins(words, name.split())]
     if not known or "MIG" in words:  # a slice of a card
@@ -57,15 +54,16 @@ def peak_flops(device_name: str, precision: Precision, *, tf32: bool = False) ->
 
 
 def _begins(words: list[str], start: list[str]) -> bool:
-    """By words, the last one also where a hyphen ends it: an A100-SXM4-80GB is an A100, an L40S no L4."""
+    """Whether the words begin with `start`. The last word may go on after a hyphen: an A100-SXM4-80GB is an
+    A100, but an L40S is not an L4."""
     given = words[: len(start)]
     return given[:-1] == start[:-1] and bool(given) and given[-1].split("-")[0] == start[-1]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Tokens and model FLOPs a second of all processes; `mfu` their share of the cards' peak, None where
-    that is not known, on a CPU for one."""
+    """Tokens and model FLOPs a second, over all processes. `mfu` is their share of the cards' peak, or None
+    if the peak is unknown, as on a CPU."""
 
     tokens_per_second: float
     flops_per_second: float
@@ -73,7 +71,7 @@ class Speed:
 
     @classmethod
     def of(cls, metrics: Mapping[str, float]) -> Speed:
-        """From a run's metrics, with what else they hold."""
+        """Read from a run's metrics; other metrics are ignored."""
         return cls(
             tokens_per_second=metrics["tokens_per_second"],
             flops_per_second=metrics["flops_per_second"],
@@ -81,7 +79,7 @@ class Speed:
         )
 
     def metrics(self) -> dict[str, float]:
-        """What is known, by name."""
+        """The known values by name."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
     def __str__(self) -> str:
@@ -91,16 +89,17 @@ class Speed:
 
 @dataclass(frozen=True, kw_only=True)
 class Speedometer:
-    """The speed of runs of one model on `processes` devices of one kind."""
+    """Measures runs of one model on `processes` devices of one kind. `flops_per_token` are the model FLOPs of
+    training on one token, forward and backward."""
 
-    model: Model
+    flops_per_token: float
     precision: Precision
     device: torch.device
     processes: int = 1
 
     def speed(self, tokens: int, seconds: float) -> Speed:
-        """Of `tokens` trained in `seconds` by all processes together."""
-        flops = training_flops(self.model, tokens) / seconds
+        """The speed of all processes together, which trained `tokens` in `seconds`."""
+        flops = self.flops_per_token * tokens / seconds
         peak = self._peak
         return Speed(
             tokens_per_second=tokens / seconds,

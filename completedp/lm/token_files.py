@@ -1,4 +1,4 @@
-"""Token files: which numbers they hold is known from a header or a sidecar, or inferred and said."""
+"""Token files: a header or a sidecar names the dtype; otherwise it is inferred and reported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from completedp.errors import UserError, nearest, shown
-from completedp.lm.formats import check_beginning
+from completedp.lm.formats import check_beginning, readable
 from completedp.reading import read_object
 
 # All little-endian.
@@ -24,22 +24,22 @@ _DTYPES = {
     "int64": "<i8",
     "uint64": "<u8",
 }
-# Of llm.c: the file begins with 256 int32, of which the first three are a magic number, a version, and the
-# count of tokens that follow.
+_KNOWN = ", ".join(_DTYPES)
+# llm.c's header is 256 int32. The first three are a magic number, a version, and the number of tokens.
 _HEADER_BYTES = 1024
 _MAGICS = {20240520: (1, "uint16"), 20240801: (7, "uint32")}
-# What is looked at to infer a dtype: pieces spread over the file.
+# A dtype is inferred from this many pieces, spread over the file.
 _SAMPLES, _SAMPLE_BYTES = 64, 1 << 14
-# Fewer 16-bit words at a place than this tell nothing by their range.
+# With fewer 16-bit words, their range tells nothing.
 _FEW_WORDS = 64
-# Tokens as they stand are alike at odd and at even places: 95 % of them are below about the same number, and
-# the shares of zeros are about the same.
+# 16-bit tokens have the same distribution at odd and even positions. So their 95 % quantiles differ by less
+# than this ratio, and their shares of zeros by less than this difference.
 _MOST, _RATIO, _DIFFERENCE = 0.95, 16, 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenFile:
-    """`count` numbers of `dtype` from byte `start` on; `why` says how the dtype is known."""
+    """`count` numbers of `dtype` from byte `start`; `why` says how the dtype is known."""
 
     path: Path
     dtype: str
@@ -53,22 +53,24 @@ class TokenFile:
 
 
 def stored_dtype(vocab_size: int) -> np.dtype[Any]:
-    """The numbers that tokens of a vocabulary are kept as."""
+    """The dtype in which a corpus stores the tokens of a vocabulary."""
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
 def token_files(paths: Sequence[Path], vocab_size: int) -> list[TokenFile]:
-    """What each file holds. Raises `UserError` where that cannot be told."""
+    """The files with their dtypes. Raises `UserError` if a dtype is unclear or they disagree."""
     files = [_token_file(path, vocab_size) for path in paths]
     inferred = {file.dtype: file.path for file in files if file.inferred and file.count}
     if len(inferred) > 1:
         found = ", ".join(f"{path} like {dtype}" for dtype, path in inferred.items())
-        raise UserError(f"token files of one folder look different: {found}; {_mend(paths[0])}")
+        raise UserError(
+            f"token files of one folder look different: {found}; {_sidecar_hint(paths[0])}"
+        )
     return files
 
 
-def described(files: Sequence[TokenFile]) -> str:
-    """The dtypes and how they are known, as `uint16 (llm.c's header)`."""
+def dtype_summary(files: Sequence[TokenFile]) -> str:
+    """The dtypes and how they are known, like `uint16 (llm.c's header)`."""
     kinds = Counter(f"{file.dtype} ({file.why})" for file in files)
     if len(kinds) == 1:
         return next(iter(kinds))
@@ -76,23 +78,20 @@ def described(files: Sequence[TokenFile]) -> str:
 
 
 def token_blocks(files: Sequence[TokenFile], vocab_size: int, block_tokens: int) -> Iterator[bytes]:
-    """The tokens as `stored_dtype`, whatever they are in the files.
+    """Blocks of tokens, converted to `stored_dtype`.
 
-    Raises `UserError` for a token that is not of the vocabulary.
+    Raises `UserError` for a token outside the vocabulary.
     """
     stored = stored_dtype(vocab_size)
     for file in files:
         dtype = np.dtype(_DTYPES[file.dtype])
-        try:
-            with file.path.open("rb") as stream:
-                stream.seek(file.start)
-                for first in range(0, file.count, block_tokens):
-                    wanted = min(block_tokens, file.count - first)
-                    tokens = _read(stream, wanted, dtype, file.path)
-                    _check(tokens, vocab_size, file, first)
-                    yield tokens.astype(stored, copy=False).tobytes()
-        except OSError as error:
-            raise UserError(f"{file.path}: cannot be read ({error.strerror})") from None
+        with readable(file.path), file.path.open("rb") as stream:
+            stream.seek(file.start)
+            for first in range(0, file.count, block_tokens):
+                wanted = min(block_tokens, file.count - first)
+                tokens = _read(stream, wanted, dtype, file.path)
+                _check(tokens, vocab_size, file, first)
+                yield tokens.astype(stored, copy=False).tobytes()
 
 
 def _read(stream: BinaryIO, count: int, dtype: np.dtype[Any], path: Path) -> npt.NDArray[Any]:
@@ -106,33 +105,30 @@ def _check(tokens: npt.NDArray[Any], vocab_size: int, file: TokenFile, first: in
     top, bottom = int(tokens.max()), int(tokens.min())
     if bottom >= 0 and top < vocab_size:
         return
-    token, place = (bottom, tokens.argmin()) if bottom < 0 else (top, tokens.argmax())
-    how = f" (read as {file.dtype}, {file.why}; if it is another, {_mend(file.path)})"
-    mend = "set it to the vocabulary the file was made with" if token > 0 else "none is below 0"
+    token, index = (bottom, tokens.argmin()) if bottom < 0 else (top, tokens.argmax())
+    how = f" (read as {file.dtype}, {file.why}; if it is another, {_sidecar_hint(file.path)})"
+    fix = "set it to the vocabulary the file was made with" if token > 0 else "none is below 0"
     raise UserError(
-        f"{file.path}, position {first + int(place)}: holds the token {token}; model.vocab_size is "
-        f"{vocab_size}: {mend}{how if file.inferred else ''}"
+        f"{file.path}, position {first + int(index)}: holds the token {token}; model.vocab_size is "
+        f"{vocab_size}: {fix}{how if file.inferred else ''}"
     )
 
 
 def _token_file(path: Path, vocab_size: int) -> TokenFile:
-    try:
+    with readable(path), path.open("rb") as file:
         size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(_HEADER_BYTES)
-            sidecar = _sidecar(path)
-            if (known := _by_header(start, size, path)) is not None:
-                _check_agree(known, sidecar, path)
-                return known
-            check_beginning(start, path, numbers=True)
-            if sidecar is not None:
-                dtype, why = sidecar, "as its sidecar says"
-            elif size == 0:
-                dtype, why = "uint16", "inferred: it is empty"
-            else:
-                dtype, why = _inferred(_sample(file, size), vocab_size, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        start = file.read(_HEADER_BYTES)
+        sidecar = _sidecar(path)
+        if (known := _by_header(start, size, path)) is not None:
+            _check_agree(known, sidecar, path)
+            return known
+        check_beginning(start, path, numbers=True)
+        if sidecar is not None:
+            dtype, why = sidecar, "as its sidecar says"
+        elif size == 0:
+            dtype, why = "uint16", "inferred: it is empty"
+        else:
+            dtype, why = _infer_dtype(_sample(file, size), vocab_size, path)
     width = np.dtype(_DTYPES[dtype]).itemsize
     if size % width:
         raise UserError(f"{path}: {size} bytes; expected whole {dtype} tokens")
@@ -140,27 +136,23 @@ def _token_file(path: Path, vocab_size: int) -> TokenFile:
 
 
 def sidecar_of(path: Path) -> Path:
-    """Where the dtype of a token file may stand, as {"dtype": "uint32"}."""
+    """The file that may name the dtype of a token file, like {"dtype": "uint32"}."""
     return path.with_name(f"{path.name}.json")
 
 
 def _sidecar(path: Path) -> str | None:
-    place = sidecar_of(path)
-    if not place.exists():
+    sidecar = sidecar_of(path)
+    if not sidecar.exists():
         return None
-    content = read_object(place)
+    content = read_object(sidecar)
     for key in content:
         if key != "dtype":
-            raise UserError(f"{place}: unknown key {shown(key)}; expected dtype alone")
+            raise UserError(f"{sidecar}: unknown key {shown(key)}; expected dtype alone")
     dtype = content.get("dtype")
     if not isinstance(dtype, str) or dtype not in _DTYPES:
         known = nearest(dtype, _DTYPES) if isinstance(dtype, str) else ""
-        raise UserError(f"{place}: dtype is {shown(dtype)}{known or f'; known: {_known()}'}")
+        raise UserError(f"{sidecar}: dtype is {shown(dtype)}{known or f'; known: {_KNOWN}'}")
     return dtype
-
-
-def _known() -> str:
-    return ", ".join(_DTYPES)
 
 
 def _by_header(start: bytes, size: int, path: Path) -> TokenFile | None:
@@ -192,7 +184,7 @@ def _check_agree(known: TokenFile, sidecar: str | None, path: Path) -> None:
 
 
 def _sample(file: BinaryIO, size: int) -> npt.NDArray[Any]:
-    """16-bit words, four a row, from all over the file."""
+    """16-bit words from all over the file, four per row."""
     if size <= _SAMPLES * _SAMPLE_BYTES:
         starts = [0]
         length = size
@@ -207,11 +199,11 @@ def _sample(file: BinaryIO, size: int) -> npt.NDArray[Any]:
     return np.frombuffer(b"".join(pieces), "<u2").reshape(-1, 4)
 
 
-def _inferred(words: npt.NDArray[Any], vocab_size: int, path: Path) -> tuple[str, str]:
-    """The dtype that the words look like, and why. Raises `UserError` where they look like none alone.
+def _infer_dtype(words: npt.NDArray[Any], vocab_size: int, path: Path) -> tuple[str, str]:
+    """The dtype that the words look like, and why. Raises `UserError` if that is unclear.
 
-    In numbers of 32 or 64 bits the second word is at most that of the vocabulary's largest token, 0 up to
-    65,536 tokens; the third and the fourth are 0.
+    A token of 32 or 64 bits has a second word of at most that of the largest token; up to 65,536 tokens it is
+    0. The third and the fourth word are 0.
     """
     high = (vocab_size - 1) >> 16
     low, second = words[:, 0::2], words[:, 1::2]
@@ -233,16 +225,18 @@ def _inferred(words: npt.NDArray[Any], vocab_size: int, path: Path) -> tuple[str
 
 
 def _uneven(low: npt.NDArray[Any], second: npt.NDArray[Any]) -> bool:
-    """Whether words at odd places are of another kind than those at even ones: parts of wider numbers."""
+    """Whether odd and even words have different distributions, because they are parts of wider numbers."""
     less, more = sorted(1 + np.quantile(part, _MOST) for part in (low, second))
     zeros = [np.mean(part == 0) for part in (low, second)]
     return bool(less * _RATIO < more or abs(zeros[0] - zeros[1]) > _DIFFERENCE)
 
 
 def _unclear(path: Path, why: str) -> UserError:
-    return UserError(f"{path}: which numbers it holds is not clear ({why}); {_mend(path)}")
+    return UserError(
+        f"{path}: the dtype of its numbers is not clear ({why}); {_sidecar_hint(path)}"
+    )
 
 
-def _mend(path: Path) -> str:
+def _sidecar_hint(path: Path) -> str:
     example = json.dumps({"dtype": "uint32"})
-    return f"say it in a sidecar {sidecar_of(path).name}, as {example} (one of {_known()})"
+    return f"name it in a sidecar {sidecar_of(path).name}, like {example} (one of {_KNOWN})"

@@ -12,16 +12,16 @@ import numpy.typing as npt
 
 from completedp.errors import UserError, needs
 
-# Ends every document. In bytes it is NUL, which no text holds; in a trained vocabulary its own token.
+# Ends every document. For bytes it is NUL, which no text holds. A trained vocabulary has a token for it.
 END_OF_DOCUMENT = 0
 END_TOKEN = "<|endoftext|>"
 
-# Of byte pairs: every byte, and the end of a document.
+# The smallest BPE vocabulary: every byte, and the end of a document.
 LEAST_VOCABULARY = 257
-# Text a vocabulary is trained on: more changes a 32k vocabulary's compression by under a percent and
-# costs minutes.
+# A vocabulary is trained on this much text. More text costs minutes and changes the compression of a 32k
+# vocabulary by less than a percent.
 TRAINING_BYTES = 200_000_000
-# Documents encoded at once: enough to keep the library's threads busy.
+# Documents encoded at once; enough to keep the library's threads busy.
 ENCODE_DOCUMENTS = 1024
 
 TokenArray = npt.NDArray[np.unsignedinteger[Any]]
@@ -34,7 +34,7 @@ class Tokenizer(Protocol):
 
 
 class Bytes:
-    """One token a byte."""
+    """One token per byte."""
 
     def encode(self, documents: Iterable[bytes]) -> Iterator[TokenArray]:
         for document in documents:
@@ -42,15 +42,15 @@ class Bytes:
 
 
 class BytePairs:
-    """A byte-level BPE vocabulary, kept as the library's own tokenizer.json."""
+    """A byte-level BPE vocabulary, stored as a tokenizer.json of the `tokenizers` library."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
 
     @classmethod
     def train(cls, documents: Iterable[bytes], vocab_size: int) -> BytePairs:
-        """Train on the first `TRAINING_BYTES`. Raises `UserError` when the text yields fewer pairs, or the
-        vocabulary does not hold every byte."""
+        """Train on the first `TRAINING_BYTES`. Raises `UserError` if the text yields too few pairs, or if
+        `vocab_size` cannot hold every byte."""
         if vocab_size < LEAST_VOCABULARY:
             raise UserError(
                 f"model.vocab_size is {vocab_size}; data.tokenizer: bpe needs {LEAST_VOCABULARY} or more"
@@ -79,7 +79,7 @@ class BytePairs:
         return cls(_library().Tokenizer.from_file(str(path)))
 
     def save(self, path: Path) -> None:
-        # Not by the library, whose own errors of a full disk are of no type.
+        # Written here, because the library raises a bare Exception if the disk is full.
         path.write_text(self._tokenizer.to_str(pretty=True), encoding="utf-8")
 
     def encode(self, documents: Iterable[bytes]) -> Iterator[TokenArray]:

@@ -1,9 +1,9 @@
 """The training loop of the reference language model, as a `TrainFunction` of the run engine.
 
 Needs torch and numpy only: `python -m completedp.lm.train job.json [outcome.json]` trains a job from a
-checkout that is not installed, with `--run-code` one of the user's own model or loop too.
+checkout that is not installed. With `--run-code` the job may name the user's own model or loop.
 
-Shapes: B sequences, T positions, S sequences of an optimiser's batch.
+Shapes: B sequences, T positions, S sequences of an optimizer's batch.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -27,16 +28,16 @@ from torch import Tensor
 from completedp import reading, trust
 from completedp.auditing import audit
 from completedp.config import DataConfig, Model, ModelConfig, TrainConfig, check_together
-from completedp.errors import UserError, located, shown
+from completedp.errors import UserError, located
 from completedp.lm import schedule
 from completedp.lm.data import Corpus, TrainBatches, eval_windows, prepare
 from completedp.lm.model import LanguageModel
-from completedp.lm.parallel import Loss, ProcessGroup, join
+from completedp.lm.parallel import Loss, join
 from completedp.lm.throughput import Speedometer
-from completedp.modules import BRANCHES
+from completedp.models import content_of, kind_of
 from completedp.optimizer import adamw, initialize
 from completedp.reading import Field
-from completedp.records import build
+from completedp.records import build, check_record
 from completedp.resolved import Resolved
 from completedp.runs.job import Job, Limits, Report, Result
 from completedp.runs.runner import run_job
@@ -44,97 +45,60 @@ from completedp.runs.runner import run_job
 if TYPE_CHECKING:
     from completedp.lm.checkpoint import Checkpoints
 
-# Reading a loss off a GPU waits for it: ten are read at once, which costs nothing and still ends a
-# diverged run soon.
+# To read a loss from a GPU is to wait for it. Reading ten at once hides the wait and still ends a diverged
+# run soon.
 GPU_REPORT_STEPS = 10
 _RUN_CODE = "--run-code"
 
 _PATH = Field(lambda x: isinstance(x, str) and "\0" not in x and x.isprintable(), "a path")
-_PATH_OR_NULL = Field(lambda x: x is None or _PATH.is_right(x), "a path, or null")
-_ARGUMENTS: Mapping[str, Field] = {
-    "split": reading.one_of("select", "report"),
+_PATHS: Mapping[str, Field] = {
     "cache": _PATH,
-    "device": reading.TEXT,
-    "checkpoints": _PATH_OR_NULL,
-    "checkpoint_steps": reading.COUNT,
-    "parallel": reading.TEXT_OR_NULL,
-    "digest": reading.TEXT_OR_NULL,
+    "checkpoints": Field(lambda x: x is None or _PATH.is_right(x), "a path, or null"),
 }
 M = TypeVar("M", bound=Model)
 
 
-def language_model(
-    model: Mapping[str, Any],
-    data: Mapping[str, Any],
-    train: Mapping[str, Any],
-    split: Literal["select", "report"],
-    cache: str,
-    device: str = "auto",
-    checkpoints: str | None = None,
-    checkpoint_steps: int = 0,
-    parallel: str | None = None,
-    digest: str | None = None,
-) -> LanguageModelTask:
-    """The factory a `Job` names: its arguments as plain JSON types.
+@dataclass(frozen=True, kw_only=True)
+class RunArguments(Generic[M]):
+    """The arguments of a job of the built-in loop.
 
-    `cache` is the folder of prepared corpora, `digest` that of the one to take, where it is known. With a
-    folder `checkpoints` (this needs safetensors) a run is saved there every `checkpoint_steps` (0: at its end
-    only) and goes on from what it finds there. `parallel` is how the processes that torchrun started share
-    the run: `ddp` or `fsdp`. Raises `UserError` for arguments of other types or values.
+    `cache` is the folder of prepared corpora. `digest` names the corpus to take, if it is known. A run with a
+    folder `checkpoints` is saved there every `checkpoint_steps` steps and resumes from what it finds there (0
+    saves at the end only; this needs safetensors). `parallel` is `ddp` or `fsdp`, if torchrun started several
+    processes.
     """
-    configs = checked_arguments(
-        ModelConfig,
-        model,
-        data,
-        train,
-        split=split,
-        cache=cache,
-        device=device,
-        checkpoints=checkpoints,
-        checkpoint_steps=checkpoint_steps,
-        parallel=parallel,
-        digest=digest,
-    )
-    team = join(parallel)
-    return LanguageModelTask(
-        model=configs[0],
-        data=configs[1],
-        train=configs[2],
-        split=split,
-        cache=Path(cache),
-        device=pick_device(team.device_name(device)),
-        checkpoints=open_checkpoints(checkpoints, checkpoint_steps, team),
-        team=team,
-        digest=digest,
-    )
+
+    model: M
+    data: DataConfig
+    train: TrainConfig
+    split: Literal["select", "report"]
+    cache: str
+    device: str = "auto"
+    checkpoints: str | None = None
+    checkpoint_steps: int = 0
+    parallel: str | None = None
+    digest: str | None = None
+
+    @classmethod
+    def read(cls, kind: type[M], arguments: Mapping[str, Any]) -> RunArguments[M]:
+        """From plain JSON types. Raises `UserError` for arguments that are missing, unknown, of another type,
+        or in conflict with each other."""
+        fields = check_record(cls, dict(arguments), "arguments", _PATHS)
+        parts: dict[str, Any] = {"model": kind, "data": DataConfig, "train": TrainConfig}
+        built = {n: build(part, fields[n], f"arguments.{n}") for n, part in parts.items()}
+        run = cls(**{**fields, **built})
+        check_together(run.model, run.data, run.train)
+        return run
 
 
-def checked_arguments(
-    kind: type[M], model: object, data: object, train: object, **rest: object
-) -> tuple[M, DataConfig, TrainConfig]:
-    """What a job's arguments describe. Raises `UserError` for one that has another type, and for what does
-    not go together."""
-    reading.check_fields(rest, _ARGUMENTS, (), "arguments")
-    configs = (
-        build(kind, model, "arguments.model"),
-        build(DataConfig, data, "arguments.data"),
-        build(TrainConfig, train, "arguments.train"),
-    )
-    check_together(*configs)
-    return configs
-
-
-def open_checkpoints(folder: str | None, steps: int, team: ProcessGroup) -> Checkpoints | None:
-    """A run's checkpoints every so many steps, where it has a folder for them; this needs safetensors."""
-    if folder is None:
-        return None
-    from completedp.lm.checkpoint import Checkpoints
-
-    return Checkpoints(folder=Path(folder), every=steps, team=team)
+def language_model(**arguments: Any) -> LanguageModelTask:
+    """The factory that a `Job` names. It takes the fields of `RunArguments` as plain JSON types, and raises
+    `UserError` as `RunArguments.read` does."""
+    return LanguageModelTask(RunArguments.read(ModelConfig, arguments))
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is a GPU where there is one. Raises `UserError` for a device that is not there."""
+    """The named device; `auto` is a GPU if there is one. Raises `UserError` if the device is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, index = name.partition(":")
@@ -148,34 +112,32 @@ def pick_device(name: str) -> torch.device:
 
 
 class LanguageModelTask:
-    """Trains the reference model on a corpus and evaluates it on `split`, once a call.
+    """Trains the reference model on a corpus and evaluates it on one split, once per call.
 
-    The model is built on the first call and initialised anew on each, so that compiled code is kept.
-    On a CPU with one thread a call is a function of `resolved`, `seed` and the number of processes to the
-    last bit.
+    The model is built at the first call and initialized anew at each, so compiled code is kept. On a CPU with
+    one thread, `resolved`, `seed` and the number of processes determine a call's result to the last bit.
     """
 
-    def __init__(
-        self,
-        *,
-        model: Model,
-        data: DataConfig,
-        train: TrainConfig,
-        split: Literal["select", "report"],
-        cache: Path,
-        device: torch.device,
-        checkpoints: Checkpoints | None = None,
-        team: ProcessGroup | None = None,
-        digest: str | None = None,
-    ) -> None:
-        self.model_config, self.train_config = model, train
-        self.split: Literal["select", "report"] = split
-        self.device, self.team = device, team or ProcessGroup()
-        self.team.use(device)
-        self.team.check(model, train)
-        with self.team.in_turn(cache):
-            self.corpus: Corpus = prepare(data, model.vocab_size, train.eval_tokens, cache, digest)
-        self._checkpoints = checkpoints
+    def __init__(self, run: RunArguments[Any]) -> None:
+        self.model_config: Model = run.model
+        self.train_config, self.split = run.train, run.split
+        self.group = join(run.parallel)
+        self.device = pick_device(self.group.device_name(run.device))
+        self.group.set_device(self.device)
+        self.group.check_batch(run.model, run.train)
+        self._checkpoints = self._open_checkpoints(run)
+        cache = Path(run.cache)
+        with self.group.one_at_a_time(cache):
+            self.corpus: Corpus = prepare(
+                run.data, run.model.vocab_size, run.train.eval_tokens, cache, run.digest
+            )
+
+    def _open_checkpoints(self, run: RunArguments[Any]) -> Checkpoints | None:
+        if run.checkpoints is None:
+            return None
+        from completedp.lm.checkpoint import Checkpoints
+
+        return Checkpoints(Path(run.checkpoints), run.checkpoint_steps, self.group)
 
     @property
     def limits(self) -> Limits:
@@ -188,13 +150,12 @@ class LanguageModelTask:
 
     @cached_property
     def model(self) -> LanguageModel:
-        """The model, on its device; between calls it holds the last run's weights."""
-        assert isinstance(self.model_config, ModelConfig), "others override this"
-        return self.team.build(self.model_config, self.device)
+        """The model on its device. Between calls it holds the last run's weights."""
+        return self.group.build_model(cast(ModelConfig, self.model_config), self.device)
 
     def __call__(self, resolved: Resolved, seed: int, report: Report) -> Result:
         train = self.train_config
-        self._check_residual(resolved)
+        resolved.check_coefficients(self.model_config.depth)
         in_force = self.set_values(resolved, seed)
         optimizer = adamw(self.model, in_force)
         done, clipped = 0, torch.zeros((), device=self.device)
@@ -205,18 +166,18 @@ class LanguageModelTask:
             )
             clipped.fill_(clipped_before)
         first, started = done, time.perf_counter()
-        # Alone and without a checkpoint to save, there is nothing to do before the end.
-        waits = self._checkpoints is not None or self.team.ranks > 1
-        with self.team.attentive() if waits else nullcontext():
+        # One process without checkpoints has nothing to finish after Ctrl-C.
+        waits = self._checkpoints is not None or self.group.world_size > 1
+        with self.group.shared_interrupt() if waits else nullcontext():
             for done in self._train(optimizer, first, seed, clipped, report):
                 if done == first + 1:
                     factor = schedule.multiplier(train, first)
                     audit(self.model, optimizer, in_force, schedule=factor).check()
                     started = self._time()  # the first step compiles
-                due = self._save_is_due(done) or self.team.interrupted
+                due = self._save_is_due(done) or self.group.interrupted
                 if self._checkpoints is not None and due:
                     self._checkpoints.save(self.model, optimizer, report, done, int(clipped.item()))
-                if self.team.interrupted:
+                if self.group.interrupted:
                     raise KeyboardInterrupt
         seconds = self._time() - started
         loss = self.evaluate()
@@ -227,48 +188,38 @@ class LanguageModelTask:
             metrics["bits_per_byte"] = loss / math.log(2) / bytes_per_token
         return Result(loss=loss, tokens=train.steps * train.batch, metrics=metrics)
 
-    def _check_residual(self, resolved: Resolved) -> None:
-        """The rows are checked by name where they meet the parameters."""
-        depth = self.model_config.depth
-        given = {branch: len(c) for branch, c in resolved.residual.items()}
-        if given != dict.fromkeys(BRANCHES, depth):
-            raise UserError(
-                f"the residual coefficients are of {shown(given)}; expected {depth} of each of "
-                f"{', '.join(BRANCHES)}, one a layer: the values belong to another model"
-            )
-
     def _time(self) -> float:
-        """In seconds, when all that was begun is done."""
+        """The time in seconds, after the device has finished its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
     def set_values(self, resolved: Resolved, seed: int) -> Resolved:
-        """Initial values and multipliers into the model; the rows that its optimizer takes."""
-        initialize(self.model, resolved, seed, self.team.write)
+        """Set the model's initial values and multipliers. Returns the rows for its optimizer."""
+        initialize(self.model, resolved, seed, self.group.assign)
         self.model.set_multipliers(resolved)
         return resolved
 
     def clip_gradients(self, threshold: float) -> Tensor:
-        """To a global norm of at most `threshold`; what the norm was."""
+        """Clip to a global norm of at most `threshold`. Returns the norm before, a scalar."""
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), threshold)
-        return self.team.whole(norm)
+        return self.group.full_tensor(norm)
 
     @torch.no_grad()
     def evaluate(self) -> float:
-        """Mean cross-entropy of the model as it stands, over the split's `eval_tokens`, in nats a token."""
+        """Mean cross-entropy of the current model over the split's `eval_tokens`, in nats per token."""
         context = self.model_config.context
         windows = eval_windows(
             self.corpus.split(self.split), context, self.train_config.eval_tokens
         )
         self.corpus.check(windows)
         rows_ST = torch.from_numpy(windows)
-        # What the ranks cannot share evenly all of them evaluate: they must go through the same forwards.
-        left = len(rows_ST) % self.team.ranks
-        total = self.team.total(self._summed(self.team.part(rows_ST[left:])))
-        return (total + self._summed(rows_ST[:left])) / len(windows)
+        # All ranks must run the same forwards, so each of them evaluates the rows that are left over.
+        left = len(rows_ST) % self.group.world_size
+        total = self.group.sum(self._sum_of_losses(self.group.local_slice(rows_ST[left:])))
+        return (total + self._sum_of_losses(rows_ST[:left])) / len(windows)
 
-    def _summed(self, windows_ST: Tensor) -> float:
+    def _sum_of_losses(self, windows_ST: Tensor) -> float:
         total = 0.0
         if len(windows_ST):
             for part_BT in torch.split(windows_ST, self._sequences_at_once):
@@ -283,8 +234,8 @@ class LanguageModelTask:
         clipped: Tensor,
         report: Report,
     ) -> Iterator[int]:
-        """Train after `first` steps to the end, yielding the steps done after each; `clipped` counts
-        those whose gradient norm was above the threshold."""
+        """Train from step `first` to the end, and yield the number of steps done after each. `clipped` counts
+        the steps whose gradient norm was above the threshold."""
         train, context = self.train_config, self.model_config.context
         batches = TrainBatches(
             tokens=self.corpus.split("train"),
@@ -292,7 +243,7 @@ class LanguageModelTask:
             sequences=train.batch // context,
             seed=seed,
         )
-        self.team.settle(lambda: self._backward(self._own(batches.at(first))))
+        self.group.warm_up_buckets(lambda: self._backward(self._local(batches.at(first))))
         optimizer.zero_grad()
         peaks = [float(group["lr"]) for group in optimizer.param_groups]
         unread: list[Tensor] = []
@@ -300,14 +251,14 @@ class LanguageModelTask:
             factor = schedule.multiplier(train, step)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
-            unread.append(self._backward(self._own(batches.at(step))))
+            unread.append(self._backward(self._local(batches.at(step))))
             if train.clip:
                 clipped += self.clip_gradients(train.clip) > train.clip
             optimizer.step()
             optimizer.zero_grad()
-            # A run that resumes reports nothing twice and nothing never: a checkpoint has no unread loss.
+            # At a checkpoint no loss is left unread, so a resumed run reports every loss exactly once.
             if len(unread) >= self._report_steps or self._save_is_due(step + 1):
-                losses = self.team.means(torch.stack(unread))
+                losses = self.group.mean_losses(torch.stack(unread))
                 for i, loss in enumerate(losses, step + 2 - len(unread)):
                     report(i, loss)
                 unread.clear()
@@ -318,36 +269,36 @@ class LanguageModelTask:
         return 1 if self.device.type == "cpu" else GPU_REPORT_STEPS
 
     def _save_is_due(self, step: int) -> bool:
-        """Whether a checkpoint comes after `step`; the end of the run always counts."""
+        """Whether a checkpoint is due after `step`. At the end of the run this is always true."""
         if self._checkpoints is None:
             return step == self.train_config.steps
         return self._checkpoints.is_due(step, self.train_config.steps)
 
     @cached_property
     def speedometer(self) -> Speedometer:
-        """What this task's steps are measured by."""
+        """Measures the speed of this task's steps."""
         return Speedometer(
-            model=self.model_config,
+            flops_per_token=kind_of(self.model_config).flops_per_token(self.model_config),
             precision=self.train_config.precision,
             device=self.device,
-            processes=self.team.ranks,
+            processes=self.group.world_size,
         )
 
-    def _own(self, batch: npt.NDArray[np.int64]) -> Tensor:
+    def _local(self, batch: npt.NDArray[np.int64]) -> Tensor:
         self.corpus.check(batch)
-        return self.team.part(torch.from_numpy(batch))
+        return self.group.local_slice(torch.from_numpy(batch))
 
     @cached_property
     def _sequences_at_once(self) -> int:
-        """At most a microbatch, and equal parts of what a process takes of the batch."""
+        """At most a microbatch, and a divisor of this process's share of the batch."""
         train, context = self.train_config, self.model_config.context
-        own = train.batch // context // self.team.ranks
+        own = train.batch // context // self.group.world_size
         most = min(own, train.microbatch // context) if train.microbatch else own
         return next(n for n in range(most, 0, -1) if own % n == 0)
 
     def _backward(self, windows_ST: Tensor) -> Tensor:
-        """The gradient of the mean over the optimiser's whole batch; this process's mean cross-entropy,
-        unread."""
+        """Add the gradient of the mean over the optimizer's whole batch. Returns this process's mean
+        cross-entropy as a scalar on the device."""
         *parts, last_BT = torch.split(windows_ST, self._sequences_at_once)
         entropies: list[Tensor] = []
 
@@ -356,7 +307,7 @@ class LanguageModelTask:
             torch.autograd.backward(loss / (len(parts) + 1))
             entropies.append(ce)
 
-        with self.team.accumulating(self._loss):
+        with self.group.no_sync(self._loss):
             for part_BT in parts:
                 add(part_BT)
         add(last_BT)
@@ -371,12 +322,12 @@ class LanguageModelTask:
 
     @cached_property
     def _loss(self) -> Loss:
-        return self.team.loss(self.model, self.train_config.compile)
+        return self.group.training_loss(self.model, self.train_config.compile)
 
     def run_content(self, resolved: Resolved, seed: int) -> dict[str, Any]:
-        """All that a run's numbers depend on."""
+        """Everything that a run's numbers depend on."""
         return {
-            "model": vars(self.model_config),
+            "model": content_of(self.model_config),
             "train": vars(self.train_config),
             "corpus": self.corpus.digest,
             "resolved": resolved.to_dict(),
@@ -385,9 +336,9 @@ class LanguageModelTask:
 
 
 def main(arguments: list[str]) -> int:
-    """Train the job in a file; print its outcome, or write it to the second file. The exit status.
+    """Train the job in a file, and print its outcome or write it to a second file. Returns the exit status.
 
-    A job that names code of the user's needs `--run-code` among the arguments. An outcome that cannot be
+    A job that names the user's own code needs `--run-code` among the arguments. An outcome that cannot be
     written is printed.
     """
     names = [argument for argument in arguments if argument != _RUN_CODE]

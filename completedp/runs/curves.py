@@ -1,4 +1,4 @@
-"""The training curve of a trial as a file: one `{"step", "loss"}` a line, losses in nats a token."""
+"""The training curve of a trial as a file: one `{"step", "loss"}` a line, with the loss in nats a token."""
 
 from __future__ import annotations
 
@@ -13,21 +13,11 @@ from completedp.runs.job import Outcome
 from completedp.runs.journal import sync
 
 
-def make_folder(folder: Path) -> None:
-    """The folder of curves, where it is not there. Raises `UserError` where it cannot be made."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be made ({error.strerror}); give another --root"
-        ) from None
-
-
 def write_curve(folder: Path, outcome: Outcome) -> None:
-    """Write `<folder>/<trial>.jsonl` atomically; it is on the disk when this returns.
+    """Write `<folder>/<trial>.jsonl` atomically. It is on the disk when this returns.
 
-    Raises `UserError` where the folder is gone: it was moved or deleted while the runs went on, and must not
-    be made anew in the old place.
+    Raises `UserError` if the folder is gone: it was moved or deleted during the runs, and must not be made
+    again in the old place.
     """
     if not folder.is_dir():
         raise UserError(
@@ -42,15 +32,15 @@ def write_curve(folder: Path, outcome: Outcome) -> None:
 
 
 def read_curve(folder: Path, trial: int) -> tuple[tuple[int, float], ...]:
-    """The (step, loss) pairs of a trial that finished; none for one without a file. Raises `UserError` for
-    what is no curve."""
+    """The (step, loss) pairs of a finished trial, none if it has no file. Raises `UserError` for a damaged
+    file."""
     return tuple(points_in(_path(folder, trial)))
 
 
 def points_in(path: Path) -> Iterator[tuple[int, float]]:
-    """The (step, loss) pairs of a curve's complete lines; none where there is no file.
+    """The (step, loss) pairs of a curve's complete lines, none if there is no file.
 
-    Raises `UserError` with the line whose step is before the last one's, or whose loss is not finite.
+    Raises `UserError` with the line if a step is below the one before it, or a loss is not finite.
     """
     try:
         yield from _points(path)

@@ -1,15 +1,14 @@
-"""What diverged means, and the curve of a run: the `Report` every training function is given.
+"""The one definition of divergence, and the curve of a run: the `Report` that a training function is given.
 
-Diverged is defined here and nowhere else: a loss that is not finite, or a smoothed training loss above
-that of a uniform guess after warm-up.
+A run has diverged if a loss is not finite, or if after warm-up the smoothed training loss is above the loss
+of a uniform guess.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from completedp import reading
@@ -17,27 +16,24 @@ from completedp.errors import UserError, shown
 from completedp.reading import Field
 from completedp.runs.job import CURVE, Diverged, Limits, Stopped
 
-# The smoothing's horizon in steps: an exponential mean forgets a loss to 1/e over it. At 20 steps the
-# newest loss weighs at most 8 %, so no single spike can carry a healthy run over the threshold; 5 % of a
-# long run, because its spikes last longer and yet recover, and an explosion still ends within about 2 %.
+# The horizon of the smoothing: the steps after which an exponential mean has forgotten a loss to 1/e. At 20
+# steps the newest loss has a weight of at most 8 %, so no single spike carries a healthy run over the
+# threshold. A long run takes 5 % of its steps: its spikes last longer and yet recover. An explosion still
+# ends within about 2 %.
 HORIZON_STEPS = 20
 HORIZON_FRACTION = 0.05
-# One loss counts for at most this many uniform guesses: the smoothed loss then says for how long the run
-# has been lost, not how high a spike was.
+# The largest value of one loss, in uniform guesses: the smoothed loss then shows how long the run has been
+# lost, not how high a spike was.
 CLIP_UNIFORM = 2.0
-# Until this share of the steps, a run that is below where it began is slow, not lost: initial losses lie
-# above a uniform guess, and at 1/64 of a good learning rate a run needs a third of its steps to pass below
+# Until this share of the steps, a run below its first loss is slow, not lost. Initial losses lie above a
+# uniform guess, and at 1/64 of a good learning rate a run needs a third of its steps to get below it
 # (measured on the `tiny` preset).
 SLOW_FRACTION = 0.5
-# Losses after warm-up without which one of them is no trend, of a loop that does not report every step.
+# Fewest losses after warm-up that make a trend, for a loop that does not report every step.
 FEWEST_REPORTS = 5
-# Points kept of a curve: enough for a figure, small beside a run in the journal's folder and in MLflow.
+# Points of a curve: enough for a figure, and few for the disk and MLflow.
 CURVE_POINTS = 200
 
-# A loss on the way is the mean over this share of the run before it: 20 steps of 384 at `tiny`, where one
-# step's loss scatters by more than what trials differ in.
-WINDOW = 0.05
-_STEP = operator.itemgetter(0)
 _STATE: Mapping[str, Field] = {
     "step": reading.COUNT,
     "first": reading.NUMBER,
@@ -53,19 +49,8 @@ _STATE: Mapping[str, Field] = {
 
 
 def stride(steps: int) -> int:
-    """Steps from one point of a curve to the next."""
+    """Steps between two points of a curve."""
     return max(1, math.ceil(steps / CURVE_POINTS))
-
-
-def loss_at(curve: Sequence[tuple[int, float]], fraction: float, steps: int) -> float | None:
-    """Mean training loss just before `fraction` of a run of `steps`; None of a curve that ends earlier."""
-    end = fraction * steps
-    first, last = (bisect_right(curve, x, key=_STEP) for x in (end - WINDOW * steps, end))
-    window = [loss for _, loss in curve[first:last]]
-    # Points are up to a window apart: a run that has gone on to `end` may have its last point before it.
-    if not window or curve[-1][0] < end - WINDOW * steps / 2:
-        return None
-    return sum(window) / len(window)
 
 
 class Monitor:
@@ -100,7 +85,7 @@ class Monitor:
     def __call__(self, step: int, loss: float) -> None:
         loss, before, given = float(loss), self.step, step
         try:
-            step = operator.index(step)  # of numpy's and torch's whole numbers too
+            step = operator.index(step)  # numpy's and torch's whole numbers as well
         except TypeError:
             step = -1
         if step < before:
@@ -123,7 +108,7 @@ class Monitor:
             raise Stopped
 
     def state(self) -> dict[str, Any]:
-        """All that the steps so far have changed."""
+        """All state that the steps have changed so far."""
         return {
             "step": self.step,
             "first": self._first,
@@ -135,8 +120,7 @@ class Monitor:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken. Raises `UserError` for what is none of a run of this length, before
-        anything is changed."""
+        """Go on from `state`. Raises `UserError`, before any change, if it is not of a run of this length."""
         reading.check_fields(state, _STATE, tuple(_STATE), "what judges the run")
         last = max((step for step, _ in state["points"]), default=0)
         if not last <= state["step"] <= self._limits.steps:
@@ -151,15 +135,15 @@ class Monitor:
 
     @property
     def curve(self) -> tuple[tuple[int, float], ...]:
-        """(step, mean training loss since the point before), about `CURVE_POINTS` of them, all finite;
-        the last reported step is always one."""
+        """Pairs of a step and the mean training loss since the previous pair: about `CURVE_POINTS` of them,
+        all finite, the last one at the last reported step."""
         if self._pending:
             self._keep_point()
         return tuple(self._points)
 
     def _keep_point(self) -> None:
         n = len(self._pending)
-        # Divided before summing: finite losses near the largest float have a finite mean too.
+        # Divided before summing, so that losses near the largest float have a finite mean.
         self._points.append((self.step, sum(loss / n for loss in self._pending)))
         self._pending.clear()
 
@@ -168,7 +152,7 @@ class Monitor:
         if after_warmup <= 0:
             return
         uniform = self._limits.uniform_loss
-        # Of a loop that reports now and then, a loss counts for the steps since the one before.
+        # A loss counts for all steps since the last report.
         gain = 1 - (1 - 1 / self._horizon) ** (step - before)
         self._reports += 1
         self._smoothed += gain * (min(loss, CLIP_UNIFORM * uniform) - self._smoothed)

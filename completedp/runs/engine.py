@@ -1,4 +1,4 @@
-"""The one loop that trains: takes jobs from a source, keeps the executor full, tells it what ended."""
+"""The one training loop: takes jobs from a source, keeps the executor full, and reports the ends."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from completedp import interrupts
+from completedp import files, interrupts
 from completedp.errors import UserError
-from completedp.runs.curves import make_folder, write_curve
+from completedp.runs.curves import write_curve
 from completedp.runs.job import Died, Event, Executor, Finished, Job, Outcome
 
-# A death may be the machine's passing trouble once or twice; the third time it is the job's own.
+# Two deaths may be passing trouble of the machine. The third one is the job's own fault.
 ATTEMPTS = 3
-# So many jobs given up before any has finished: nothing can run here, and trying all would hide it.
+# Jobs given up before any has finished, after which the engine stops: nothing can run here.
 HOPELESS = 3
-# How soon a Ctrl-C is noticed while every worker trains.
+# Seconds until a Ctrl-C is noticed while every worker trains.
 POLL_SECONDS = 0.5
-# A run is given up as hanging when it has reported nothing for as long as all of it should have taken, or
-# three times as long as the longest one took, but not sooner than this: to start a worker, to import torch
-# and to compile a model report nothing, on a busy machine for minutes.
+# A run hangs if it has reported nothing for the longest of three times: its whole forecast, `LONGEST_RUNS`
+# times the longest run so far, and `LEAST_PATIENCE` seconds. Starting a worker, importing torch and compiling
+# a model report nothing, for minutes on a busy machine.
 LEAST_PATIENCE = 300.0
 LONGEST_RUNS = 3.0
-# Time that counts of one turn of the loop: where this process was stopped itself, as by Ctrl-Z or with its
-# whole machine, its workers could not be heard.
+# The most seconds that one turn of the loop counts: if this process itself was stopped, as by Ctrl-Z or with
+# its machine, it could not hear its workers.
 MOST_OF_A_TURN = 10.0
 
 
 class Source(Protocol):
-    """Where jobs come from, and who keeps the journal. Called from the engine's thread only."""
+    """The origin of jobs, which also keeps the journal. Called only from the engine's thread."""
 
     def next(self) -> Job | None:
-        """The next job, on record before it is handed out; None where there is none for now."""
+        """The next job, recorded before it is handed out; None if there is none for now."""
 
     def finished(self, outcome: Outcome) -> None:
         """Record that a job has ended. Its curve is already on the disk."""
@@ -56,27 +56,30 @@ def run(
     interrupted: Callable[[], bool] | None = None,
     on_interrupt: Callable[[], None] | None = None,
 ) -> bool:
-    """Run the source's jobs until it is done; returns whether it is, or was interrupted first.
+    """Run the source's jobs. Returns True if the source is done, False after an interruption.
 
-    One job is always asked for ahead, so that a place that becomes free does not wait for its proposal (a
-    second one, free within the same proposal, does).
-    When a job ends, its curve is written to the folder `curves`, the source hears of it, the job asked for
-    ahead takes its place, and `on_event` is called, in this order. A job that died is tried again,
-    `ATTEMPTS` times in all, and then set aside; attempts are counted in this process only: the
-    coordinator's own death is none.
-    A job that hangs is ended, and counts as one that died. `forecast` is how many seconds the longest of
-    them should take, None where nobody knows: then the first that finish say it.
-    The first Ctrl-C, SIGTERM or SIGHUP (or `interrupted()` true) ends the handing out: `on_interrupt` is
-    called once, what runs is finished, then this returns. The second raises `KeyboardInterrupt`, with the
-    executor closed.
-    Raises `UserError` where nothing can be run: a training function's own `UserError` before any job
-    has finished, or `HOPELESS` jobs given up by then, or all that the source has. Those stay begun.
+    One job is always requested ahead, so that a free place need not wait for a proposal. (A second place that
+    becomes free during the same proposal waits.) When a job ends, its curve is written to the folder
+    `curves`, the source is told, the job requested ahead takes the free place, and `on_event` is called, in
+    this order.
+
+    A job that died is tried `ATTEMPTS` times in all and then set aside. Attempts are counted in this process
+    only, so the coordinator's own death is none. A job that hangs is ended and counts as dead. `forecast` is
+    the time in seconds that the longest job should take. If it is None, the first finished jobs show it.
+
+    After the first Ctrl-C, SIGTERM or SIGHUP (or once `interrupted()` is true) no job is handed out any more:
+    `on_interrupt` is called once, running jobs finish, and this returns. The second press raises
+    `KeyboardInterrupt` with the executor closed.
+
+    Raises `UserError` if nothing can run: before any job has finished, a training function has raised
+    `UserError`, or `HOPELESS` jobs or all of the source's have been given up. These jobs stay open.
     """
-    make_folder(curves)
+    with files.writing(curves):
+        curves.mkdir(parents=True, exist_ok=True)
     with interrupts.deferred() as pressed:
         loop = _Loop(source, executor, curves, forecast)
 
-        def ends() -> bool:
+        def stopping() -> bool:
             if interrupted is not None and interrupted():
                 pressed.set()
             return pressed.is_set()
@@ -84,17 +87,17 @@ def run(
         try:
             told = False
             while True:
-                if not ends():
+                if not stopping():
                     loop.hand_out()
                 elif not told and on_interrupt is not None:
                     on_interrupt()
                     told = True
                 if not loop.running:
                     return source.done
-                # A death can end the study; what has finished is kept first.
+                # A death can end the study, so finished jobs are recorded first.
                 for event in sorted(loop.poll(), key=lambda e: isinstance(e, Died)):
                     loop.handle(event)
-                    if not ends():
+                    if not stopping():
                         loop.fill()
                     if on_event is not None:
                         on_event(event)
@@ -104,7 +107,7 @@ def run(
 
 
 class _Loop:
-    """The state of a `run`: what is at work, what waits for a place, what has been tried."""
+    """The state of a `run`: jobs at work, jobs that wait for a place, and attempts so far."""
 
     def __init__(
         self, source: Source, executor: Executor, curves: Path, forecast: float | None
@@ -117,31 +120,31 @@ class _Loop:
         self._source = source
         self._executor = executor
         self._curves = curves
-        # Jobs for another attempt, then the one asked for ahead.
+        # Jobs for another attempt, then the job requested ahead.
         self._waiting: deque[Job] = deque()
         self._deaths: Counter[int] = Counter()
         self._finished = 0
-        # Trials given up before any job has finished: a mistake that all have in common may be mended, and
-        # then they are owed another attempt.
-        self._held: dict[int, str] = {}
+        # Reasons of the trials given up before any job has finished. They are set aside only after a job has
+        # finished: a mistake that all share may be fixed, and then they get another attempt.
+        self._given_up: dict[int, str] = {}
 
     def hand_out(self) -> None:
-        """Fill the executor, and ask for one job more.
+        """Fill the executor, and request one more job.
 
-        With one place a proposal then knows of every job but the one that runs, whatever the timing: an
-        interrupted study goes on as it would have.
+        With one place, a proposal then knows the result of every job but the running one, whatever the
+        timing. So an interrupted study goes on exactly as it would have.
         """
         while self.fill():
             job = self._source.next()
             if job is None:
-                if self._held and not self.running:
+                if self._given_up and not self.running:
                     raise self._hopeless()
                 assert self.running or self._source.done, "the source waits for nothing"
                 return
             self._waiting.append(job)
 
     def fill(self) -> bool:
-        """Submit what waits while there are places; returns whether all of it was."""
+        """Submit waiting jobs while there are free places; returns whether none waits any more."""
         while self._waiting and len(self.running) < self._executor.capacity:
             job = self._waiting.popleft()
             self._executor.submit(job)
@@ -150,7 +153,7 @@ class _Loop:
         return not self._waiting
 
     def poll(self) -> list[Event]:
-        """What has happened; a job that hangs has been ended, and died."""
+        """The executor's events. A job that hangs is ended here and counts as dead."""
         events = self._executor.poll(POLL_SECONDS)
         now = time.monotonic()
         turn, self._turned = min(now - self._turned, MOST_OF_A_TURN), now
@@ -170,14 +173,14 @@ class _Loop:
         return events
 
     def _patience(self) -> float | None:
-        """Seconds without a report after which a job hangs; None where nothing says how long one takes."""
+        """Seconds without a report after which a job hangs; None if nothing tells how long a job takes."""
         known = [self._forecast] if self._forecast is not None else []
         if self._longest is not None:
             known.append(LONGEST_RUNS * self._longest)
         return max(LEAST_PATIENCE, *known) if known else None
 
     def handle(self, event: Event) -> None:
-        """Pass on an end; progress is only for those who watch."""
+        """Record an end. Progress events are only for `on_event`."""
         if isinstance(event, Finished):
             outcome = event.outcome
             write_curve(self._curves, outcome)
@@ -185,9 +188,9 @@ class _Loop:
             self._finished += 1
             self._longest = max(self._longest or 0.0, outcome.seconds)
             self._source.finished(outcome)
-            for trial, reason in self._held.items():
+            for trial, reason in self._given_up.items():
                 self._source.set_aside(trial, reason)
-            self._held.clear()
+            self._given_up.clear()
         elif isinstance(event, Died):
             self._died(event)
 
@@ -203,17 +206,17 @@ class _Loop:
         if self._finished:
             self._source.set_aside(event.trial, event.reason)
             return
-        self._held[event.trial] = event.reason
-        if len(self._held) == HOPELESS:
+        self._given_up[event.trial] = event.reason
+        if len(self._given_up) == HOPELESS:
             raise self._hopeless()
 
     def _hopeless(self) -> UserError:
-        *_, reason = self._held.values()
+        *_, reason = self._given_up.values()
         return UserError(
-            f"none of the first {len(self._held)} runs could be trained; the last one ended with: {reason}"
+            f"none of the first {len(self._given_up)} runs could be trained; the last reason: {reason}"
         )
 
 
 def trial_of(event: Event) -> int:
-    """The trial that an event is of."""
+    """The trial of an event."""
     return event.outcome.trial if isinstance(event, Finished) else event.trial

@@ -1,4 +1,4 @@
-"""What crosses the border of a training run: a job goes in, an outcome comes out."""
+"""The interface of a training run: a job goes in, an outcome comes out."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ _OUTCOME: Mapping[str, Field] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One training run, as plain data: it can be a JSON file and run on another machine.
+    """One training run as plain data, which can be a JSON file and run on another machine.
 
-    `task` is `package.module:factory`; `factory(**arguments)` gives a `TrainFunction`, kept alive by a
-    worker for later jobs with the same task and arguments.
+    `task` is `package.module:factory`, and `factory(**arguments)` makes a `TrainFunction`. A worker keeps it
+    for later jobs with the same task and arguments.
     """
 
     trial: int
@@ -65,7 +65,7 @@ class Job:
 
     @classmethod
     def from_dict(cls, data: object, where: str = "the job") -> Job:
-        """The inverse of `to_dict`. Raises `UserError` that begins with `where` for what is none."""
+        """The inverse of `to_dict`. Raises `UserError` that begins with `where` for wrong data."""
         record = check_record(cls, data, where)
         resolved = Resolved.from_dict(record["resolved"], f"{where}: resolved")
         return cls(**{**record, "resolved": resolved})
@@ -73,10 +73,10 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What the engine must know of a training function: its length in steps, and when it has diverged.
+    """Facts that the engine needs of a training function: its length in steps, and its bounds of divergence.
 
-    `uniform_loss` is the loss of a uniform guess (nats a token), inf where there is none.
-    `tokens_per_step` prices a run that ends before its result: a diverged or stopped one.
+    `uniform_loss` is the loss of a uniform guess in nats a token, or inf if there is none. `tokens_per_step`
+    gives the tokens of a run that ends before its result, because it diverged or was stopped.
     """
 
     steps: int
@@ -87,7 +87,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What a training function returns. `loss` in nats a token on its evaluation split."""
+    """The result of a training function. `loss` is in nats a token on its evaluation split."""
 
     loss: float
     tokens: int
@@ -95,10 +95,9 @@ class Result:
 
 
 class Report(Protocol):
-    """Called by a training function after each step, counted from 1, with its training loss in nats a
-    token.
+    """A training function calls this after each step, counted from 1, with the training loss in nats a token.
 
-    Raises `Diverged` or `Stopped`, which the function lets through.
+    Raises `Diverged` or `Stopped`, which the function must not catch.
     """
 
     def __call__(self, step: int, loss: float) -> None: ...
@@ -109,14 +108,14 @@ class ResumableReport(Report, Protocol):
     """A `Report` that a checkpoint can carry, so that a resumed run is judged like an uninterrupted one."""
 
     def state(self) -> dict[str, Any]:
-        """What it knows of the steps reported, as plain JSON types."""
+        """The state after the reported steps, as plain JSON types."""
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take up a `state`, in place of any step reported."""
+        """Go on from a `state`, in place of the reported steps."""
 
 
 class TrainFunction(Protocol):
-    """Any training loop: it trains with the resolved rows and the seed, reports, and returns a result."""
+    """A training loop: it trains with the resolved values and the seed, reports, and returns a result."""
 
     @property
     def limits(self) -> Limits: ...
@@ -125,7 +124,7 @@ class TrainFunction(Protocol):
 
 
 class Diverged(Exception):
-    """The hyperparameters made the run fail: says at which step and why."""
+    """The run failed because of its hyperparameters, at this step for this reason."""
 
     def __init__(self, step: int, reason: str) -> None:
         super().__init__(f"diverged at step {step}: {reason}")
@@ -139,10 +138,11 @@ class Stopped(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a job ended. `loss` is None unless completed; `curve` holds (step, training loss) pairs, finite.
+    """The end of a job. `loss` is None unless the job completed. `curve` holds (step, training loss) pairs,
+    all finite.
 
-    Raises `UserError` for fields of other types: a training loop may report anything, and what a journal
-    takes it must be able to give back.
+    Raises `UserError` for fields of wrong types: a training loop may report anything, and a journal must be
+    able to read back all that it writes.
     """
 
     trial: int
@@ -161,8 +161,8 @@ class Outcome:
         check_record(Outcome, vars(self), where, _OUTCOME)
         if (self.loss is None) == (self.status == "completed"):
             raise UserError(
-                f"{where}: status is {self.status!r} and loss {self.loss}; expected a loss of a completed "
-                "run, and of no other"
+                f"{where}: status is {self.status!r} and loss {self.loss}; expected a loss for a completed "
+                "run, and for no other"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -171,7 +171,7 @@ class Outcome:
 
     @classmethod
     def from_dict(cls, data: object, where: str = "the outcome") -> Outcome:
-        """The inverse of `to_dict`. Raises `UserError` that begins with `where` for what is none."""
+        """The inverse of `to_dict`. Raises `UserError` that begins with `where` for wrong data."""
         record = check_record(cls, data, where, _OUTCOME)
         points = record.get("curve", ())
         curve = tuple((step, float(loss)) for step, loss in points)
@@ -198,9 +198,9 @@ class Finished:
 
 @dataclass(frozen=True, kw_only=True)
 class Died:
-    """A job ended without an outcome: out of memory, a killed worker, a bug. Not the hyperparameters'
-    fault, so it may be tried again. `reason` is what is known, the last line of a traceback for one.
-    `mistake`: the training function raised `UserError`, which another attempt would only repeat."""
+    """A job ended without an outcome: out of memory, a killed worker, a bug. The hyperparameters are not at
+    fault, so it may be tried again. `reason` is the known cause, such as a traceback's last line. `mistake`:
+    the training function raised `UserError`, which another attempt would only repeat."""
 
     trial: int
     reason: str
@@ -211,25 +211,25 @@ Event = Progress | Finished | Died
 
 
 class Executor(Protocol):
-    """Where jobs run. The engine submits at most `capacity` at a time."""
+    """A place where jobs run. The engine submits at most `capacity` jobs at a time."""
 
     @property
     def capacity(self) -> int: ...
 
     def submit(self, job: Job) -> None:
-        """Start a job; returns at once."""
+        """Start a job. Returns at once."""
 
     def poll(self, timeout: float) -> list[Event]:
-        """What happened, waiting up to `timeout` seconds for the first event."""
+        """The events since the last call. Waits up to `timeout` seconds for the first one."""
 
     def began(self, trial: int) -> bool:
-        """Whether a submitted job has a worker, and does not wait in a queue for one."""
+        """Whether a submitted job has a worker and no longer waits for one."""
 
     def cancel(self, trial: int) -> None:
-        """Ask a running job to end; its outcome then has status `stopped`."""
+        """Ask a running job to end. Its outcome then has status `stopped`."""
 
     def kill(self, trial: int) -> None:
-        """End a running job that hears nothing, with its worker; `poll` tells no more of it."""
+        """End a running job that does not respond, with its worker. `poll` gives no more events of it."""
 
     def close(self) -> None:
-        """End every worker; running jobs are lost."""
+        """End every worker. Running jobs are lost."""

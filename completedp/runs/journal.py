@@ -1,6 +1,6 @@
-"""The journal of a study: append-only lines of JSON, the truth that everything else is rebuilt from.
+"""The journal of a study: append-only lines of JSON, from which everything else can be rebuilt.
 
-One object a line, each with an `event`: `study` (the first: schema, resolved config, digest), `budget`,
+Each line is one object with an `event`: `study` (the first: schema, resolved config, digest), `budget`,
 `proposed` (trial, values, phase, seed; `ratios` unless all are 1), `finished` (trial, status, loss, steps,
 tokens, seconds, seed), `set_aside` (trial, reason), `done`. A study exists exactly when its first complete
 line does.
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from completedp import reading
+from completedp import reading, root_layout
 from completedp.errors import UserError, shown
 from completedp.reading import Field
 from completedp.records import build
@@ -24,9 +24,9 @@ from completedp.runs.job import Outcome, Status
 from completedp.scale import Ratios
 
 JOURNAL_SCHEMA = 1
-# Bytes of a journal that is read: those of a million trials.
+# Bytes of a journal that is read: a million trials.
 LARGEST = 1 << 30
-# Each event with the fields that its record must have.
+# The fields that the record of each event must have.
 EVENTS: Mapping[str, tuple[str, ...]] = {
     "study": (),
     "budget": ("budget",),
@@ -35,8 +35,8 @@ EVENTS: Mapping[str, tuple[str, ...]] = {
     "set_aside": ("trial",),
     "done": (),
 }
-# What the first record of a search has beside its event; that of a sweep has nothing.
-OF_A_STUDY = ("name", "config", "digest", "seed", "budget", "data", "versions")
+# Fields that the first record of a search must have. A sweep's has none.
+STUDY_FIELDS = ("name", "config", "digest", "seed", "budget", "data", "versions")
 
 
 def _are_ratios(value: object) -> bool:
@@ -46,7 +46,7 @@ def _are_ratios(value: object) -> bool:
         return False
 
 
-# What a field holds, whatever event it stands in.
+# The rule for each field, the same in every event.
 _FIELDS: Mapping[str, Field] = {
     "name": reading.TEXT,
     "config": reading.OBJECT,
@@ -78,11 +78,11 @@ Record = Mapping[str, Any]
 
 
 class Journal:
-    """A journal open for writing. One writer at a time: hold the study's lock."""
+    """A journal open for writing. It has one writer at a time, who must hold the study's lock."""
 
     def __init__(self, path: Path) -> None:
-        """Open an existing file and cut it back to its last newline: a torn line that stayed would
-        swallow the next record."""
+        """Open an existing file and cut it back to its last newline: a torn line would swallow the next
+        record."""
         self.path = path
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_APPEND)
@@ -96,9 +96,9 @@ class Journal:
 
     @classmethod
     def create(cls, path: Path, study: Record) -> Journal:
-        """Begin a study with its first record, to which event and schema are added.
+        """Begin a study with its first record. The event and the schema are added to it.
 
-        Raises `UserError` where one exists already.
+        Raises `UserError` if there is a study already.
         """
         assert study.get("schema", JOURNAL_SCHEMA) == JOURNAL_SCHEMA
         if exists(path):
@@ -116,17 +116,17 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path) -> Journal:
-        """Go on with a study. Raises `UserError` for none, and for what `read_records` refuses."""
+        """Go on with a study. Raises `UserError` if there is none, or if `read_records` refuses it."""
         if not read_records(path):
             raise UserError(f"{path}: there is no study to go on with")
         return cls(path)
 
     def append(self, record: Record) -> None:
-        """Write one record; it is on the disk when this returns.
+        """Write one record. It is on the disk when this returns.
 
-        A non-finite number is refused. Raises `UserError` where the disk is full or gone, with the
-        journal as it was before; and where the file that was opened no longer has its name, because
-        somebody deleted, replaced or moved it: then nothing that is recorded would be found again.
+        A number that is not finite is refused. Raises `UserError` for a disk that is full or gone, with the
+        journal as it was before, and as `check` does: records in a file that was deleted, replaced or moved
+        would not be found again.
         """
         _check_record(record, "a record to be written")
         line = json.dumps(dict(record), allow_nan=False).encode() + b"\n"
@@ -168,25 +168,29 @@ class Journal:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is a study: a journal with a complete first line."""
+    """Whether there is a study, that is, a journal with a complete first line."""
     try:
         with path.open("rb") as file:
             return file.readline(reading.LONGEST_LINE).endswith(b"\n")
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return False
     except OSError:
-        return True  # one that cannot be read, as its readers will say
+        return True  # it cannot be read, and its readers will say so
 
 
 def studies(root: Path) -> list[Path]:
-    """The folders of a root's studies, by name."""
-    return sorted(path.parent for path in root.glob("studies/*/journal.jsonl") if exists(path))
+    """The folders of a root's studies, sorted by name."""
+    return sorted(
+        path.parent
+        for path in root.glob(f"{root_layout.STUDIES}/*/{root_layout.JOURNAL}")
+        if exists(path)
+    )
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """Every complete record, the study's first; a torn last line is ignored. Never writes.
+    """Every complete record, from the study's first one on. A torn last line is ignored. Never writes.
 
-    Empty where there is no study. Raises `UserError` for another schema, and for a line that is no record.
+    Empty if there is no study. Raises `UserError` for another schema, and for a line that is not a record.
     """
     if not exists(path):
         return []
@@ -227,14 +231,13 @@ def _check_record(record: Record, where: str) -> None:
 
 
 def check_study(first: Record, path: Path | str) -> None:
-    """Raises `UserError` if the first record of the journal at `path` is not that of a whole search."""
+    """Raises `UserError` if the first record of the journal at `path` lacks a field of a search."""
     where = f"{path}, line 1: the journal is damaged"
-    reading.check_fields(first, _FIELDS, OF_A_STUDY, where)
+    reading.check_fields(first, _FIELDS, STUDY_FIELDS, where)
 
 
 def sync(path: Path) -> None:
-    """Make a file's content durable, or the names in a folder: a new file is lost with its folder's
-    entry."""
+    """Make a file's content, or a folder's entries, durable. A new file needs both."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -243,7 +246,7 @@ def sync(path: Path) -> None:
 
 
 def finished_record(outcome: Outcome) -> dict[str, Any]:
-    """The record of an outcome: all but its curve, which has a file of its own."""
+    """The record of an outcome: everything but its curve, which has its own file."""
     data = outcome.to_dict()
     del data["curve"]
     return {
@@ -256,10 +259,10 @@ def finished_record(outcome: Outcome) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
-    """What the journal says of one trial.
+    """One trial in the journal.
 
-    `status` is None while it is open. `ratios`: its scale over that of the study. `extra` holds the fields of
-    its records that have no place of their own.
+    `status` is None while the trial is open. `ratios` are its scale over that of the study. `extra` holds the
+    fields of its records that have no attribute here.
     """
 
     trial: int
@@ -280,9 +283,10 @@ _OWN_FIELDS = {f.name for f in dataclasses.fields(TrialRecord)} - {"extra"}
 
 
 def trials(records: Iterable[Record], path: Path | str = "journal") -> dict[int, TrialRecord]:
-    """Every trial in order of its proposal.
+    """Every trial in the order of the proposals.
 
-    Raises `UserError` for a damaged journal, at `path`: a trial proposed or ended twice, or ended unproposed.
+    Raises `UserError` for a trial that is proposed twice, ended twice, or ended without a proposal. The
+    message begins with `path`.
     """
     found: dict[int, TrialRecord] = {}
     for line, record in enumerate(records, 1):
@@ -294,8 +298,7 @@ def trials(records: Iterable[Record], path: Path | str = "journal") -> dict[int,
 
 
 def take(found: dict[int, TrialRecord], record: Record) -> None:
-    """Bring the trials up to date with the record after them. Raises `UserError` as `trials` does, without
-    the place."""
+    """Update the trials with the next record. Raises `UserError` as `trials` does, without the place."""
     event = record["event"]
     if event == "proposed":
         if record["trial"] in found:

@@ -1,4 +1,4 @@
-"""Executors on this machine: persistent worker processes, and this very process."""
+"""Executors on this machine: persistent worker processes, and this process itself."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from completedp.errors import UserError
 from completedp.runs.job import Died, Event, Executor, Finished, Job, Outcome, Progress
 from completedp.runs.runner import attempt
 
-# How long a worker whose socket has closed may take to be gone, before it is killed.
+# Seconds that a worker has to exit after its socket has closed.
 EXIT_SECONDS = 2.0
-# A worker's last words are looked for in this much of its log.
+# Bytes at the end of a worker's log that are searched for its last line.
 LOG_TAIL_BYTES = 4096
 READ_BYTES = 1 << 16
-# "quota period" in microseconds, or "max period" (cgroup v2, cpu.max).
+# A container's CPU share (cgroup v2): "quota period" in microseconds, or "max period".
 CPU_SHARE = Path("/sys/fs/cgroup/cpu.max")
 
 
 def default_workers(device: str) -> int:
-    """One worker a core on the CPU (those this process may use, a container's share included), one a GPU.
+    """One worker a GPU, or one a CPU core that this process and its container may use.
 
-    Measured: models below about 10M parameters keep a core near its peak from a single thread, so one
-    single-threaded process a core beats sharing cores.
+    Measured: a single thread keeps a core near its peak for models below about 10M parameters, so one
+    single-threaded process a core beats shared cores.
     """
     if device == "cuda":
         import torch
@@ -51,7 +51,7 @@ def default_workers(device: str) -> int:
 
 
 def _share_of_cores(path: Path) -> int:
-    """Whole cores that a container may use by its quota; as many as anyone has where there is none."""
+    """Whole cores of a container's quota, or no limit if it has none."""
     try:
         quota, period = path.read_text().split()
         return int(quota) // int(period)
@@ -60,7 +60,7 @@ def _share_of_cores(path: Path) -> int:
 
 
 def devices_of(device: str) -> list[str]:
-    """The devices that workers take turns on: every GPU for `cuda`, else the one named."""
+    """The devices that workers share in turn: every GPU for `cuda`, else the named one."""
     if device != "cuda":
         return [device]
     import torch
@@ -71,11 +71,10 @@ def devices_of(device: str) -> list[str]:
 class LocalExecutor(Executor):
     """Jobs in persistent worker processes on this machine.
 
-    Workers are spawned when first needed, single-threaded on the CPU, and given `devices` round-robin:
-    `cpu`, or `cuda:<index>`, which is then the only GPU that worker sees. They keep what a task's
-    factory made for the next job. `logs` receives what each prints (`worker-<i>.log`); `paths` are
-    folders where tasks may live besides the installed packages, searched after all others. A worker that
-    dies is replaced.
+    Workers are spawned when they are first needed, and are single-threaded on the CPU. They get `devices`
+    round-robin: `cpu`, or `cuda:<index>`, which is then the only GPU that the worker sees. A worker keeps a
+    task's training function for the next job. A worker that dies is replaced. The folder `logs` gets each
+    one's output (`worker-<i>.log`). `paths` are folders that may hold tasks, searched after all packages.
     """
 
     def __init__(
@@ -111,7 +110,7 @@ class LocalExecutor(Executor):
             self._retire(slot)  # it died while it was idle
             worker = slot.spawn()
             self._selector.register(worker.connection, selectors.EVENT_READ, slot)
-            worker.send(message)  # should this one be dead already, `poll` tells
+            worker.send(message)  # if this one is dead already, `poll` tells
         slot.trial = job.trial
 
     def poll(self, timeout: float) -> list[Event]:
@@ -123,7 +122,7 @@ class LocalExecutor(Executor):
             ready = [key.data for key, _ in self._selector.select(0.0 if ended else left)]
             for slot in ready:
                 events += self._read(slot)
-            # A child that a worker forked may hold its socket open: such an end is silent.
+            # A forked child may hold a dead worker's socket open, so `select` does not see every end.
             for slot in (slot for slot in ended if slot not in ready):
                 events += self._bury(slot)
             if events or left == 0.0:
@@ -156,7 +155,7 @@ class LocalExecutor(Executor):
         self.close()
 
     def _read(self, slot: _Slot) -> list[Event]:
-        """What has arrived from one worker; the end of its stream is its death."""
+        """The events of one worker. The end of its stream is its death."""
         assert slot.worker is not None
         lines = slot.worker.receive()
         if lines is None:
@@ -170,11 +169,11 @@ class LocalExecutor(Executor):
         if "finished" in message:
             return Finished(outcome=Outcome.from_dict(message["finished"]))
         if slot.device != "cpu":
-            self._retire(slot)  # a CUDA error stays with its process; memory may not be given back
+            self._retire(slot)  # a CUDA error stays in its process, which may keep memory
         return Died(**message["died"])
 
     def _bury(self, slot: _Slot) -> list[Event]:
-        """Drop a worker whose socket has closed; a death only if it was at work."""
+        """Drop a dead worker. That is the death of its job, if it had one."""
         assert slot.worker is not None
         reason = slot.worker.cause_of_death()
         trial, slot.trial = slot.trial, None
@@ -190,7 +189,7 @@ class LocalExecutor(Executor):
 
 @dataclasses.dataclass(eq=False)
 class _Slot:
-    """A place for a worker: where it logs and computes, who is there, and at what."""
+    """A place for a worker: its log and device, the worker there, and the trial at work."""
 
     log: Path
     device: str
@@ -220,8 +219,8 @@ class _Worker:
         ]
         with theirs, log.open("ab") as output:
             self._log_start = output.tell()
-            # Inherited, and so in force from the worker's first instruction on: the coordinator decides
-            # what these mean, and some senders reach all processes of a group.
+            # The worker inherits the mask, so these signals are blocked from its first instruction on: some
+            # senders reach all processes of a group, and the coordinator alone decides what to do.
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, interrupts.SIGNALS)
             try:
                 self._process = subprocess.Popen(
@@ -241,7 +240,7 @@ class _Worker:
         return self._process.poll() is not None
 
     def send(self, message: dict[str, Any]) -> bool:
-        """Whether the worker was there to receive it."""
+        """Send a message; returns whether the worker could receive it."""
         try:
             self.connection.sendall(json.dumps(message, allow_nan=False).encode() + b"\n")
         except (BrokenPipeError, ConnectionResetError):
@@ -249,7 +248,7 @@ class _Worker:
         return True
 
     def receive(self) -> list[bytes] | None:
-        """The complete lines of one read; None at the end of the stream."""
+        """The complete lines of one read, or None at the end of the stream."""
         try:
             data = self.connection.recv(READ_BYTES)
         except ConnectionResetError:
@@ -260,7 +259,7 @@ class _Worker:
         return lines
 
     def cause_of_death(self) -> str:
-        """Signal or exit status, with the last line the worker printed."""
+        """The signal, or the exit status with the last line that the worker printed."""
         try:
             code = self._process.wait(EXIT_SECONDS)
         except subprocess.TimeoutExpired:
@@ -273,7 +272,7 @@ class _Worker:
         return f"the worker exited with status {code}" + (f": {last}" if last else "")
 
     def end(self) -> None:
-        """Kill the process, whatever it does: it holds nothing that must be saved."""
+        """Kill the process. It holds nothing that must be saved."""
         self.connection.close()
         self._process.kill()
         self._process.wait()
@@ -287,7 +286,7 @@ class _Worker:
 
 @functools.cache
 def _package_folder() -> Path:
-    """The folder that holds this very package."""
+    """The folder that holds this package."""
     return Path(completedp.__file__).resolve().parent.parent
 
 
@@ -295,7 +294,7 @@ def _environment(device: str) -> dict[str, str]:
     environment = dict(os.environ)
     installed = {sysconfig.get_path("purelib"), site.getusersitepackages()}
     folder = _package_folder()
-    # PYTHONPATH comes before the standard library: a whole site-packages must not go there.
+    # PYTHONPATH comes before the standard library, so a whole site-packages must not be in it.
     own = [] if str(folder) in installed else [str(folder)]
     inherited = [p for p in environment.get("PYTHONPATH", "").split(os.pathsep) if p]
     environment |= {
@@ -313,7 +312,7 @@ def _environment(device: str) -> dict[str, str]:
 
 
 def _visible(device: str) -> str:
-    """The driver's name of `cuda:<index>` as this process counts its GPUs."""
+    """The driver's name of the GPU that this process counts as `cuda:<index>`."""
     index = device.removeprefix("cuda:")
     ours = os.environ.get("CUDA_VISIBLE_DEVICES")
     return index if ours is None else ours.split(",")[int(index)]
@@ -322,7 +321,7 @@ def _visible(device: str) -> str:
 class InProcessExecutor(Executor):
     """One job at a time in this process, run inside `poll`: for a single training, and for tests.
 
-    `on_progress` hears of every step as it happens, since `poll` returns only with the outcome.
+    `on_progress` is called at every step, because `poll` returns only with the outcome.
     """
 
     capacity = 1

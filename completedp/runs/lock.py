@@ -1,4 +1,4 @@
-"""One writer a folder: a lock the kernel gives back when its holder ends, however it ends."""
+"""One writer a folder, by a lock that the kernel releases when its holder ends, however it ends."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Held(UserError):
 
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold a file's lock, which the kernel gives back however the process ends; False if it is taken.
+    """Hold a file's lock. Yields False if another process holds it. With `wait`, waits for that process.
 
-    Raises `UserError` where there can be no such file or lock.
+    Raises `UserError` if the file cannot be made or locked.
     """
     fd = _open(path)
     try:
@@ -39,13 +39,13 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
 
 
 class Lock:
-    """`with Lock(folder / "lock"):` what is in that folder, which exists, has one writer.
+    """`with Lock(folder / "lock"):` makes this process the one writer of an existing folder.
 
-    `kind` is what messages call it: a study, a sweep, a run.
+    `kind` is the folder's name in messages: a study, a sweep, a run.
 
-    The file stays: removing it would let two processes hold two files of one name. Workers do not
-    inherit the lock (descriptors close on exec). Entering raises `Held` naming the holder where it is
-    taken, `UserError` where there can be no lock.
+    The file stays: without it two processes could lock two files of one name. Workers do not inherit the lock
+    (descriptors close on exec). Entering raises `Held` with the holder's name if the lock is taken, and
+    `UserError` if there can be no lock.
     """
 
     def __init__(self, path: Path, kind: str = "study") -> None:
@@ -84,11 +84,11 @@ class Lock:
             holder = json.loads(os.pread(self._fd, 4096, 0))
             return f"process {holder['pid']} on host {holder['host']}"
         except (ValueError, KeyError, TypeError):
-            return "another process"  # which has not yet written its name
+            return "another process"  # it has not written its name yet
 
 
 def _open(path: Path) -> int:
-    """The file, made if need be; never through a symbolic link, whose target would be made or written."""
+    """Open the file, or make it. A symbolic link is refused: its target would be made or written."""
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     except OSError as error:

@@ -38,10 +38,10 @@ def run_job(
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Outcome:
-    """Train as the job says. Diverged and stopped runs are outcomes; every other exception is raised.
+    """Train the job. Diverged and stopped runs are outcomes, and every other exception is raised.
 
-    `on_progress` is called at every reported step, `should_stop` asked there. `seconds` is the time of
-    the training function's call, without its making.
+    `on_progress` and `should_stop` are called at every reported step. The outcome's `seconds` is the time of
+    the training function's call, without the time to make the function.
     """
     train = train_function(job)
     limits = train.limits
@@ -89,7 +89,7 @@ def attempt(
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Finished | Died:
-    """`run_job` as an executor tells of it: an exception is a death, its traceback printed to stderr."""
+    """`run_job` for an executor: an exception is a death, and its traceback goes to stderr."""
     try:
         return Finished(outcome=run_job(job, on_progress, should_stop))
     except UserError as error:
@@ -100,15 +100,15 @@ def attempt(
 
 
 def describe(error: Exception) -> str:
-    """An exception in one line: its type and the first line of what it says."""
+    """An exception in one line: its type and the first line of its text."""
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
 
 
 def train_function(job: Job) -> TrainFunction:
-    """The job's training function, made once a process for the same task and arguments.
+    """The job's training function, made once in a process for the same task and arguments.
 
-    Raises `UserError` for a task that names nothing.
+    Raises `UserError` for a task that does not exist.
     """
     return _made(job.task, json.dumps(dict(job.arguments), sort_keys=True, allow_nan=False))
 

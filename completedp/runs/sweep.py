@@ -1,7 +1,7 @@
-"""Jobs run to their end and kept: sweeps, speed-up runs, benchmarks.
+"""Lists of jobs, run to their end in a folder that keeps the outcomes: sweeps, speed-up runs, benchmarks.
 
-A folder of them grows: a job that any earlier call on it has finished is not run again, whatever list it
-stood in, because a job is known by its content.
+A job is known by its content. One that an earlier call on the folder has finished is not run again, whatever
+list it was in.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from completedp import files, reading
+from completedp import files, reading, root_layout
 from completedp.runs.curves import read_curve
 from completedp.runs.engine import run, trial_of
 from completedp.runs.job import Event, Executor, Finished, Job, Outcome
@@ -19,17 +19,17 @@ from completedp.runs.lock import Lock
 
 
 class ListSource:
-    """A `Source` of given jobs, in their order. `outcomes` fills as they finish; `append` is the journal's,
-    where there is one."""
+    """A `Source` of given jobs, in their order. `outcomes` fills as they finish. `append` writes a record to
+    the journal, if there is one."""
 
     def __init__(self, jobs: Iterable[Job], append: Callable[[Record], None] | None = None) -> None:
         self._append = append or (lambda _: None)
-        self._left = list(jobs)[::-1]
-        self._open: dict[int, Job] = {job.trial: job for job in self._left}
+        self._waiting = list(jobs)[::-1]
+        self._open: dict[int, Job] = {job.trial: job for job in self._waiting}
         self.outcomes: dict[int, Outcome] = {}
 
     def next(self) -> Job | None:
-        return self._left.pop() if self._left else None
+        return self._waiting.pop() if self._waiting else None
 
     def finished(self, outcome: Outcome) -> None:
         job = self._open.pop(outcome.trial)
@@ -56,12 +56,12 @@ def identity(job: Job) -> str:
 
 def unfinished(jobs: Sequence[Job], directory: Path) -> list[Job]:
     """The jobs that no earlier call on `directory` has finished, each content once."""
-    found = _finished(directory)
-    return [job for content, job in _by_content(jobs).items() if content not in found]
+    finished = _finished(directory)
+    return [job for content, job in _by_content(jobs).items() if content not in finished]
 
 
 def _by_content(jobs: Iterable[Job]) -> dict[str, Job]:
-    """The first job of each content."""
+    """The first job with each content."""
     first: dict[str, Job] = {}
     for job in jobs:
         first.setdefault(identity(job), job)
@@ -78,35 +78,35 @@ def run_all(
 ) -> dict[int, Outcome]:
     """The outcome of every job by its number, those of earlier calls on `directory` included.
 
-    `forecast` is how many seconds the longest should take, None where nobody knows. In the folder jobs have
-    numbers of their own; events bear those of `jobs`. Jobs that were set aside are left out here and tried
-    again by the next call; so are those that an interruption (the first Ctrl-C) kept from starting.
+    `forecast` is the time in seconds that the longest job should take, or None. In the folder jobs have other
+    numbers, but events have those of `jobs`. The result lacks jobs that were set aside or, after an
+    interruption (the first Ctrl-C), not started. The next call runs them.
     """
     assert len({job.trial for job in jobs}) == len(jobs), "two jobs with one trial number"
     with files.writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
-    path, curves = directory / "journal.jsonl", directory / "curves"
-    with Lock(directory / "lock", "sweep"):
+    path, curves = directory / root_layout.JOURNAL, directory / root_layout.CURVES
+    with Lock(directory / root_layout.LOCK, "sweep"):
         opened = Journal.open(path) if exists(path) else Journal.create(path, {})
         with opened as journal:
-            found = _finished(directory)
-            left = [job for content, job in _by_content(jobs).items() if content not in found]
+            finished = _finished(directory)
+            missing = [job for content, job in _by_content(jobs).items() if content not in finished]
             used = (r["trial"] for r in read_records(path) if "trial" in r)
             first = 1 + max(used, default=-1)
-            numbered = {i: dataclasses.replace(job, trial=i) for i, job in enumerate(left, first)}
-            source = ListSource(numbered.values(), journal.append)
+            numbered = [dataclasses.replace(job, trial=i) for i, job in enumerate(missing, first)]
 
-            def heard(event: Event) -> None:
+            def renumbered(event: Event) -> None:
                 if on_event is not None:
-                    on_event(_renumbered(event, left[trial_of(event) - first].trial))
+                    on_event(_renumbered(event, missing[trial_of(event) - first].trial))
 
-            run(source, executor, curves=curves, forecast=forecast, on_event=heard)
-    for trial, outcome in source.outcomes.items():
-        found[identity(numbered[trial])] = outcome
+            source = ListSource(numbered, journal.append)
+            run(source, executor, curves=curves, forecast=forecast, on_event=renumbered)
+    done = source.outcomes
+    finished |= {identity(job): done[job.trial] for job in numbered if job.trial in done}
     return {
-        job.trial: dataclasses.replace(found[identity(job)], trial=job.trial)
+        job.trial: dataclasses.replace(finished[identity(job)], trial=job.trial)
         for job in jobs
-        if identity(job) in found
+        if identity(job) in finished
     }
 
 
@@ -117,15 +117,15 @@ def _renumbered(event: Event, trial: int) -> Event:
 
 
 def _finished(directory: Path) -> dict[str, Outcome]:
-    """What the folder's journal has, by the job's identity."""
-    path = directory / "journal.jsonl"
-    found: dict[str, Outcome] = {}
+    """The outcomes in the folder, by the job's identity."""
+    path = directory / root_layout.JOURNAL
+    outcomes: dict[str, Outcome] = {}
     for number, record in enumerate(read_records(path), 1):
         if record["event"] == "finished":
             where = f"{path}, line {number}: the journal is damaged"
             reading.check_fields(record, {"job": reading.TEXT}, ("job",), where)
-            found[record["job"]] = _outcome(record, directory / "curves", where)
-    return found
+            outcomes[record["job"]] = _outcome(record, directory / root_layout.CURVES, where)
+    return outcomes
 
 
 def _outcome(record: Record, curves: Path, where: str) -> Outcome:

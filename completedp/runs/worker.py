@@ -1,13 +1,13 @@
-"""A worker process: runs the jobs its coordinator sends, one after another, until the socket closes.
+"""A worker process: runs the jobs that its coordinator sends, one after another, until the socket closes.
 
-`python -m completedp.runs.worker FD FOLDER`: FD is the inherited end of a socket pair, FOLDER the one that
-must hold this package. It is started with SIGINT blocked: the coordinator decides what Ctrl-C means.
-Lines of JSON both ways:
+`python -m completedp.runs.worker FD FOLDER [PATH ...]`: FD is the inherited end of a socket pair, FOLDER must
+hold this package, and each PATH may hold tasks. Ctrl-C and similar signals are blocked at the start, because
+the coordinator decides what they mean. Messages are lines of JSON:
 
     to the worker      {"job": {…}}   {"cancel": trial}
     to the coordinator {"progress": {…}}   {"finished": {…}}   {"died": {"trial", "reason", "mistake"}}
 
-Nothing here imports more than the standard library; the task brings what it needs.
+This module imports only the standard library. The task imports what it needs.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ import completedp
 from completedp.runs.job import Died, Finished, Job, Progress
 from completedp.runs.runner import attempt
 
-# A display is read by a person: more than two messages a second would only cost the coordinator.
+# A person reads the display, so more than two messages a second would only load the coordinator.
 PROGRESS_SECONDS = 0.5
 
 
 class Link:
     """The worker's end of the socket.
 
-    A thread of its own reads it, so that the end of the coordinator is noticed at once even inside a
-    long step, a compilation or an evaluation: an orphan must not train on.
+    A thread reads the socket, so that the coordinator's end is noticed at once even during a long step, a
+    compilation or an evaluation: an orphan must not go on training.
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -59,15 +59,15 @@ class Link:
         return self._cancelled == trial
 
     def progress(self, progress: Progress) -> None:
-        """Pass on a step, at most one every `PROGRESS_SECONDS`; dropped while the coordinator is too
-        busy to read, rather than making training wait."""
+        """Send a step, at most one every `PROGRESS_SECONDS`. While the coordinator is too busy to read, steps
+        are dropped, so that training need not wait."""
         now = time.monotonic()
         if now >= self._next_progress and select.select([], [self._connection], [], 0)[1]:
             self._next_progress = now + PROGRESS_SECONDS
             self._send({"progress": dataclasses.asdict(progress)})
 
     def ended(self, end: Finished | Died) -> None:
-        """Send the outcome, or say that the job ended without one."""
+        """Send the outcome, or the death."""
         if isinstance(end, Finished):
             self._send({"finished": end.outcome.to_dict()})
         else:
@@ -86,19 +86,19 @@ class Link:
                     else:
                         self._cancelled = message["cancel"]
         finally:
-            os._exit(0)  # the main thread may be anywhere, and nobody is left to hear of it
+            os._exit(0)  # at once: the main thread may be anywhere
 
 
 def serve(link: Link) -> None:
-    """Run jobs for ever; the link ends the process."""
+    """Run jobs forever. The link ends the process."""
     while True:
         job = link.next_job()
         link.ended(attempt(job, link.progress, functools.partial(link.cancelled, job.trial)))
 
 
 def main(fd: int, folder: str, paths: Sequence[str] = ()) -> None:
-    """Entry point of the process; `paths` are searched last, as a user's folder may have names of ours or of
-    the standard library's."""
+    """Entry point of the process. `paths` are searched last, because a user's folder may have names of ours
+    or of the standard library's."""
     sys.path += paths
     found = Path(completedp.__file__).resolve().parent.parent
     if found != Path(folder):

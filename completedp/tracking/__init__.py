@@ -1,8 +1,8 @@
 """The MLflow view of a root's studies and trained plans. MLflow is imported on use, not with the package."""
 
-from completedp.tracking.run_view import RunView, SyncedRun
+from completedp.tracking.run_view import RunView
 from completedp.tracking.server import serve
 from completedp.tracking.tracker import Tracker, track
-from completedp.tracking.view import SyncedStudy
+from completedp.tracking.view import SyncResult
 
-__all__ = ["RunView", "SyncedRun", "SyncedStudy", "Tracker", "serve", "track"]
+__all__ = ["RunView", "SyncResult", "Tracker", "serve", "track"]

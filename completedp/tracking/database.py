@@ -1,23 +1,25 @@
-"""The file of the root's MLflow database: made aside and put in place, set aside where it is broken, moved.
+"""The file of the root's MLflow database: how it is put in place, set aside, and adapted to a moved root.
 
-It is only a view of the journals, so nobody mends a broken one: a new one takes its place. SQLite alone, not
-MLflow, is at work here; who calls holds the root's lock.
+The database is only a view of the journals, so a broken one is not repaired: a new one takes its place. This
+module uses SQLite alone, not MLflow. Its callers hold the root's lock.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-# SQLite keeps these beside a database. One that is left there would be rolled back into the next database.
+from completedp.files import free_name
+from completedp.runs.journal import sync
+
+# SQLite keeps these beside a database. One that is left behind would be rolled back into the next database.
 _BESIDE = ("-journal", "-wal", "-shm")
 
-# SQLite's errors that are the fault of what surrounds a database; any other is the database's own.
-_NOT_ITS_OWN = {
+# SQLite's errors with a cause outside the database. Any other error means that the database is broken.
+_OUTSIDE_CAUSES = {
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_LOCKED,
     sqlite3.SQLITE_FULL,
@@ -32,66 +34,60 @@ _NOT_ITS_OWN = {
 
 
 def is_missing(database: Path) -> bool:
-    """Whether there is none; SQLite makes an empty file where it looks for one."""
+    """Whether there is no database. SQLite leaves an empty file where it found none."""
     return not database.exists() or (database.is_file() and database.stat().st_size == 0)
 
 
 def says_broken(error: BaseException) -> bool:
-    """Whether an error in opening a database says that it is broken, rather than locked, unreadable or
-    without room."""
+    """Whether an error in opening a database means that it is broken, not locked, unreadable or out of
+    room."""
     chain = list(_chain(error))
     codes = {_code(e) for e in chain if isinstance(e, sqlite3.Error)}
-    return not codes & _NOT_ITS_OWN and not any(isinstance(e, OSError) for e in chain)
+    return not codes & _OUTSIDE_CAUSES and not any(isinstance(e, OSError) for e in chain)
 
 
 def says_in_use(error: BaseException) -> bool:
-    """Whether a reader found a database that is being written, or was when its writer was killed."""
+    """Whether a reader met a writer at work, or the traces of one that was killed at work."""
     in_use = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_READONLY}
     return any(_code(e) in in_use for e in _chain(error) if isinstance(e, sqlite3.Error))
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    found: BaseException | None = error
-    while found is not None:
-        yield found
-        found = found.__cause__ or found.__context__
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def _code(error: sqlite3.Error) -> int | None:
-    """Without the details that SQLite keeps in the higher bits."""
+    """SQLite's error code without the details in its higher bits."""
     code = getattr(error, "sqlite_errorcode", None)
     return None if code is None else int(code) & 0xFF
 
 
 def new_name(database: Path) -> Path:
-    """Where the next database is made, before it is put in place."""
+    """The name under which a database is made before it is put in place."""
     return database.with_name(f"{database.name}.new-{os.urandom(4).hex()}")
 
 
 def remove_unfinished(database: Path) -> None:
-    """Remove what a process that was killed while making a database has left."""
+    """Remove databases that a killed process has left half made."""
     for path in database.parent.glob(f"{database.name}.new-*"):
         path.unlink(missing_ok=True)
 
 
 def put_in_place(new: Path, database: Path) -> None:
-    """A whole database takes its name at once, and is on the disk by then."""
-    with new.open("rb") as file:
-        os.fsync(file.fileno())
+    """Give a whole database its name in one step. It is on the disk before that."""
+    sync(new)
     for end in _BESIDE:
         database.with_name(database.name + end).unlink(missing_ok=True)
     os.replace(new, database)
-    folder = os.open(database.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync(database.parent)
 
 
 def set_aside(database: Path) -> Path:
-    """Rename a broken database, with what SQLite left beside it, to the first free `<name>.broken-<n>`."""
-    names = (database.with_name(f"{database.name}.broken-{n}") for n in itertools.count(1))
-    aside = next(name for name in names if not os.path.lexists(name))
+    """Rename a broken database and SQLite's files beside it to the first free `<name>.broken-<n>`."""
+    aside = free_name(database, "broken")
     for end in _BESIDE:
         beside = database.with_name(database.name + end)
         if beside.exists():
@@ -101,9 +97,9 @@ def set_aside(database: Path) -> Path:
 
 
 def relocate(database: Path, experiment: str, artifacts: str) -> None:
-    """In the database of a root that was copied or moved, artifacts are where they are now.
+    """Change the places of artifacts after a root was copied or moved.
 
-    `artifacts` is the URI of their folder. Raises `sqlite3.Error` if the database is broken or in use.
+    `artifacts` is the URI of their folder now. Raises `sqlite3.Error` if the database is broken or in use.
     """
     with closing(_connected(database, "rw")) as connection, connection:
         rows = connection.execute(
@@ -121,18 +117,18 @@ def relocate(database: Path, experiment: str, artifacts: str) -> None:
 
 
 def copy_schema(database: Path, copy: Path) -> None:
-    """Look at every page of a database, and make one of its tables alone, which holds its version.
+    """Read every page of a database, and make a copy with its tables and version but no rows.
 
-    Changes nothing of the database. Raises `sqlite3.Error` if it is broken or in use.
+    The database itself stays unchanged. Raises `sqlite3.Error` if it is broken or in use.
     """
     with (
         closing(_connected(database, "ro")) as connection,
         closing(sqlite3.connect(copy)) as written,
         written,
     ):
-        (said,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        if said != "ok":
-            raise sqlite3.DatabaseError(said)
+        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(verdict)
         statements = connection.execute(
             "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%' "
             "ORDER BY type = 'table' DESC"
@@ -144,7 +140,7 @@ def copy_schema(database: Path, copy: Path) -> None:
 
 
 def columns(database: Path) -> set[tuple[str, str]]:
-    """Every table's name with the name of each of its columns."""
+    """Every pair of a table's name and one of its columns' names."""
     with closing(_connected(database, "ro")) as connection:
         return set(
             connection.execute(

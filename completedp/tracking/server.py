@@ -1,7 +1,7 @@
 """MLflow's own pages on the root's database, served by this very process.
 
-`mlflow server` starts children that outlive a kill -9 of their parent. One process is enough for one person,
-and nothing is left behind however it ends.
+`mlflow server` starts children that outlive a kill -9 of their parent. One process is enough for one person
+and leaves nothing behind, however it ends.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+from completedp import root_layout
 from completedp.errors import UserError
 from completedp.tracking.database import is_missing
-from completedp.tracking.store import DATABASE, Store, import_mlflow
+from completedp.tracking.store import Store, import_mlflow
 from completedp.tracking.tracker import track
 
 
@@ -26,12 +27,12 @@ def serve(
     ready: Callable[[str], None],
     warn: Callable[[str], object] = warnings.warn,
 ) -> None:
-    """Serve until Ctrl-C or SIGTERM; `ready` gets the address of the page of studies.
+    """Serve until Ctrl-C or SIGTERM. `ready` gets the address of the page of studies.
 
-    A root whose database is missing, or broken, as `warn` is told, gets one first. Raises `UserError` for a
-    root without studies, a database that cannot be opened, and an address that is taken or not ours.
+    A missing database is made first, and a broken one is replaced with a call of `warn`. Raises `UserError`
+    for a root without studies, a database that cannot be opened, and an address that is taken or not ours.
     """
-    if is_missing(root / DATABASE):
+    if is_missing(root / root_layout.DATABASE):
         track(root, warn=warn)
     store = Store(root, warn)
     if store.replaced:
@@ -40,10 +41,10 @@ def serve(
     _configure(store)
     import uvicorn
 
-    # Without its query the pages open on MLflow's view of prompts and agents.
+    # Without this query the pages open on MLflow's view of prompts and agents.
     page = f"#/experiments/{store.experiment_id}/runs?workflowType=machine_learning"
     ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/{page}")
-    # Deprecations between MLflow and its own libraries: nothing that a reader can act on.
+    # Deprecations between MLflow and its own libraries, on which a reader cannot act.
     warnings.simplefilter("ignore")
     try:
         uvicorn.run(
@@ -68,9 +69,9 @@ def _check_address(host: str, port: int) -> None:
 
 
 def _configure(store: Store) -> None:
-    """What `mlflow server` tells its workers through the environment."""
+    """Set the environment that `mlflow server` gives to its workers."""
     import_mlflow()
-    import uvicorn  # noqa: F401  (mlflow.server guards its pages only where it sees a server loaded)
+    import uvicorn  # noqa: F401  (mlflow.server guards its pages only if a server is loaded)
     from mlflow.server import ARTIFACT_ROOT_ENV_VAR, BACKEND_STORE_URI_ENV_VAR
 
     os.environ[BACKEND_STORE_URI_ENV_VAR] = store.uri

@@ -1,4 +1,4 @@
-"""The root's MLflow database: where it is, how it is made, its locks, and how views read and write it."""
+"""The root's MLflow database: its place, how it is made and locked, and how views read and write it."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from completedp import root_layout
 from completedp.errors import UserError, first_line
 from completedp.runs.lock import locked
 from completedp.tracking import database
 
-DATABASE = "mlflow.db"
 EXPERIMENT = "completedp"
-# Else MLflow's pages take it for an experiment with prompts and agents.
+# Without this tag MLflow's pages take it for an experiment with prompts and agents.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
-# An outcome's status → MLflow's run status; anything else (diverged, set aside) is FAILED.
+# MLflow's run status by an outcome's status. Any other status (diverged, set aside) is FAILED.
 RUN_STATUS = {"completed": "FINISHED", "stopped": "KILLED"}
 ENDED = ("FINISHED", "FAILED", "KILLED")
 
-# MLflow refuses more than 1000 metrics, 100 params or 100 tags a batch, and 1000 of all together.
+# MLflow refuses a batch of more than 1000 metrics, 100 params or 100 tags, and of more than 1000 in all.
 METRICS_A_BATCH = 800
 PARAMS_A_BATCH = 100
 # The shortest limit on a parameter's value among the releases we accept.
 LONGEST_VALUE = 500
 LONGEST_KEY = 250
-# What MLflow imports when a store is opened; the last in some of its releases alone.
+# Modules that MLflow imports when a store is opened. The last one exists only in some releases.
 _ON_FIRST_USE = (
     "alembic.command",
     "alembic.config",
@@ -47,12 +47,11 @@ _BAD_KEY_CHARACTERS = re.compile(r"[^\w./ -]")
 
 
 class Store:
-    """The root's database and its one experiment, made if need be.
+    """The root's database and its one experiment. Both are made if they are missing.
 
-    A database that is broken is set aside, as `warn` is told: a new one has `replaced` it, and holds no run.
-    A broken page or table shows in use alone; they are looked for, which takes longer, if it is `suspect`.
-    Raises `UserError` if the root cannot be written, or the database cannot be opened for a reason that is
-    not its own.
+    A broken database is set aside with a call of `warn`; a new one without runs has then `replaced` it. A
+    broken page or table shows only in use: with `suspect` every page is read first, which takes longer.
+    Raises `UserError` if the root cannot be written, or if the database cannot be opened and is not to blame.
     """
 
     def __init__(
@@ -61,15 +60,15 @@ class Store:
         self._client_class = import_mlflow()
         root = Path(os.path.realpath(root))
         if bad := set("?#%") & set(str(root)):
-            # These mean something else in a database URI: MLflow would write somewhere else.
+            # These are special in a database URI: MLflow would write somewhere else.
             raise UserError(f"the root {root} has a {bad.pop()!r} in its path; give one without")
-        self.database = root / DATABASE
+        self.database = root / root_layout.DATABASE
         self.uri = _uri(self.database)
-        self.artifacts = (root / "artifacts").as_uri()
+        self.artifacts = (root / root_layout.ARTIFACTS).as_uri()
         try:
             root.mkdir(parents=True, exist_ok=True)
             # Two processes that create the tables at once both fail in the migration.
-            with locked(root / "mlflow.lock"):
+            with locked(root / root_layout.DATABASE_LOCK):
                 self.replaced = self._provide(warn, suspect)
         except UserError:
             raise
@@ -85,7 +84,7 @@ class Store:
         self._inode = self.database.stat().st_ino
 
     def _provide(self, warn: Callable[[str], object], suspect: bool) -> bool:
-        """Open a database that is whole; whether it has replaced a broken one."""
+        """Open a whole database; returns whether it has replaced a broken one."""
         database.remove_unfinished(self.database)
         why = ""
         if not database.is_missing(self.database):
@@ -99,7 +98,7 @@ class Store:
                 if not database.says_broken(error):
                     raise
                 why = first_line(error)
-        # First, so that where none can be made the old one stays.
+        # Made first, so that the old one stays if that fails.
         new = self._made()
         aside = database.set_aside(self.database) if why else None
         database.put_in_place(new, self.database)
@@ -112,33 +111,32 @@ class Store:
         return aside is not None
 
     def _made(self) -> Path:
-        """A new database under another name: a kill leaves none half made under its own."""
+        """Make a new database under another name, so that a kill leaves none half made under its own."""
         new = database.new_name(self.database)
         try:
-            client = self._client_class(tracking_uri=_uri(new), registry_uri=_uri(new))
-            client.create_experiment(
-                EXPERIMENT, artifact_location=self.artifacts, tags=EXPERIMENT_TAGS
-            )
+            self._create_experiment(_connected(self._client_class, new))
         except BaseException:
             database.remove_unfinished(self.database)
             raise
         return new
 
     def _open(self) -> None:
-        self.client = self._client_class(tracking_uri=self.uri, registry_uri=self.uri)
+        self.client = _connected(self._client_class, self.database)
         experiment = self.client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
-            self.client.create_experiment(
-                EXPERIMENT, artifact_location=self.artifacts, tags=EXPERIMENT_TAGS
-            )
-        elif experiment.lifecycle_stage != "active":
-            self.client.restore_experiment(experiment.experiment_id)
-        experiment = self.client.get_experiment_by_name(EXPERIMENT)
+            self.experiment_id = self._create_experiment(self.client)
+            return
         self.experiment_id = str(experiment.experiment_id)
+        if experiment.lifecycle_stage != "active":
+            self.client.restore_experiment(self.experiment_id)
+
+    def _create_experiment(self, client: Any) -> str:
+        where: Mapping[str, Any] = {"artifact_location": self.artifacts, "tags": EXPERIMENT_TAGS}
+        return str(client.create_experiment(EXPERIMENT, **where))
 
     def check(self) -> None:
-        """Raises `FileNotFoundError` if the database is not the one that was opened: another has none of the
-        runs that a view remembers."""
+        """Raises `FileNotFoundError` if another database has replaced the opened one, or none: it would have
+        none of the runs that a view remembers."""
         if not self.database.exists() or self.database.stat().st_ino != self._inode:
             raise FileNotFoundError(f"{self.database} was deleted or replaced")
 
@@ -165,9 +163,9 @@ class Store:
         metrics: Sequence[tuple[str, float, int, int]] = (),
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """In as few batches as MLflow allows, the tags in the last; non-finite metrics are left out.
+        """Log in as few batches as MLflow allows, with the tags in the last one.
 
-        A metric is its key, value, time in ms and step.
+        A metric is (key, value, time in ms, step). Metrics that are not finite are left out.
         """
         from mlflow.entities import Metric, Param, RunTag
 
@@ -186,14 +184,14 @@ class Store:
 
 
 def judge(path: Path) -> None:
-    """Raises what SQLite or MLflow has against a database. Changes nothing of it, and takes seconds."""
+    """Raises SQLite's or MLflow's error if a database is broken. Takes seconds and changes nothing in it."""
     client_class = import_mlflow()
     with tempfile.TemporaryDirectory() as folder:
         copy, new = Path(folder) / "copy.db", Path(folder) / "new.db"
         database.copy_schema(path, copy)
         for made in (copy, new):
-            client_class(tracking_uri=_uri(made), registry_uri=_uri(made))
-        # MLflow makes up for a table that is missing by what it was in the first release.
+            _connected(client_class, made)
+        # In place of a missing table MLflow makes the table of its first release.
         if lacks := database.columns(new) - database.columns(copy):
             raise sqlite3.DatabaseError("no column {}.{}".format(*min(lacks)))
 
@@ -201,36 +199,36 @@ def judge(path: Path) -> None:
 def import_mlflow() -> Any:
     """`MlflowClient`, with telemetry, progress lines and the advice about git off.
 
-    Imports what MLflow would import on first use too: that may be in the tracker's thread, and no thread of
-    ours imports beside another.
+    It also imports all that MLflow would import on first use: that may be in the tracker's thread, and no two
+    of our threads import at the same time.
     """
     os.environ.update(
         MLFLOW_DISABLE_TELEMETRY="true",
         DO_NOT_TRACK="true",
         MLFLOW_LOGGING_LEVEL="CRITICAL",
         GIT_PYTHON_REFRESH="quiet",
-        # A connection that is kept goes on writing into a database that was deleted or replaced.
+        # A pooled connection would go on writing into a database that was deleted or replaced.
         MLFLOW_SQLALCHEMYSTORE_POOLCLASS="NullPool",
     )
     for name in ("MLFLOW_SQLALCHEMYSTORE_POOL_SIZE", "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW"):
-        os.environ.pop(name, None)  # of a pool that keeps connections
+        os.environ.pop(name, None)  # options of a pool
     import mlflow.store.db
     from mlflow.tracking import MlflowClient
 
-    # Migrations import from this package.
+    # Migrations import the modules of this package.
     modules = pkgutil.iter_modules(mlflow.store.db.__path__, "mlflow.store.db.")
     for name in [*_ON_FIRST_USE, *(module.name for module in modules)]:
         if importlib.util.find_spec(name) is not None:
             importlib.import_module(name)
 
-    # They log the traceback of what they then raise.
+    # These log the tracebacks of errors that they then raise.
     for name in ("mlflow", "alembic", "sqlalchemy"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return MlflowClient
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Leaves of a nested mapping by dotted path; a list is a leaf."""
+    """The leaves of a nested mapping by dotted path. A list is a leaf."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{key}.")
@@ -239,20 +237,25 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, ob
 
 
 def milliseconds(seconds: float) -> int:
-    # MLflow takes no date before 1970, where a file that has lost its own would begin.
+    # A file that has lost its date may be older than 1970, and MLflow takes no such date.
     return max(0, round(seconds * 1000))
 
 
 def text(value: object) -> str:
-    """What SQLite can hold of a value: what is not Unicode, as in a file's name, is escaped."""
+    """A value as text for SQLite, at most `LONGEST_VALUE` long. A file name's stray bytes are escaped."""
     return str(value).encode("utf-8", "backslashreplace").decode("utf-8")[:LONGEST_VALUE]
 
 
 def _key(name: str) -> str:
-    """MLflow reads a key as a path, which must be no other's."""
+    """A name as a key of MLflow, which reads it as a path that must not leave its folder."""
     parts = _BAD_KEY_CHARACTERS.sub("_", name).split("/")
     return "/".join(part for part in parts if part not in ("", ".", ".."))[:LONGEST_KEY] or "_"
 
 
 def _uri(path: Path) -> str:
     return f"sqlite:///{path}"
+
+
+def _connected(client_class: Any, path: Path) -> Any:
+    """A client of the database at `path`. MLflow makes its tables if they are missing."""
+    return client_class(tracking_uri=_uri(path), registry_uri=_uri(path))

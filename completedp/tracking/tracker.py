@@ -1,4 +1,4 @@
-"""Who writes the MLflow view: a thread beside a running search or training, or `completedp track`."""
+"""The two writers of the MLflow view: a thread beside a running search or training, and `track`."""
 
 from __future__ import annotations
 
@@ -8,104 +8,93 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Literal, Protocol
 
+from completedp import root_layout
 from completedp.errors import UserError, first_line, nearest
 from completedp.runs.journal import studies
 from completedp.runs.lock import locked
-from completedp.tracking.run_view import RunView, SyncedRun
-from completedp.tracking.store import DATABASE, Store, import_mlflow
-from completedp.tracking.view import StudyView, SyncedStudy
+from completedp.tracking.run_view import RunView
+from completedp.tracking.store import Store, import_mlflow
+from completedp.tracking.study_view import StudyView
+from completedp.tracking.view import SyncResult, View
 from completedp.training.run_folder import RUN, trained
 
-# A database locked by another study's writer is free again within a second; a broken one is not.
+# A database that another study's writer has locked is free again within a second. A broken one is not.
 ATTEMPTS = 3
 RETRY_SECONDS = 1.0
 
 
-class View(Protocol):
-    """Keeps what a folder holds in the database."""
-
-    def sync(self, state: Literal["running", "ended"]) -> object: ...
-
-
 def track(
     root: Path, name: str | None = None, warn: Callable[[str], object] = warnings.warn
-) -> list[SyncedStudy | SyncedRun]:
+) -> list[SyncResult]:
     """Bring the view of one study or trained plan, or of all, in line with their folders.
 
-    Where a broken database had to be set aside, as `warn` is told, all are rebuilt. Raises `UserError` for an
+    A broken database is set aside with a call of `warn`, and then all are rebuilt. Raises `UserError` for an
     unknown name, a root without studies and runs, or a database that cannot be opened.
     """
-    found = [*studies(root), *trained(root)]
-    if not found:
+    folders = [*studies(root), *trained(root)]
+    if not folders:
         raise UserError(
             f"{root} holds no study and no run; start one with 'completedp search', or give --root"
         )
-    names = [folder.name for folder in found]
+    names = [folder.name for folder in folders]
     if name is not None and name not in names:
         raise UserError(f"{root} has no study or run {name!r}{nearest(name, names)}")
     import_mlflow()
     from mlflow.exceptions import MlflowException
 
     with suppress(MlflowException, OSError):
-        return _passes(root, found, name, warn)
+        return _passes(root, folders, name, warn)
     try:
-        # A broken page or table shows in use alone; and what was locked may be free.
-        return _passes(root, found, name, warn, suspect=True)
+        # A broken page or table shows only in use. A lock may be free by now.
+        return _passes(root, folders, name, warn, suspect=True)
     except (MlflowException, OSError) as error:
         raise UserError(
-            f"{root / DATABASE}: MLflow cannot write it ({first_line(error)}); free it or its disk, and run "
-            "'completedp track' again"
+            f"{root / root_layout.DATABASE}: MLflow cannot write it ({first_line(error)}); free it or its "
+            "disk, and run 'completedp track' again"
         ) from error
 
 
 def _passes(
     root: Path,
-    found: Sequence[Path],
+    folders: Sequence[Path],
     name: str | None,
     warn: Callable[[str], object],
     *,
     suspect: bool = False,
-) -> list[SyncedStudy | SyncedRun]:
+) -> list[SyncResult]:
     store = Store(root, warn, suspect=suspect)
     if name is not None and not store.replaced:
-        return [_track_one(store, folder) for folder in found if name == folder.name]
-    return [_tracked(store, folder) for folder in found]
+        return [_pass(store, _view_of(folder), folder) for folder in folders if name == folder.name]
+    results = []
+    for folder in folders:
+        view = _view_of(folder)
+        try:
+            results.append(_pass(store, view, folder))
+        except UserError as error:  # one that cannot be read must not keep the others from MLflow
+            results.append(SyncResult(kind=view.kind, name=folder.name, fault=str(error)))
+    return results
 
 
-def _tracked(store: Store, folder: Path) -> SyncedStudy | SyncedRun:
-    """One among others: one that cannot be read must not keep them from being tracked."""
-    try:
-        return _track_one(store, folder)
-    except UserError as error:
-        return SyncedStudy(study=folder.name, fault=str(error))
+def _view_of(folder: Path) -> type[View]:
+    return RunView if (folder / RUN).exists() else StudyView
 
 
-def _track_one(store: Store, folder: Path) -> SyncedStudy | SyncedRun:
-    is_run = (folder / RUN).exists()
+def _pass(store: Store, view: type[View], folder: Path) -> SyncResult:
     with _writer(folder, wait=False) as held:
-        if is_run:
-            return (
-                RunView(store, folder).sync("ended")
-                if held
-                else SyncedRun(run=folder.name, busy=True)
-            )
-        return (
-            StudyView(store, folder).sync("ended")
-            if held
-            else SyncedStudy(study=folder.name, busy=True)
-        )
+        if not held:
+            return SyncResult(kind=view.kind, name=folder.name, busy=True)
+        return view(store, folder).sync("ended")
 
 
 class Tracker:
-    """Keeps MLflow in line with a growing folder, a study's or a trained plan's, from one background thread.
+    """Keeps MLflow in line with the growing folder of a study or a trained plan, from a background thread.
 
-    Nothing here raises or makes the work wait: a failure is one call of `warn`, later updates try again,
-    and what is missing at the end `completedp track` adds. `warn` is called from the thread.
+    Nothing here raises or makes the work wait. A failure is one call of `warn`, from the thread. Later
+    updates try again, and `completedp track` adds what is still missing at the end.
 
-    Make one when all is imported and nothing walks over loggers, modules or warnings any more: MLflow's
-    migrations add to them from the thread.
+    Make a tracker after all imports, when nothing iterates over loggers, modules or warnings any more.
+    MLflow's migrations add to these from the thread.
     """
 
     def __init__(
@@ -120,8 +109,8 @@ class Tracker:
         self._warned = self._complete = False
         self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
         try:
-            # Not in the thread: one that imports beside another can meet half-made modules, and changes
-            # tables that the other may be walking over.
+            # Not in the thread: two threads that import side by side can meet half-made modules, and change
+            # tables that the other one iterates over.
             import_mlflow()
         except Exception as error:
             self._failed(error)
@@ -130,11 +119,11 @@ class Tracker:
         self._thread.start()
 
     def update(self) -> None:
-        """The folder has grown. Returns at once."""
+        """Say that the folder has grown. Returns at once."""
         self._changed.set()
 
     def close(self, timeout: float = 60.0) -> bool:
-        """Write what is missing and end the run, waiting up to `timeout` seconds; whether it did."""
+        """Write what is missing and end the run; returns whether that was done within `timeout` seconds."""
         self._closing.set()
         self._changed.set()
         if self._thread.ident is None:
@@ -159,7 +148,7 @@ class Tracker:
             closing = self._closing.is_set()
             for attempt in range(ATTEMPTS):
                 try:
-                    if not self._folder.is_dir():  # a root that was moved away is not made anew
+                    if not self._folder.is_dir():  # a root that was moved away is not made again
                         raise FileNotFoundError(f"{self._folder} was deleted or moved")
                     if view is None:
                         store = Store(self._root, self._warn, suspect=attempt > 0)
@@ -168,7 +157,7 @@ class Tracker:
                     self._complete = closing
                     break
                 except Exception as error:
-                    view = None  # what it remembers of the database may be wrong
+                    view = None  # its memory of the database may be wrong
                     if attempt == ATTEMPTS - 1:
                         self._failed(error)
                     else:
@@ -187,5 +176,5 @@ class Tracker:
 
 
 def _writer(folder: Path, *, wait: bool) -> AbstractContextManager[bool]:
-    """The right to write a folder's view: `track` beside what runs there would double its runs."""
+    """The right to write a folder's view. Two writers at once would double its runs."""
     return locked(folder / ".mlflow.lock", wait=wait)

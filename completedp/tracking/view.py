@@ -1,246 +1,79 @@
-"""One study's runs in MLflow: a parent run, and a nested run for each finished trial.
-
-The journal is the truth and MLflow a copy, so there is one operation: `StudyView.sync` brings the database in
-line with the journal, whatever either holds. A trial's run is whole when it has ended and carries the digest
-of its journal record, the last thing written; any other run of the trial is what a killed writer left, and is
-replaced.
-"""
+"""A view: one folder's runs in MLflow, brought in line with the folder by one operation, `sync`."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from completedp import files, reading
-from completedp.errors import UserError
-from completedp.runs.curves import read_curve
-from completedp.runs.journal import TrialRecord, check_study, read_records, trials
-from completedp.tracking.store import ENDED, RUN_STATUS, Store, flatten, milliseconds, text
+from completedp.tracking.store import Store, milliseconds
 
-_NOTE = (
-    "A completedp study. Each nested run is one training run; its parameters are the multipliers of the "
-    "preset's values (for a β, of 1-β) that differ from 1. `train_loss` by step, `loss` the evaluation, in "
-    "nats a token. This page is a copy: `completedp track` rebuilds it from the study's journal."
-)
+Kind = Literal["study", "run"]
+# Whether somebody still writes the folder.
+State = Literal["running", "ended"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SyncedStudy:
-    """What one pass did: trial runs written, found whole, and removed; `busy` if a search has the view."""
+class SyncResult:
+    """The result of one pass over a study or a trained plan.
 
-    study: str
+    It counts the MLflow runs that were written, found whole, and removed. `busy`: a running search or
+    training keeps this view itself. `fault`: the reason why the folder could not be read.
+    """
+
+    kind: Kind
+    name: str
     written: int = 0
     unchanged: int = 0
     removed: int = 0
     busy: bool = False
     fault: str = ""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, with the name under the key `study` or `run`."""
+        fields = asdict(self)
+        return {fields.pop("kind"): fields.pop("name"), **fields}
 
-class StudyView:
-    """One study's runs in the database. Remembers which trials are whole: a pass costs what is new."""
 
-    def __init__(self, store: Store, study: Path) -> None:
-        self._store = store
-        self._client, self._experiment_id = store.client, store.experiment_id
-        self._study = study
-        self._whole: set[int] = set()
-        self._parent = ""
+class View(ABC):
+    """Remembers what the database holds of its folder, so that a pass costs only what is new."""
+
+    kind: ClassVar[Kind]
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        self._store, self._folder = store, folder
         self._removed = 0
-        self._steps_logged: set[int] = set()
 
-    def sync(self, state: Literal["running", "ended"]) -> SyncedStudy:
-        """One pass. `ended`: no search is at work, so the parent run ends too, with its artifacts."""
-        self._store.check()
-        journal = self._study / "journal.jsonl"
-        records = read_records(journal)
-        if not records:
-            raise UserError(f"{journal}: there is no study any more")
-        check_study(records[0], journal)
-        ended = trials(records, journal).values()
-        finished = {t.trial: t for t in ended if t.status is not None}
-        if not self._parent:
-            self._load(records[0], finished)
-        missing = [number for number in finished if number not in self._whole]
-        for number in missing:
-            self._write_trial(finished[number])
-            self._whole.add(number)
-        self._write_progress(records, finished)
-        if state == "ended":
-            self._end_parent(records)
-        return SyncedStudy(
-            study=self._study.name,
-            written=len(missing),
-            unchanged=len(finished) - len(missing),
+    @abstractmethod
+    def sync(self, state: State) -> SyncResult:
+        """One pass. State `ended` says that nothing writes the folder any more."""
+
+    def _result(self, *, written: int = 0, unchanged: int = 0) -> SyncResult:
+        return SyncResult(
+            kind=self.kind,
+            name=self._folder.name,
+            written=written,
+            unchanged=unchanged,
             removed=self._removed,
         )
 
-    def _load(self, first: Mapping[str, Any], finished: Mapping[int, TrialRecord]) -> None:
-        """Find the study's runs, remove those that are not whole, and start the parent."""
-        study_id = files.digest({"name": self._study.name, "first": dict(first)})
-        self._tags = {"completedp.study": text(self._study.name), "completedp.study_id": study_id}
-        parents: list[Any] = []
-        children: list[Any] = []
-        for run in self._store.runs("completedp.study_id", study_id):
-            (children if "completedp.trial" in run.data.tags else parents).append(run)
-        outdated = _outdated(children, finished)
-        kept = {} if outdated else _whole_runs(children)
-        parent = parents[0] if parents and not outdated else None
-        keep = {run.info.run_id for run in (parent, *kept.values()) if run}
-        for run in parents + children:
-            if run.info.run_id not in keep:
-                self._client.delete_run(run.info.run_id)
-                self._removed += 1
-        self._parent = parent.info.run_id if parent else self._create_parent(finished)
-        self._whole = set(kept)
-        self._describe_parent(first)
-        for run in kept.values():
-            if run.data.tags.get("mlflow.parentRunId") != self._parent:
-                self._client.set_tag(run.info.run_id, "mlflow.parentRunId", self._parent)
-
-    def _create_parent(self, finished: Mapping[int, TrialRecord]) -> str:
-        starts = [self._times(trial)[0] for trial in finished.values()]
-        run = self._client.create_run(
-            self._experiment_id,
-            run_name=text(self._study.name),
-            start_time=milliseconds(min(starts, default=time.time())),
-            tags=self._tags,
-        )
-        return str(run.info.run_id)
-
-    def _describe_parent(self, first: Mapping[str, Any]) -> None:
-        """The study's configuration as parameters; logging them again changes nothing."""
-        flat = dict(flatten(first.get("config", {})))
-        params = {"seed": first.get("seed"), **flat}
-        tags = {
-            "completedp.preset": str(first.get("digest")),
-            "completedp.status": "running",
-            "mlflow.note.content": _NOTE,
-        }
-        self._store.log(self._parent, params=params, tags=tags)
-        self._client.update_run(self._parent, status="RUNNING")
-        history = self._client.get_metric_history(self._parent, "best_loss")
-        self._steps_logged = {metric.step for metric in history}
-
-    def _times(self, trial: TrialRecord) -> tuple[float, float]:
-        """Start and end, in seconds since the epoch: the curve is written when the trial ends."""
-        curve = self._study / "curves" / f"{trial.trial}.jsonl"
-        when = curve if curve.exists() else self._study / "journal.jsonl"
-        end = when.stat().st_mtime
-        return end - trial.seconds, end
-
-    def _write_trial(self, trial: TrialRecord) -> None:
-        assert trial.status is not None
-        start, end = self._times(trial)
-        run = self._client.create_run(
-            self._experiment_id,
-            run_name=f"trial {trial.trial}",
-            start_time=milliseconds(start),
-            tags={
-                **self._tags,
-                "mlflow.parentRunId": self._parent,
-                "completedp.trial": str(trial.trial),
-                "completedp.phase": trial.phase,
-                "completedp.status": trial.status,
-            },
-        )
-        params = {"phase": trial.phase, "seed": trial.seed}
-        # Coordinates are octaves: 0 is the preset's own value.
-        params |= {k: f"{math.exp2(v):.4g}" for k, v in trial.values.items() if v != 0}
-        tags = {"completedp.record": _digest(trial)}
-        if trial.reason:
-            tags["reason"] = trial.reason
-        metrics = _trial_metrics(trial, read_curve(self._study / "curves", trial.trial), start, end)
-        run_id = str(run.info.run_id)
-        self._client.set_terminated(
-            run_id, RUN_STATUS.get(trial.status, "FAILED"), end_time=milliseconds(end)
-        )
-        self._store.log(run_id, params=params, metrics=metrics, tags=tags)
-
-    def _write_progress(
-        self, records: Sequence[Mapping[str, Any]], finished: Mapping[int, TrialRecord]
-    ) -> None:
-        """The parent's own curve: best loss by finished search trial, in the order they finished."""
-        now = milliseconds(time.time())
-        best, metrics = math.inf, []
-        order = [finished[r["trial"]] for r in records if r["event"] == "finished"]
-        # Confirmation runs are on another split: their losses are not comparable.
-        for step, trial in enumerate(t for t in order if t.phase != "confirm"):
-            best = min(best, math.inf if trial.loss is None else trial.loss)
-            if math.isfinite(best) and step not in self._steps_logged:
-                metrics.append(("best_loss", best, now, step))
-        budgets = [record["budget"] for record in records if "budget" in record]
-        # A tag, because it can be raised and a parameter cannot.
-        self._store.log(self._parent, metrics=metrics, tags={"completedp.budget": str(budgets[-1])})
-        self._steps_logged |= {step for *_, step in metrics}
-
-    def _end_parent(self, records: Sequence[Mapping[str, Any]]) -> None:
-        done = records[-1]["event"] == "done"
-        summary = self._summary() if done else []
-        end = milliseconds((self._study / "journal.jsonl").stat().st_mtime)
-        for name in ("study.yaml", "recipe.yaml", "summary.json", "figures"):
-            path = self._study / name
-            if path.is_dir():
-                self._client.log_artifacts(self._parent, str(path), artifact_path=name)
-            elif path.exists():
-                self._client.log_artifact(self._parent, str(path))
-        metrics = [(key, value, end, 0) for key, value in summary]
-        status = "done" if done else "interrupted"
-        self._store.log(self._parent, metrics=metrics, tags={"completedp.status": status})
-        self._client.set_terminated(self._parent, "FINISHED" if done else "KILLED", end_time=end)
-
-    def _summary(self) -> list[tuple[str, float]]:
-        """The numbers of the study's summary, by dotted path."""
-        path = self._study / "summary.json"
-        if not path.exists():
-            return []
-        try:
-            leaves = flatten(reading.read_object(path))
-        except UserError as error:
-            raise UserError(
-                f"{error}; 'completedp report {self._study.name}' writes it again"
-            ) from None
-        return [
-            (key, float(v))
-            for key, v in leaves
-            if isinstance(v, int | float) and reading.is_number(v)
-        ]
+    def _delete(self, run: Any) -> None:
+        self._store.client.delete_run(run.info.run_id)
+        self._removed += 1
 
 
-def _digest(trial: TrialRecord) -> str:
-    """Identity of what the view shows of a trial."""
-    names = ("trial", "phase", "seed", "status", "loss", "steps", "seconds", "reason")
-    shown = {name: getattr(trial, name) for name in names}
-    return files.digest({"values": dict(trial.values), **shown})
-
-
-def _whole_runs(children: Sequence[Any]) -> dict[int, Any]:
-    """The first whole run of each trial."""
-    whole: dict[int, Any] = {}
-    for run in children:
-        if "completedp.record" in run.data.tags and run.info.status in ENDED:
-            whole.setdefault(int(run.data.tags["completedp.trial"]), run)
-    return whole
-
-
-def _outdated(children: Sequence[Any], finished: Mapping[int, TrialRecord]) -> bool:
-    """Whether a run shows what the journal does not hold: the study was deleted and started anew."""
-    shown = {n: run.data.tags["completedp.record"] for n, run in _whole_runs(children).items()}
-    return any(n not in finished or _digest(finished[n]) != d for n, d in shown.items())
-
-
-def _trial_metrics(
-    trial: TrialRecord, curve: Sequence[tuple[int, float]], start: float, end: float
+def curve_metrics(
+    curve: Sequence[tuple[int, float]], start: float, end: float, last: int = 1
 ) -> list[tuple[str, float, int, int]]:
-    """(key, value, time in ms, step) of the curve and the final loss; steps spread evenly over the time."""
-    last = max([step for step, _ in curve] + [trial.steps or 0, 1])
-    metrics = [
+    """The points of a curve as metrics (key, value, time in ms, step).
+
+    The steps up to the last one of the curve, or `last` if that is later, are spread evenly from `start` to
+    `end`, in seconds since the epoch.
+    """
+    last = max([last, *(step for step, _ in curve)])
+    return [
         ("train_loss", loss, milliseconds(start + (end - start) * step / last), step)
         for step, loss in curve
     ]
-    if trial.loss is not None:
-        metrics.append(("loss", trial.loss, milliseconds(end), last))
-    return metrics

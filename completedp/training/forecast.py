@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from completedp.config import Model, TrainConfig
-from completedp.flops import training_flops
+from completedp.models import training_flops
 
 MOST_EPOCHS = 4  # repeated data is nearly as good as new up to about four times (arXiv 2305.16264)
 LONG_HOURS = 1.0

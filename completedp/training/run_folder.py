@@ -9,19 +9,18 @@ kill fell. Where several processes train together, the leading one alone writes.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from completedp import files, reading
-from completedp.config import DataConfig, ExternalModel
+from completedp import files, reading, root_layout
+from completedp.config import DataConfig
 from completedp.errors import UserError
 from completedp.plan import Plan
 from completedp.records import build
@@ -31,94 +30,13 @@ from completedp.runs.job import Job, Outcome, Progress
 from completedp.runs.journal import sync
 from completedp.runs.lock import Lock
 from completedp.runs.runner import run_job, train_function
-from completedp.training.jobs import training_job
 
 if TYPE_CHECKING:
-    from completedp.lm.data import Corpus
     from completedp.lm.throughput import Speedometer
     from completedp.lm.train import LanguageModelTask
 
 _OUTCOME = "outcome.json"
 RUN = "run.json"
-# A twentieth of a run is the most that an interruption costs; a checkpoint is three times the weights.
-CHECKPOINTS_A_RUN = 20
-
-
-def run_name(plan: Plan, data: DataConfig, seed: int, stem: str) -> str:
-    """A name that only the same run has, so that no other run's results are replaced."""
-    # The text that the values were found on is part of the recipe, whose digest the plan has.
-    values = dataclasses.replace(plan, corpus=None).to_dict()
-    content = files.digest({"plan": values, "data": dataclasses.asdict(data), "seed": seed})
-    return f"{stem}-seed{seed}-{content.removeprefix('sha256:')[:8]}"
-
-
-def kept_corpus(plan: Plan, data: DataConfig, cache: Path) -> Corpus | None:
-    """The corpus that the plan's recipe was tuned on, where its text is gone and the cache has it.
-
-    Raises `UserError` where that is damaged.
-    """
-    from completedp.lm.data import kept
-    from completedp.lm.sources import is_gone
-
-    if plan.corpus is None or plan.train.loop or data != plan.data or not is_gone(data.source):
-        return None
-    return kept(data, plan.model.vocab_size, plan.train.eval_tokens, cache, plan.corpus)
-
-
-def plan_job(
-    plan: Plan,
-    *,
-    data: DataConfig,
-    seed: int,
-    folder: Path | None,
-    cache: Path,
-    device: str,
-    parallel: str | None = None,
-    digest: str | None = None,
-) -> Job:
-    """The plan as a job: evaluated on the report split, its checkpoints in `folder` where one is given; on
-    the corpus with the `digest`, where that is known.
-
-    Raises `UserError` for a loop of the user's where a folder is given (it keeps no checkpoints here), or
-    another's model (it does not know the base that the values were carried from).
-    """
-    foreign = isinstance(plan.model, ExternalModel)
-    if plan.train.loop and (folder is not None or foreign):
-        raise UserError(
-            f"the plan is to be trained by {plan.train.loop}, and this verb has the built-in loop: take the "
-            "values by completedp export or completedp.parametrize, or take train.loop out of the plan"
-        )
-    arguments: dict[str, Any] = {} if plan.train.loop else {"parallel": parallel}
-    if foreign:
-        arguments["base"] = {"width": plan.base.width, "depth": plan.base.depth}
-        arguments["parameterization"] = plan.parameterization
-    if folder is not None:
-        arguments["checkpoints"] = str(folder / "checkpoints")
-        arguments["checkpoint_steps"] = max(1, plan.train.steps // CHECKPOINTS_A_RUN)
-    return training_job(
-        plan.model,
-        data,
-        plan.train,
-        plan.resolved,
-        trial=0,
-        seed=seed,
-        split="report",
-        cache=cache,
-        device=device,
-        digest=digest,
-        **arguments,
-    )
-
-
-def plan_jobs(
-    runs: Iterable[tuple[Plan, int]], *, cache: Path, device: str, digest: str | None = None
-) -> list[Job]:
-    """Each plan with its seed as a job without checkpoints, numbered by its place."""
-    shared: dict[str, Any] = {"folder": None, "cache": cache, "device": device, "digest": digest}
-    return [
-        dataclasses.replace(plan_job(plan, data=plan.data, seed=seed, **shared), trial=i)
-        for i, (plan, seed) in enumerate(runs)
-    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,24 +63,24 @@ def run(
     """
     from completedp.lm.parallel import join
 
-    team = join(job.arguments["parallel"])
-    with team.together():
+    group = join(job.arguments["parallel"])
+    with group.collective_errors():
         task = _task(job)  # refusals of the data come before anything is written
     identity = files.digest(task.run_content(job.resolved, job.seed))
     with ExitStack() as held:
         outcome: Outcome | None = None
-        with team.together():
-            if team.leads:
+        with group.collective_errors():
+            if group.is_main:
                 with files.writing(folder):
                     folder.mkdir(parents=True, exist_ok=True)
-                held.enter_context(Lock(folder / "lock", "run"))
+                held.enter_context(Lock(folder / root_layout.LOCK, "run"))
                 outcome = _finished(folder, identity)
                 if plan is not None and outcome is None:
                     _describe(folder, plan, job, task, identity)
-        before = bool(team.led(outcome is not None))
-        if before and not team.leads:
+        before = bool(group.broadcast(outcome is not None))
+        if before and not group.is_main:
             outcome = _finished(folder, identity)
-        if outcome is None and team.leads:
+        if outcome is None and group.is_main:
             if on_start is not None:
                 on_start()
             outcome = _train(job, folder, on_progress)
@@ -170,7 +88,7 @@ def run(
             sync(folder)
         elif outcome is None:
             outcome = run_job(job)
-        if team.leads:
+        if group.is_main:
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return RunEnd(outcome=outcome, before=before)
 
@@ -235,7 +153,7 @@ class RunRecord:
 
 def trained(root: Path) -> list[Path]:
     """The folders of a root's runs that describe themselves, by name."""
-    return sorted(path.parent for path in root.glob(f"runs/*/{RUN}"))
+    return sorted(path.parent for path in root.glob(f"{root_layout.RUNS}/*/{RUN}"))
 
 
 def read_points(folder: Path, steps: int) -> list[tuple[int, float]]:
@@ -282,7 +200,7 @@ def _describe(folder: Path, plan: Plan, job: Job, task: LanguageModelTask, ident
         seed=job.seed,
         data=dict(job.arguments["data"]),
         device=task.device.type,
-        processes=task.team.ranks,
+        processes=task.group.world_size,
         parallel=job.arguments["parallel"],
     )
     files.write_json(described, vars(start))

@@ -18,7 +18,7 @@ from completedp.runs.journal import Journal
 
 
 def found(check: Any, root: Path) -> dict[str, doctor.Finding]:
-    return {finding.what: finding for finding in check(root)}
+    return {finding.subject: finding for finding in check(root)}
 
 
 def test_a_healthy_machine(tmp_path: Path) -> None:
@@ -45,8 +45,8 @@ def test_a_version_that_does_not_fit_and_one_that_is_absent(
     monkeypatch.setattr(importlib.metadata, "version", version)
     findings = found(doctor._packages, tmp_path)
     assert (findings["torch"].state, findings["mlflow"].state) == ("fault", "fault")
-    assert findings["torch"].said.startswith("1.0; python -m pip install 'torch")
-    assert findings["mlflow"].said.startswith("absent; ")
+    assert findings["torch"].message.startswith("1.0; python -m pip install 'torch")
+    assert findings["mlflow"].message.startswith("absent; ")
     assert findings["numpy"].state == "ok"
     assert "ray" not in findings  # an extra
 
@@ -58,7 +58,7 @@ def test_a_checkout_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(importlib.metadata, "requires", requires)
     findings = found(doctor._packages, tmp_path)
     assert findings["completedp"].state == "note"
-    assert "pip install -e ." in findings["completedp"].said
+    assert "pip install -e ." in findings["completedp"].message
 
 
 @pytest.mark.parametrize(("compiled", "state"), [(2.7501, "ok"), (2.772, "fault")])
@@ -69,7 +69,7 @@ def test_compiled_code_that_trains_otherwise(
     monkeypatch.setattr(doctor, "_losses", lambda device, kinds: [2.75, compiled])
     finding = found(doctor._compiled, tmp_path)["compiled on cuda:0"]
     assert finding.state == state
-    assert state == "ok" or "train.compile to false" in finding.said
+    assert state == "ok" or "train.compile to false" in finding.message
 
 
 def test_roots_that_are_not_fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -77,11 +77,11 @@ def test_roots_that_are_not_fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     file.touch()
     assert found(doctor._root, file / "root")["root"].state == "fault"
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 2**20))  # type: ignore[attr-defined]
-    assert "1 MiB free; make room" in found(doctor._root, tmp_path)["root"].said
+    assert "1 MiB free; make room" in found(doctor._root, tmp_path)["root"].message
     monkeypatch.setattr(fcntl, "flock", lambda *_: None)
     finding = found(doctor._root, tmp_path)["root"]
     assert finding.state == "fault"
-    assert "has no locks" in finding.said
+    assert "has no locks" in finding.message
 
 
 def test_studies_that_are_open_torn_done_and_damaged(tmp_path: Path) -> None:
@@ -100,9 +100,9 @@ def test_studies_that_are_open_torn_done_and_damaged(tmp_path: Path) -> None:
     findings = found(doctor._studies, tmp_path)
     states = {what.removeprefix("study "): finding.state for what, finding in findings.items()}
     assert states == {"open": "note", "torn": "note", "done": "ok", "damaged": "fault"}
-    assert "completedp search --resume open" in findings["study open"].said
-    assert "torn" in findings["study torn"].said
-    assert findings["study done"].said == "done, 1 runs ended"
+    assert "completedp search --resume open" in findings["study open"].message
+    assert "torn" in findings["study torn"].message
+    assert findings["study done"].message == "done, 1 runs ended"
 
 
 def test_a_database_that_is_none(tmp_path: Path) -> None:

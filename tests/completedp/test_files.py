@@ -12,9 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from completedp import files
-from completedp.config import ExternalModel, StudyConfig
 from completedp.errors import UserError
-from completedp.lm.preset_files import load_preset
 from completedp.recipe import Recipe
 
 BAD = {
@@ -158,28 +156,3 @@ def test_what_cannot_be_written_says_what_to_do(
         files.write_text(path, "after")
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_of_two_kinds_of_model_the_meant_one_is_spoken_of() -> None:
-    content = load_preset("tiny").to_dict()
-    foreign = {"source": "a:b", "width": 8, "depth": 2, "vocab_size": 256, "context": 64}
-    assert files.validate(StudyConfig, {**content, "model": foreign}, "x").model == ExternalModel(
-        **foreign
-    )
-    for model, said in (
-        (
-            {**content["model"], "widht": 3},
-            r"^x: model\.widht: unknown key; did you mean 'width'\?$",
-        ),
-        (
-            {**content["model"], "width": "3"},
-            r"^x: model\.width is '3'; input should be a valid integer$",
-        ),
-        ({**foreign, "depth": None}, r"^x: model\.depth is None; input should be a valid integer$"),
-        (
-            {k: v for k, v in foreign.items() if k != "context"},
-            r"^x: model\.context is missing; add it$",
-        ),
-    ):
-        with pytest.raises(UserError, match=said):
-            files.validate(StudyConfig, {**content, "model": model}, "x")

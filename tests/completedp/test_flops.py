@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from completedp import flops
+from completedp import flops, models
 from completedp.config import ModelConfig
 from completedp.lm.model import LanguageModel
 
@@ -37,9 +37,11 @@ def test_parameters_are_the_models(shape: ModelConfig) -> None:
     counted = {name: tuple(p.shape) for name, p in LanguageModel(shape).named_parameters()}
     assert flops.shapes(shape) == counted
     assert list(flops.shapes(shape)) == [spec.name for spec in shape.inventory(shape)]
-    assert flops.parameter_count(shape) == sum(p.numel() for p in LanguageModel(shape).parameters())
-    assert flops.parameter_count(shape) == sum(flops.parameters(shape).values())
-    assert flops.training_flops(shape, 7) == 3 * sum(flops.forward_flops(shape, 7).values())
+    assert models.parameter_count(shape) == sum(
+        p.numel() for p in LanguageModel(shape).parameters()
+    )
+    assert models.parameter_count(shape) == sum(flops.parameters(shape).values())
+    assert models.training_flops(shape, 7) == 3 * sum(flops.forward_flops(shape, 7).values())
 
 
 def test_flops_are_torchs(shape: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +61,7 @@ def test_flops_are_torchs(shape: ModelConfig, monkeypatch: pytest.MonkeyPatch) -
         logits_BTV = model(tokens_BT)
         logits_BTV.sum().backward()
     assert training.get_total_flops() == pytest.approx(
-        flops.training_flops(shape, tokens_BT.numel()), rel=1e-3
+        models.training_flops(shape, tokens_BT.numel()), rel=1e-3
     )
 
 
@@ -73,4 +75,4 @@ def test_training_flops_are_linear_in_tokens(heads: int, depth: int, ffn: int, t
     model = ModelConfig(
         width=64 * heads, depth=depth, head_dim=64, ffn=ffn, vocab_size=32_000, context=2048
     )
-    assert flops.training_flops(model, tokens) == tokens * flops.training_flops(model, 1)
+    assert models.training_flops(model, tokens) == tokens * models.training_flops(model, 1)

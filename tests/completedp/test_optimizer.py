@@ -13,8 +13,8 @@ import completedp
 from completedp.config import ModelConfig
 from completedp.hparams import GlobalValues, HParams
 from completedp.lm.model import LanguageModel
-from completedp.optimizer import adamw, initialize, param_groups
-from completedp.resolved import Resolved, TensorRow
+from completedp.optimizer import TensorRow, adamw, initialize, param_groups
+from completedp.resolved import Resolved
 
 SHAPE = ModelConfig(width=32, depth=2, head_dim=16, ffn=48, vocab_size=64, context=16)
 

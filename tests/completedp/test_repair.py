@@ -35,7 +35,7 @@ def journal(tmp_path: Path) -> Path:
 
 
 def said(root: Path) -> dict[str, str]:
-    return {done.what: done.said for done in repair.repair(root)}
+    return {done.subject: done.message for done in repair.repair(root)}
 
 
 def test_blank_and_torn_lines_are_taken_out_and_a_copy_is_kept(

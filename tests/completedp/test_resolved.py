@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 import completedp
 from completedp.hparams import HParams
-from completedp.resolved import Resolved, TensorRow
+from completedp.optimizer import TensorRow
+from completedp.resolved import Resolved
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES: list[dict[str, Any]] = json.loads((GOLDEN / "modules.json").read_text())

@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 from completedp import trust
 from completedp.adapters.external import found_in, grown
 from completedp.cli.app import app
-from completedp.cli.options import data_cache
 from completedp.config import DataConfig, ExternalModel, TrainConfig
 from completedp.errors import UserError
 from completedp.hparams import HParams
@@ -25,6 +24,7 @@ from completedp.lm.preset_files import load_preset
 from completedp.lm.train import main as train_main
 from completedp.recipe import Recipe
 from completedp.resolved import Resolved
+from completedp.root_layout import data_cache
 from completedp.runs.job import Job
 from completedp.runs.runner import run_job
 

@@ -207,7 +207,7 @@ MOST_PARAMETERS, MOST_STEPS, MOST_TOKENS_A_STEP = 1_000_000, 40, 4096
 
 def _brief(model: Any, train: Any) -> bool:
     from completedp.config import ModelConfig
-    from completedp.flops import parameter_count
+    from completedp.models import parameter_count
 
     return (
         isinstance(model, ModelConfig)

@@ -27,7 +27,7 @@ LIMIT_SECONDS = 20.0  # of one verb on one case
 CASES_A_FORK = 25
 _IMPORTED_LATE = ("matplotlib.pyplot", "pyarrow.parquet", "torch.profiler")
 # Programs, and what needs packages that no verb here uses.
-_NOT_IMPORTED = ("__main__", ".on_ray", ".torchtitan_functions")
+_NOT_IMPORTED = ("__main__", ".on_ray", ".torchtitan.template")
 HARNESS_LOG, HARNESS_FAILED = "harness.log", 70
 _LAST_WORDS_SECONDS = 0.5
 # Limits that a verb without the processor may take: it may wait for others, and not for ever.

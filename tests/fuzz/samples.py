@@ -175,7 +175,9 @@ def _study() -> None:
     study = StudySpec(name=STUDY, config=config, seed=0, budget=BUDGET, data=data)
     folder = study_folder.create(StudyFolder(root=Path("root"), name=STUDY), study)
     make_job = functools.partial(study_run.language_model_job, config, cache, "cpu")
-    study_run.run(folder, InProcessExecutor(), make_job, display=display_on(Console(file=io.StringIO())))
+    study_run.run(
+        folder, InProcessExecutor(), make_job, display=display_on(Console(file=io.StringIO()))
+    )
     _without_times(folder.journal)
     Path("recipe.yaml").write_bytes(folder.recipe.read_bytes())
     _begun_study(folder.path)
@@ -213,16 +215,14 @@ def _plans() -> None:
 
 def _runs() -> None:
     """A finished run that MLflow follows, one that it does not, and one that was interrupted."""
-    from completedp.training import run_folder
+    from completedp.training import jobs, run_folder
     from transfer.planning.planner import read_plan
 
     _completedp("train", "plan.yaml", "--root", "root", "--device", "cpu")
     _completedp("train", "plan.yaml", "--root", "root", "--device", "cpu", "--out", "finished")
     plan, folder = read_plan(Path("plan.yaml")), Path("interrupted")
     cache = Path("root/data").resolve()
-    job = run_folder.plan_job(
-        plan, data=plan.data, seed=0, folder=folder, cache=cache, device="cpu"
-    )
+    job = jobs.plan_job(plan, data=plan.data, seed=0, folder=folder, cache=cache, device="cpu")
 
     def interrupt(progress: Any) -> None:
         # The checkpoint of a step is written after its report.
@@ -243,8 +243,9 @@ def _measured() -> None:
     from completedp.runs.local import InProcessExecutor
     from completedp.runs.sweep import run_all
     from completedp.seeds import derive_seed
-    from completedp.training.run_folder import plan_jobs
+    from completedp.training.jobs import plan_jobs
     from transfer.measuring import speedup
+    from transfer.measuring.setting import runs_folder
 
     recipe, cache = Recipe.read(Path("recipe.yaml")), Path("root/data").resolve()
     seeds = tuple(derive_seed(0, "speedup", i) for i in range(2))
@@ -253,7 +254,7 @@ def _measured() -> None:
     runs = speedup.runs(recipe, recipe.baseline, one)
     pairs = ((run.plan, run.seed) for run in runs)
     jobs = plan_jobs(pairs, cache=cache, device="cpu", digest=corpus.digest)
-    folder = speedup.runs_folder(Path("root"), Path("recipe.yaml"))
+    folder = runs_folder(Path("root"), speedup.MEASUREMENT, Path("recipe.yaml"))
     run_all(jobs, InProcessExecutor(), folder)
     _without_times(folder / "journal.jsonl")
     three = dataclasses.replace(one, scales=(1.0, 4.0, 16.0), fractions=(0.5, 1.0))

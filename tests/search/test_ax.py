@@ -149,7 +149,7 @@ def test_what_a_strategy_cannot_see_is_refused() -> None:
 @pytest.mark.filterwarnings("ignore:Encountered exception in computing model fit quality")
 def test_the_example_of_the_docs_runs_as_printed(capsys: pytest.CaptureFixture[str]) -> None:
     text = (REPOSITORY / "docs" / "ax.md").read_text()
-    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    example, _ = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     found: dict[str, Any] = {}
     exec(compile(example, "docs/ax.md", "exec"), found)
     assert found["outcome"]["loss"][0] < 1.01

@@ -14,9 +14,8 @@ from studies import study_of
 
 from completedp.config import StudyConfig
 from completedp.errors import UserError
-from completedp.flops import training_flops
 from completedp.hparams import HParams
-from completedp.models import grown_inventory
+from completedp.models import grown_inventory, training_flops
 from completedp.resolved import resolve
 from completedp.runs.job import Event, Job
 from completedp.runs.journal import read_records

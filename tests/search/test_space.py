@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 import completedp
 from completedp.config import DataConfig, ModelConfig, SearchConfig, StudyConfig, TrainConfig
-from completedp.hparams import KINDS, GlobalValues
+from completedp.hparams import GlobalValues
+from completedp.kinds import KINDS
 from search.space import LARGEST_ONE_MINUS_BETA, Space
 
 CONFIG = StudyConfig(

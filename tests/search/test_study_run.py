@@ -17,7 +17,7 @@ import completedp
 from completedp.cli.app import app
 from completedp.config import SearchConfig, StudyConfig
 from completedp.errors import UserError
-from completedp.hparams import KINDS
+from completedp.kinds import KINDS
 from completedp.recipe import Recipe
 from completedp.runs.job import Event
 from completedp.runs.journal import Journal, read_records, trials

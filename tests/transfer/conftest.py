@@ -1,4 +1,4 @@
-"""Makes `exporting` importable here, and a text to train on."""
+"""A text to train on; also makes `exporting` importable here."""
 
 import sys
 from pathlib import Path

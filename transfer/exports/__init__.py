@@ -1,62 +1,76 @@
-"""A plan in the forms that other trainers read: one small table of formats, one thin file a format."""
+"""The forms of a plan that other trainers read: this table, and a folder per format.
+
+A format's folder has a `render.py`, imported when the format is used, and for a Python file a `template.py`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, cast
 
 from completedp.errors import named
-from completedp.plan import Plan
-from transfer.exports.canonical import render as canonical
-from transfer.exports.hf import render as hf
-from transfer.exports.nanogpt import render as nanogpt
-from transfer.exports.torch import render as torch
-from transfer.exports.torchtitan import render as torchtitan
+
+if TYPE_CHECKING:
+    from completedp.plan import Plan
+
+
+class _Renderer(Protocol):
+    def render(self, plan: Plan) -> str: ...
+    def limitations(self, plan: Plan) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """A form of export: the text of its file, and the name the file gets where none is given."""
+    """A form of export: its folder here, the default name of its file, and a line about it."""
 
-    render: Callable[[Plan], str]
+    folder: str
     file_name: str
     summary: str
-    cannot: Callable[[Plan], tuple[str, ...]] = lambda plan: ()
-    """What a trainer of this form cannot express of a plan, a sentence each; the file says it too."""
+
+    def render(self, plan: Plan) -> str:
+        """The file's text. Raises `UserError` for a model that the format's trainer cannot build."""
+        return self._renderer.render(plan)
+
+    def limitations(self, plan: Plan) -> tuple[str, ...]:
+        """Everything in the plan that the trainer cannot express, one sentence each; the file says it too."""
+        return self._renderer.limitations(plan)
+
+    @property
+    def _renderer(self) -> _Renderer:
+        return cast(_Renderer, importlib.import_module(f"{__name__}.{self.folder}.render"))
 
 
 FORMATS: Mapping[str, Format] = {
     "json": Format(
-        render=canonical.render,
+        folder="canonical",
         file_name="completedp.json",
         summary="the canonical table: scale, training settings, every tensor's values",
     ),
     "torch": Format(
-        render=torch.render,
+        folder="torch",
         file_name="completedp_values.py",
         summary="a Python file (torch only) that initialises a model and makes its AdamW groups",
     ),
     "hf": Format(
-        render=hf.render,
+        folder="hf",
         file_name="completedp_hf.py",
         summary="Hugging Face Trainer: model configuration, init, optimizer, schedule and loss",
-        cannot=hf.cannot,
     ),
     "nanogpt": Format(
-        render=nanogpt.render,
+        folder="nanogpt",
         file_name="completedp_nanogpt.py",
         summary="nanoGPT's train.py: its plain names, and a GPT with per-module groups",
-        cannot=nanogpt.cannot,
     ),
     "torchtitan": Format(
-        render=torchtitan.render,
+        folder="torchtitan",
         file_name="completedp_torchtitan.py",
         summary="torchtitan: ParamGroupConfigs, schedule, init and loss for a Trainer.Config",
-        cannot=torchtitan.cannot,
     ),
 }
 
 
 def format_named(name: str) -> Format:
-    """Raises `UserError` for a format that does not exist."""
+    """The format of that name. Raises `UserError` if there is none."""
     return named(FORMATS, name, "format")

@@ -1,4 +1,4 @@
-"""Plain data as Python source: validated names and `repr`, so that a plan from a stranger is never code."""
+"""Plain data as Python source. Names are validated, so that a stranger's plan cannot put code in."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 def assignments(tables: Mapping[str, object]) -> str:
-    """A line `name = value` for each table, a name with its annotation. Raises `UserError` as `literal`."""
+    """A line `name = value` per table; a name may have an annotation.
+
+    Raises `UserError` as `literal` does.
+    """
     return "".join(f"{name} = {literal(value)}\n" for name, value in tables.items())
 
 
 def literal(value: object, indent: int = 0) -> str:
-    """Python source of plain data, one entry a line, as ruff formats it.
+    """Python source of plain data in ruff's format, one entry per line.
 
-    Raises `UserError` for text that is no plain name, and for a number that is not finite.
+    Raises `UserError` for text that is not a plain name, and for a number that is not finite.
     """
     match value:
         case dict():

@@ -1,8 +1,9 @@
 """A self-contained Python file: a trainer's docstring, the plan as data tables, and functions over them.
 
-The functions are real code, formatted and checked with the rest of the project, and copied as text: those
-of `torch/template.py` into every file, a trainer's own behind them. Only names of letters, digits, `_`,
-`.` and `-`, numbers and constants of ours reach the tables, so a plan from a stranger cannot put code in.
+The functions are real code in the `template.py` files, formatted and checked like the rest of the project,
+and copied as text. Every file has those of `torch/template.py`; a trainer's own follow. Only numbers, our
+own constants, and names of letters, digits, `_`, `.` and `-` reach the tables: a stranger's plan cannot put
+code in.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from completedp.errors import named
+from completedp.errors import UserError, named
 from completedp.flops import shapes
 from completedp.modules import BRANCH_ENDS
+from completedp.optimizer import VALUES, TensorRow
 from completedp.plan import Plan
-from completedp.resolved import TensorRow
 from transfer.exports.canonical.render import train_settings
 from transfer.exports.literals import assignments
 
 _HERE = Path(__file__).parent
 _TABLES, _END_OF_TABLES = "# --- tables ---\n", "# --- end of tables ---\n"
 _DOCSTRING_WIDTH = 100
-_VALUES = ("name", "lr", "weight_decay", "beta1", "beta2", "eps", "init_std", "init_value")
+_VALUES = ("name", *VALUES, "init_std", "init_value")
 
 
 def render(
@@ -36,30 +37,35 @@ def render(
     names: Mapping[str, str] | None = None,
     tables: Mapping[str, object] | None = None,
     fold: bool = False,
-    cannot: tuple[str, ...] = (),
+    limitations: tuple[str, ...] = (),
 ) -> str:
-    """The file's text. Raises `UserError` for a tensor's name that is no plain name, and for
-    another's model's plan, whose names and multipliers these functions do not know.
+    """The file's text.
 
-    `trainer` is the folder beside this file whose template.py has the trainer's functions. `names` gives each module type's
-    name in the trainer's model, `{layer}` in it; without it tensors have their own names. `tables` are
-    the trainer's own. `fold` says that multipliers are folded unless asked otherwise. `cannot` is what the
-    trainer cannot express: it ends the docstring.
+    `trainer` is the folder beside this file whose `template.py` has the trainer's functions. `names` maps
+    each module type to its name in the trainer's model, with `{layer}`; without it tensors keep their own
+    names. `tables` are the trainer's own. `fold` is the file's default for folding multipliers.
+    `limitations` are sentences that end the docstring.
+
+    Raises `UserError` for a tensor whose name is not a plain name, and for a plan of an external model: the
+    functions do not know its names and multipliers.
     """
-    plan.check_reference()
+    if plan.coefficients:
+        raise UserError(
+            f"the plan has {', '.join(plan.coefficients)}, for which these functions have no place: use json"
+        )
     common, own = _read("torch"), _read(trainer)
     bodies = [common.body] if own == common else [common.body, own.body]
     data = assignments({**(tables or {}), **_tables(plan, names, fold)})
-    head = own.docstring.removesuffix('"""\n') + _said(cannot) + '"""\n'
+    head = own.docstring.removesuffix('"""\n') + _said(limitations) + '"""\n'
     imports = _imports(*common.imports, *own.imports)
     return f"{head}\n{imports}\n{data}\n\n" + "\n\n".join(bodies)
 
 
 def _tables(plan: Plan, names: Mapping[str, str] | None, fold: bool) -> dict[str, Any]:
-    theirs = {row.name: _name(row, names) for row in plan.tensors}
     shape_of = shapes(plan.reference)
+    theirs = {row.name: _name(row, names) for row in plan.tensors}
     return {
-        # The loop is the trainer's own, whatever found the recipe.
+        # The trainer's own loop replaces the one that found the recipe.
         "TRAIN: dict[str, Any]": {k: v for k, v in train_settings(plan).items() if k != "loop"},
         "TENSORS: dict[str, dict[str, Any]]": {
             theirs[row.name]: {value: getattr(row, value) for value in _VALUES}
@@ -74,8 +80,10 @@ def _tables(plan: Plan, names: Mapping[str, str] | None, fold: bool) -> dict[str
 
 
 def _folded(plan: Plan) -> dict[str, float]:
-    """By tensor name, the multiplier that folding moves into it: a residual branch's coefficient into
-    its last matrix, that of the logits into the unembedding."""
+    """By tensor name, the multiplier that folding moves into the tensor.
+
+    A residual branch's multiplier goes into its last matrix, the logits' into the unembedding.
+    """
     coefficients = {
         row.name: plan.residual[branch][row.layer]
         for branch, module_type in BRANCH_ENDS.items()
@@ -98,8 +106,7 @@ def _name(row: TensorRow, names: Mapping[str, str] | None) -> str:
 
 @dataclass(frozen=True)
 class _Parts:
-    """A file of functions: its docstring with the quotes, its imports, and what follows the tables'
-    place."""
+    """A template: its docstring with the quotes, its imports, and the code after the tables' place."""
 
     docstring: str
     imports: tuple[str, ...]
@@ -111,7 +118,7 @@ def _read(trainer: str) -> _Parts:
     head, _, rest = template.read_text(encoding="utf-8").partition(_TABLES)
     _, mark, body = rest.partition(_END_OF_TABLES)
     assert mark, f"{template} has one place for the tables"
-    docstring, quotes, imports = head.rpartition('"""\n')
+    docstring, quotes, imports = head[head.index('"""') :].rpartition('"""\n')
     statements = tuple(
         ast.get_source_segment(imports, node) or "" for node in ast.parse(imports).body
     )
@@ -119,7 +126,7 @@ def _read(trainer: str) -> _Parts:
 
 
 def _imports(*statements: str) -> str:
-    """The statements, each once, in the groups and order of isort."""
+    """The statements without repetition, in the groups and order of isort."""
 
     def group(statement: str) -> int:
         package = statement.split()[1].partition(".")[0]
@@ -130,12 +137,12 @@ def _imports(*statements: str) -> str:
     return "\n".join("".join(f"{s}\n" for s in part) for part in groups if part)
 
 
-def _said(cannot: tuple[str, ...]) -> str:
-    if not cannot:
+def _said(limitations: tuple[str, ...]) -> str:
+    if not limitations:
         return ""
     text = "\nWhat this trainer cannot express, and what the file does about it:\n\n"
-    for sentence in cannot:
-        assert not {'"', "\\"} & set(sentence), "it goes into a docstring"
+    for sentence in limitations:
+        assert not {'"', "\\"} & set(sentence), "the sentence goes into a docstring"
         text += textwrap.fill(
             sentence,
             _DOCSTRING_WIDTH,

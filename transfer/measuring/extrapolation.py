@@ -1,8 +1,8 @@
-"""Loss against FLOPs for a recipe and its baseline, carried on to a budget that nobody has trained yet.
+"""Loss over FLOPs of a recipe and its baseline, extrapolated to a budget that nobody has trained yet.
 
-L(C) = E + A · (C / C₀)^-γ for each arm, C₀ the smallest scale's FLOPs; both arms read the same text, so E,
-what no model learns, is one number for both. An extrapolation, and said to be one: its intervals hold the
-noise of the seeds, not the doubt about the law's form.
+Each arm has L(C) = E + A · (C / C₀)^-γ; C₀ is the smallest scale's FLOPs. Both arms read the same text, so
+they share E, the part that no model learns. The intervals hold the noise of the seeds, not the doubt about
+the law.
 
 Shapes: A arms, S scales, R sets of means, G values of E.
 """
@@ -24,17 +24,16 @@ from completedp.errors import UserError, shown
 from completedp.reading import Field
 
 ARMS = ("baseline", "tuned")
-# Five numbers are fitted; two arms at three scales are the fewest losses that hold them.
+# Five numbers are fitted, so two arms at three scales are the fewest losses.
 FEWEST_SCALES = 3
-# Each takes 2 MB of every array of the fits, and hours of training.
+# Each scale takes 2 MB of every array of the fits, and hours of training.
 MOST_SCALES = 50
 RESAMPLES = 500
-# Losses in nats a token: the squares of their ratios are numbers too. A uniform guess among all the tokens
-# that there could be is 22.
+# Losses in nats per token; floats hold the squares of their ratios. A uniform guess among 2^32 tokens has 22.
 SMALLEST_LOSS, LARGEST_LOSS = 1e-9, 1e9
-# FLOPs, as of a target.
+# The bound of a target's FLOPs.
 LARGEST_FLOPS = 1e100
-# What is tried for E, as shares of the lowest loss.
+# The values tried for E, as shares of the lowest loss.
 SHARES_G: NDArray[np.float64] = np.linspace(0, 0.995, 200)
 
 _FLOPS = Field(
@@ -52,10 +51,10 @@ Vector = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """Mean losses of both arms by scale, `2 x S` in the order of `ARMS`, with the error of each mean.
+    """Mean losses of both arms by scale, `2 x S` in the order of `ARMS`, with their standard errors.
 
-    `shared` is the part of its square that a seed adds to both arms alike, `freedom` the degrees of freedom
-    that the errors come from.
+    `shared` is the share of the errors' variance that a seed adds to both arms alike. `freedom` is the
+    errors' number of degrees of freedom.
     """
 
     flops_S: Vector
@@ -67,33 +66,33 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Law:
-    """E, and A and γ of each arm; `base` is C₀."""
+    """E, C₀ (`base`), and A and γ of each arm."""
 
     base: float
     E: float
     A: tuple[float, float]
     gamma: tuple[float, float]
 
+    @np.errstate(all="ignore")
     def loss(self, arm: int, flops: Vector | float) -> Any:
-        """Not finite where the law, far from where it was fitted, goes beyond every float."""
-        with np.errstate(all="ignore"):
-            return self.E + self.A[arm] * (np.asarray(flops) / self.base) ** -self.gamma[arm]
+        """The loss in nats per token; not finite if the law goes beyond every float, far from its data."""
+        return self.E + self.A[arm] * (np.asarray(flops) / self.base) ** -self.gamma[arm]
 
+    @np.errstate(all="ignore")
     def saved(self, flops: float) -> float:
-        """FLOPs at which the baseline has the recipe's loss at `flops`, as a multiple of them."""
-        with np.errstate(all="ignore"):
-            above = (self.loss(1, flops) - self.E) / np.float64(self.A[0])
-            if above <= 0 or self.gamma[0] <= 0:
-                return math.inf
-            return float(self.base / flops * above ** np.float64(-1 / self.gamma[0]))
+        """The FLOPs at which the baseline has the recipe's loss at `flops`, as a multiple of `flops`."""
+        above = (self.loss(1, flops) - self.E) / np.float64(self.A[0])
+        if above <= 0 or self.gamma[0] <= 0:
+            return math.inf
+        return float(self.base / flops * above ** np.float64(-1 / self.gamma[0]))
 
 
 def measured(document: Mapping[str, Any]) -> Measured:
-    """From a `speedup` file: the whole runs of both arms on the seeds both completed.
+    """The whole runs in a `speedup` file, on the seeds that both arms completed.
 
-    The error of a mean is the pooled spread of seeds over all scales and arms: three seeds of one cell say
-    little of it. Raises `UserError` with fewer than `FEWEST_SCALES` scales, with seeds that all have one
-    loss, and for a file that no `speedup` wrote.
+    The error of a mean comes from the spread of seeds, pooled over all scales and arms: three seeds of one
+    cell say little about it. Raises `UserError` for fewer than `FEWEST_SCALES` scales, for seeds without a
+    spread, and for a file that `speedup` did not write.
     """
     try:
         rows = _whole_rows(document)
@@ -113,8 +112,8 @@ def measured(document: Mapping[str, Any]) -> Measured:
     pooled = sum((len(cell) - 1) * statistics.variance(cell) for cell in cells) / freedom
     if not pooled > 0:
         raise UserError(
-            "all seeds of an arm have one loss at every scale, which says nothing of its error; expected the "
-            "losses of different seeds"
+            "all seeds of an arm have one loss at every scale, which says nothing about its error; expected "
+            "the losses of different seeds"
         )
     common = 2 / freedom * sum((len(a[0]) - 1) * statistics.covariance(*a) for _, a in rows)
     return Measured(
@@ -124,13 +123,13 @@ def measured(document: Mapping[str, Any]) -> Measured:
             [[math.sqrt(pooled / len(arms[i])) for _, arms in rows] for i in range(2)]
         ),
         shared=min(1.0, max(0.0, common / pooled)),
-        # Arms that a seed moves alike are not two samples of its spread.
+        # If a seed moves both arms alike, they are not two samples of its spread.
         freedom=freedom // 2,
     )
 
 
 def _whole_rows(document: Mapping[str, Any]) -> list[tuple[float, list[list[float]]]]:
-    """FLOPs, and the losses of both arms on the seeds both completed, of scales with two or more."""
+    """FLOPs and both arms' losses on their common seeds, for the scales with two or more."""
     given = document.get("rows")
     if not isinstance(given, list):
         raise UserError(f"rows is {shown(given)}; expected a list")
@@ -146,7 +145,7 @@ def _whole_rows(document: Mapping[str, Any]) -> list[tuple[float, list[list[floa
 
 
 def _whole_runs(arms: Mapping[str, Any], arm: str, where: str) -> dict[str, float]:
-    """An arm's losses by seed, of its runs for all the tokens."""
+    """An arm's losses by seed, from its runs for all the tokens."""
     shares = reading.as_object(arms.get(arm), f"{where}.{arm}")
     losses = reading.as_object(shares.get("1.0", {}), f"{where}.{arm}.1.0")
     reading.check_fields(losses, dict.fromkeys(losses, _LOSS), (), f"{where}.{arm}.1.0")
@@ -154,7 +153,7 @@ def _whole_runs(arms: Mapping[str, Any], arm: str, where: str) -> dict[str, floa
 
 
 def fit(data: Measured) -> Law:
-    """Weighted least squares. Raises `UserError` where no law of this form is near the losses."""
+    """The law by weighted least squares. Raises `UserError` if no law of this form is near the losses."""
     law = _fits(data, data.mean_AS[None])[0]
     if not all(map(math.isfinite, (law.E, *law.A, *law.gamma))):
         raise UserError(
@@ -164,8 +163,11 @@ def fit(data: Measured) -> Law:
 
 
 def redrawn(data: Measured, seed: int = 0) -> list[Law]:
-    """Laws fitted to means drawn around the measured ones, within their errors: what seeds add to both arms
-    is drawn once for both, and the errors' own scale is drawn too (Student's t)."""
+    """Laws fitted to means that are drawn around the measured ones, within their errors.
+
+    The part that a seed adds to both arms is drawn once for both. The errors' own scale is drawn too
+    (Student's t).
+    """
     rng = np.random.default_rng(seed)
     arms, scales = data.mean_AS.shape
     own_RAS = rng.normal(size=(RESAMPLES, arms, scales))
@@ -175,18 +177,14 @@ def redrawn(data: Measured, seed: int = 0) -> list[Law]:
     return _fits(data, data.mean_AS + spread_R[:, None, None] * data.error_AS * drawn_RAS)
 
 
+@np.errstate(all="ignore")
 def _fits(data: Measured, mean_RAS: Vector) -> list[Law]:
-    """A law for each of R sets of means.
+    """A law for each of R sets of means, a `2 x S` each.
 
-    With E known the rest is a straight line, log(L - E) over log C, an arm at a time; so E is scanned. An
-    error of L is one of log(L - E) divided by L - E. What is drawn far from the losses, below 0 for one, may
-    have no law: its numbers are not finite.
+    With E known, log(L - E) over log C is a straight line for each arm, so E is scanned. An error of L is
+    an error of log(L - E) times L - E. Means drawn far from the losses, below 0 for example, may have no
+    law: their numbers are not finite.
     """
-    with np.errstate(all="ignore"):
-        return _scanned(data, mean_RAS)
-
-
-def _scanned(data: Measured, mean_RAS: Vector) -> list[Law]:
     base = float(data.flops_S.min())
     x_S = np.log(data.flops_S / base)
     least_R = mean_RAS.min(axis=(1, 2))
@@ -218,9 +216,9 @@ def _scanned(data: Measured, mean_RAS: Vector) -> list[Law]:
 
 
 def extrapolate(data: Measured, flops: float, seed: int = 0) -> dict[str, Any]:
-    """Both arms' losses at `flops`, their difference, and what the recipe saves there, as plain JSON.
+    """Both arms' losses at `flops`, their difference, and the recipe's speed-up there, as plain JSON.
 
-    95 % intervals from fits to means redrawn within their errors (a parametric bootstrap).
+    The 95 % intervals come from fits to redrawn means (a parametric bootstrap).
     """
     if not _FLOPS.is_right(flops):
         raise UserError(f"--flops is {flops}; expected {_FLOPS.expected}")
@@ -250,7 +248,7 @@ def _finite(value: float) -> float | None:
 
 
 def draw(data: Measured, flops: float, path: Path) -> None:
-    """Measured losses with their errors, both laws to `flops`, and the band of the redrawn ones."""
+    """Write a PNG: losses with errors, both laws up to `flops`, and the band of the redrawn laws."""
     import matplotlib
 
     matplotlib.use("Agg")

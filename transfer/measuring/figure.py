@@ -1,4 +1,4 @@
-"""The figure of a transfer check: loss against what was swept, a panel a parameterisation."""
+"""The figure of a transfer check: loss over the swept value, a panel per parameterization."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ import numpy as np
 from completedp import files
 from transfer.measuring.transfer_check import SWEPT
 
-# The losses shown end so far above the worst scale's least one: in shares of what lies between the scales'
-# least, or of that loss itself where that is more. What is above stands at the top.
+# Room above the worst scale's lowest loss, as a share of the range of the scales' lowest losses. Higher
+# losses are drawn at the top.
 HEADROOM = 0.6
+# The least room, as a share of the worst scale's lowest loss.
 LEAST_HEADROOM = 0.06
-# From one scale's line of diverged factors to the next, in shares of the height.
+# Distance between the scales' lines of diverged factors, in shares of the height.
 CROSSES = 0.025
 
 
 def draw(document: Mapping[str, Any], path: Path) -> None:
-    """A PNG from a report. Raises `UserError` where the file cannot be written."""
+    """Write a PNG of a report. Raises `UserError` if the file cannot be written."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -85,7 +86,7 @@ def _draw_panel(
 def _draw_optimum(
     panel: Any, optimum: Mapping[str, Any], colour: Any, ends: tuple[float, float]
 ) -> None:
-    """Its parabola, and its interval as far as the grid goes."""
+    """Draw an optimum's parabola and its interval, cut at the ends of the grid."""
     parabola, octaves = optimum["parabola"], optimum["octaves"]
     x = np.linspace(parabola["first"], parabola["last"], 40)
     a, b, c = parabola["coefficients"]
@@ -97,7 +98,7 @@ def _draw_optimum(
 
 
 def _limits(document: Mapping[str, Any]) -> tuple[float, float]:
-    """Of the losses shown."""
+    """The lowest and highest loss of the panel."""
     seeds = len(document["seeds"])
     rows = [row for part in document["parameterizations"] for row in part["rows"]]
     least = [min(means.values()) for row in rows if (means := _means(row, seeds))] or [0.0]
@@ -106,7 +107,7 @@ def _limits(document: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _means(row: Mapping[str, Any], seeds: int) -> dict[float, float]:
-    """By log2 of the factor, of factors with a loss of every seed."""
+    """The mean loss by log2 of the factor, for factors with a loss of every seed."""
     return {
         math.log2(float(factor)): statistics.fmean(by_seed.values())
         for factor, by_seed in row["losses"].items()

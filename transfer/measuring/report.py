@@ -1,9 +1,9 @@
-"""What runs at several scales say of a parameterisation: optima, loss lost, exponent, and the verdict.
+"""The report of a transfer check: optima, the loss lost by carrying, the exponent, and the verdict.
 
-The loss lost at a scale is the fitted loss at the learning rate that is best at the base, carried, less the
-fitted loss at the scale's own best: what a user pays who tunes at the base and trusts the rule. It is the
-measure, not the optimum's move: where the loss is flat a move costs nothing. It comes from the fit, because
-the lowest of several noisy means is the luckiest and lies below the truth.
+The loss lost at a scale is the fitted loss at the base's best learning rate, carried, minus the fitted loss
+at the scale's own best. A user who tunes at the base and trusts the rule pays it. The optimum's move is not
+the measure: if the loss is flat, a move costs nothing. The losses come from the fit, because the lowest of
+several noisy means is the luckiest and lies below the truth.
 """
 
 from __future__ import annotations
@@ -31,27 +31,28 @@ from transfer.measuring.optimum import (
     slope,
 )
 from transfer.measuring.transfer_check import SWEPT, Run, Setting
+from transfer.planning.planner import values_of
 
-MOST_LOST = 0.003  # of the loss
+MOST_LOST = 0.003  # as a share of the loss
 MOST_MOVED = 0.5  # octaves
 
 
 def report(
     recipe: Recipe, setting: Setting, wanted: Sequence[Run], outcomes: Mapping[int, Outcome]
 ) -> dict[str, Any]:
-    """The measurement as plain JSON: a row a scale and parameterisation, with every loss; `outcomes` by the
-    run's place. `verdict` is None while runs are missing."""
-    hparams = recipe.hparams if setting.which == "tuned" else recipe.baseline
-    parts = [_Part.of(setting, name, wanted, outcomes) for name in setting.parameterizations]
-    documents = [part.to_dict() for part in parts]
-    missing = sum(row["runs_missing"] for part in documents for row in part["rows"])
+    """The measurement as plain JSON: a row per scale and parameterization, with every loss.
+
+    `outcomes` are by the run's place in `wanted`. `verdict` is None while runs are missing.
+    """
+    parts = [_part(setting, name, wanted, outcomes) for name in setting.parameterizations]
+    missing = sum(row["runs_missing"] for part in parts for row in part["rows"])
     return {
         "schema": 1,
         "kind": "transfer-check",
         "recipe_digest": recipe.digest,
         "which": setting.which,
         "swept": setting.swept,
-        "value": getattr(hparams.global_, setting.swept),
+        "value": getattr(values_of(recipe, setting.which).global_, setting.swept),
         "schedule": wanted[0].plan.train.schedule,
         "axis": setting.axis,
         "ratios": sorted(setting.ratios),
@@ -59,14 +60,14 @@ def report(
         "seeds": list(setting.seeds),
         "options": dict(setting.options),
         "window_octaves": WINDOW,
-        "parameterizations": documents,
-        "verdict": None if missing else verdict(setting, documents[0]["rows"]),
+        "parameterizations": parts,
+        "verdict": None if missing else verdict(setting, parts[0]["rows"]),
     }
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Cell:
-    """A scale under a parameterisation: losses of completed runs by factor and seed."""
+    """A scale under a parameterization: the losses of completed runs by factor and seed."""
 
     runs: Sequence[Run]
     losses: Mapping[float, Mapping[int, float]]
@@ -91,8 +92,10 @@ class _Cell:
         )
 
     def candidates(self, seeds: Sequence[int]) -> list[float]:
-        """For the optimum: of the factors with a loss of every seed those around the lowest mean, up to where
-        one is missing. No curve is drawn over runs that diverged."""
+        """The factors for the optimum: the neighbours of the lowest mean that have a loss of every seed.
+
+        They end at the first factor without one: no curve is drawn over diverged runs.
+        """
         whole = {
             f: statistics.fmean(x.values()) for f, x in self.losses.items() if len(x) == len(seeds)
         }
@@ -102,7 +105,7 @@ class _Cell:
         return next(run for run in (list(run) for _, run in runs) if lowest in run)
 
     def sweep(self, seeds: Sequence[int], shares_RS: Vector) -> Sweep | None:
-        """None of fewer candidates than a parabola takes."""
+        """The sweep over the candidates; None if they are too few for a parabola."""
         candidates = self.candidates(seeds)
         if len(candidates) < FEWEST_FACTORS:
             return None
@@ -110,75 +113,58 @@ class _Cell:
         return Sweep(octave_F=np.log2(candidates), mean_RF=shares_RS @ loss_SF)
 
     def reaches(self, octave: float, seeds: Sequence[int]) -> bool:
-        """Whether the factors on both sides of a place are candidates."""
+        """Whether the factors on both sides of `octave` are candidates."""
         octave_F = np.log2(list(self.losses))
         after = min(max(int(np.searchsorted(octave_F, octave)), 1), len(octave_F) - 1)
         beside = set(list(self.losses)[after - 1 : after + 1])
         return beside <= set(self.candidates(seeds))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Part:
-    """A parameterisation's cells by ratio."""
+def _part(
+    setting: Setting, name: str, wanted: Sequence[Run], outcomes: Mapping[int, Outcome]
+) -> dict[str, Any]:
+    """A parameterization's rows by ratio, and its exponents."""
+    here = [(r, outcomes.get(i)) for i, r in enumerate(wanted) if r.parameterization == name]
+    cells = {
+        ratio: _Cell.of([(run, outcome) for run, outcome in here if run.ratio == ratio])
+        for ratio in sorted(setting.ratios)
+    }
+    shares_RS = shares(setting.seeds)
+    sweeps = {ratio: cell.sweep(setting.seeds, shares_RS) for ratio, cell in cells.items()}
+    return {
+        "parameterization": name,
+        "options": dataclasses.asdict(cells[1.0].runs[0].plan.options),
+        **_exponents(setting, cells, sweeps),
+        "rows": [
+            {"ratio": ratio, **_row(cell, sweeps[ratio], sweeps[1.0], setting.seeds)}
+            for ratio, cell in cells.items()
+        ],
+    }
 
-    name: str
-    setting: Setting
-    cells: Mapping[float, _Cell]
 
-    @classmethod
-    def of(
-        cls,
-        setting: Setting,
-        name: str,
-        wanted: Sequence[Run],
-        outcomes: Mapping[int, Outcome],
-    ) -> _Part:
-        here = [(r, outcomes.get(i)) for i, r in enumerate(wanted) if r.parameterization == name]
-        cells = {
-            ratio: _Cell.of([(r, outcome) for r, outcome in here if r.ratio == ratio])
-            for ratio in sorted(setting.ratios)
-        }
-        return cls(name=name, setting=setting, cells=cells)
+def _exponents(
+    setting: Setting, cells: Mapping[float, _Cell], sweeps: Mapping[float, Sweep | None]
+) -> dict[str, Any]:
+    """`exponent`: the best factor on the carried values grows with this power of the axis' ratio.
 
-    def to_dict(self) -> dict[str, Any]:
-        seeds = self.setting.seeds
-        shares_RS = shares(seeds)
-        sweeps = {ratio: cell.sweep(seeds, shares_RS) for ratio, cell in self.cells.items()}
-        plan = self.cells[1.0].runs[0].plan
-        return {
-            "parameterization": self.name,
-            "options": dataclasses.asdict(plan.options),
-            **self._exponents(sweeps),
-            "rows": [
-                {"ratio": ratio, **_row(cell, sweeps[ratio], sweeps[1.0], seeds)}
-                for ratio, cell in self.cells.items()
-            ],
-        }
-
-    def _exponents(self, sweeps: Mapping[float, Sweep | None]) -> dict[str, Any]:
-        """`exponent`: the power of the axis' ratio by which the best factor on the carried values grows; 0
-        where the rule is right. None unless every scale has an optimum.
-
-        Of the learning rate along the tokens also `duration_exponent`: p of a best learning rate ∝ m_D^-p at
-        a fixed batch, the rule's own (0 where it has none) less that power; under Complete(d)P β, ε and λ
-        have moved with q at the rule's own p.
-        """
-        axis, found = self.setting.axis, [s for s in sweeps.values() if s is not None]
-        power = None
-        if len(found) == len(sweeps):
-            ratios = [getattr(cell.runs[0].plan.ratios, axis) for cell in self.cells.values()]
-            power_R = slope(ratios, [sweep.optimum_R for sweep in found])
-            power = estimate(power_R, len(self.setting.seeds))
-        exponents: dict[str, Any] = {"exponent": _plain(power)}
-        if axis == "tokens" and self.setting.swept == "lr":
-            known = axis in PARAMETERIZATIONS[self.name].axes
-            options = self.cells[1.0].runs[0].plan.options
-            rule = options.duration_exponent if known else 0.0
-            exponents["duration_exponent"] = {
-                "rule": rule,
-                "fitted": _plain(power and _less(rule, power)),
-            }
-        return exponents
+    It is 0 if the rule is right, and None unless every scale has an optimum. A sweep of the learning rate
+    along the tokens also has `duration_exponent`: the p of a best learning rate ∝ m_D^-p at a fixed batch.
+    It is the rule's own p (0 without one) minus that power; under Complete(d)P, β, ε and λ have moved with
+    q at the rule's own p.
+    """
+    axis, found = setting.axis, [sweep for sweep in sweeps.values() if sweep is not None]
+    power = None
+    if len(found) == len(sweeps):
+        ratios = [getattr(cell.runs[0].plan.ratios, axis) for cell in cells.values()]
+        power = estimate(slope(ratios, [sweep.optimum_R for sweep in found]), len(setting.seeds))
+    exponents: dict[str, Any] = {"exponent": _plain(power)}
+    if axis == "tokens" and setting.swept == "lr":
+        plan = cells[1.0].runs[0].plan
+        known = axis in PARAMETERIZATIONS[plan.parameterization].axes
+        rule = plan.options.duration_exponent if known else 0.0
+        fitted = _plain(power and _less(rule, power))
+        exponents["duration_exponent"] = {"rule": rule, "fitted": fitted}
+    return exponents
 
 
 def _less(number: float, subtracted: Estimate) -> Estimate:
@@ -217,7 +203,7 @@ def _row(
 
 
 def _optimum(here: Sweep, seeds: int) -> dict[str, Any]:
-    """`place`: `inside` the grid; `low edge`, `high edge`: there or beyond; `unclear`: no parabola."""
+    """`place` is `inside` the grid, `low edge` or `high edge` (there or beyond), or `unclear`."""
     inside = here.place == "inside"
     return {
         "place": here.place,
@@ -228,9 +214,12 @@ def _optimum(here: Sweep, seeds: int) -> dict[str, Any]:
 
 
 def _carried(cell: _Cell, here: Sweep, octave_R: Vector, seeds: Sequence[int]) -> dict[str, Any]:
-    """At the base's optimum. `lost_to_edge` where the own optimum lies at or beyond an edge: on the mean,
-    against the lowest mean of the grid, which is a lucky one. `seed_spread`: the standard deviation over
-    seeds at the nearest factor. All in nats a token but `lost_percent`."""
+    """The losses at the base's optimum, carried, in nats per token; `lost_percent` in percent of the loss.
+
+    `lost_to_edge` is given if the scale's own optimum lies at or beyond an edge: the mean loss minus the
+    lowest mean of the grid, a lucky one. `seed_spread` is the standard deviation over seeds at the nearest
+    factor.
+    """
     loss_R = here.loss_R(octave_R)
     nearest = int(here.nearest(octave_R[:1])[0])
     least_R = here.loss_R(here.optimum_R)
@@ -256,13 +245,13 @@ def _plain(found: Estimate | None) -> dict[str, float | None] | None:
 
 
 def verdict(setting: Setting, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Whether the rule carries what was swept, with the reasons why not, from one parameterisation's rows.
+    """Whether the rule carries the swept value, with the reasons why not, from one parameterization's rows.
 
-    Yes where the base's optimum is inside the grid and at every other scale the loss lost is at most
-    `MOST_LOST` of the loss at the scale's own optimum, or at most one seed's spread, or the optimum has
-    moved by at most `MOST_MOVED` octaves. Estimates decide, not the ends of their intervals: a wide
-    interval is no proof that a rule carries. Where a scale's own optimum is not inside the grid, or runs
-    diverge beside the carried value, it is no.
+    It does if the base's optimum is inside the grid and every other scale passes. A scale passes if the
+    loss lost is at most `MOST_LOST` of the loss at its own optimum or at most one seed's spread, or if the
+    optimum has moved by at most `MOST_MOVED` octaves. It fails if its own optimum is not inside the grid,
+    or if runs diverge beside the carried value. Estimates decide, not the ends of their intervals: a wide
+    interval proves nothing.
     """
     base = next(row for row in rows if row["ratio"] == 1)
     why = _no_optimum(base)
@@ -276,7 +265,7 @@ def verdict(setting: Setting, rows: Sequence[Mapping[str, Any]]) -> dict[str, An
 
 
 def _no_optimum(row: Mapping[str, Any]) -> str:
-    """Why a scale has no optimum; empty where it has."""
+    """The reason why a scale has no optimum; empty if it has one."""
     if row["optimum"] is None:
         return (
             f"fewer than {FEWEST_FACTORS} factors side by side are without a diverged run: give other "
@@ -284,14 +273,15 @@ def _no_optimum(row: Mapping[str, Any]) -> str:
         )
     place, first, last = row["optimum"]["place"], row["candidates"][0], row["candidates"][-1]
     lost = [float(factor) for factor in row["diverged"]]
-    if place == "high edge" and (above := [factor for factor in lost if factor > last]):
+    above, below = [f for f in lost if f > last], [f for f in lost if f < first]
+    edge = {
+        "high edge": (last, min(above, default=None)),
+        "low edge": (first, max(below, default=None)),
+    }
+    inner, diverging = edge.get(place, (None, None))
+    if diverging is not None:
         return (
-            f"the optimum is at factor {last:g} or between it and {min(above):g}, where runs diverge: give "
-            "--factors between them"
-        )
-    if place == "low edge" and (below := [factor for factor in lost if factor < first]):
-        return (
-            f"the optimum is at factor {first:g} or between it and {max(below):g}, where runs diverge: give "
+            f"the optimum is at factor {inner:g} or between it and {diverging:g}, where runs diverge: give "
             "--factors between them"
         )
     return {
@@ -303,14 +293,14 @@ def _no_optimum(row: Mapping[str, Any]) -> str:
 
 
 def _refused(row: Mapping[str, Any], what: str) -> str:
-    """Why a scale does not pass; empty where it does."""
+    """The reason why a scale does not pass; empty if it does."""
     carried = row["carried"]
     if carried is None and row["optimum"] is not None:
         return f"runs diverge beside the {what} that is carried"
     why = _no_optimum(row)
     if why:
         to_edge = carried and carried["lost_to_edge"]
-        return f"{why}; to that one carrying loses {to_edge:.4f} on the mean" if to_edge else why
+        return f"{why}; to that edge carrying loses {to_edge:.4f} on the mean" if to_edge else why
     lost, moved = carried["lost"]["value"], row["moved"]["value"]
     allowed = max(MOST_LOST * row["optimum"]["loss"], carried["seed_spread"])
     if lost <= allowed or abs(moved) <= MOST_MOVED:

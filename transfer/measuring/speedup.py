@@ -1,9 +1,9 @@
-"""What a recipe saves: the tokens with which it equals its global baseline, at the base and carried.
+"""The speed-up: the tokens with which a recipe equals its global baseline, at the base and carried.
 
-At each scale the baseline trains once for all its tokens, the recipe for all of them and for less: whole
-schedules at every horizon, because a run cut short is not a shorter run. Where the recipe's loss over
-tokens crosses the baseline's is the share of the tokens that it needs. At one model's size FLOPs go with
-tokens, so the share is the same of both.
+At each scale the baseline trains for all the tokens, the recipe for all and for less. Every horizon is a
+whole schedule, because a run cut short is not a shorter run. The recipe needs the share of the tokens at
+which its loss crosses the baseline's. FLOPs are proportional to tokens at one model size, so the share
+holds for both.
 
 .. [CompletedP] arXiv 2512.22382: 1/2.3 of the tokens at its 50M proxy, 1/1.32 carried to its largest model.
 """
@@ -14,75 +14,68 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from completedp import files, reading
-from completedp.config import ExternalModel
+from completedp import files, reading, root_layout
 from completedp.errors import UserError
-from completedp.flops import training_flops
 from completedp.hparams import HParams
+from completedp.models import external_model, training_flops
 from completedp.plan import Plan
 from completedp.recipe import Recipe
 from completedp.runs.job import Outcome
-from completedp.stats import compare
-from transfer.planning.planner import make_plan
+from completedp.stats import compare, jackknife_error, t_reach
+from transfer.measuring import setting as common
+from transfer.planning.planner import Arm, make_plan
 from transfer.planning.target import Target, TargetRequest, target_for
 
 PAPER = {"proxy": 2.3, "carried": 1.32}  # [CompletedP]
+MEASUREMENT = root_layout.SPEEDUPS
 
-Arm = Literal["tuned", "baseline"]
 Losses = Mapping[int, float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What is measured. `scales`: multiples of the base's training FLOPs, each a whole target by the rules
-    of `transfer.planning.target`; `fractions`: of the target's tokens, 1 among them. `options`: rule options."""
+class Setting(common.Setting):
+    """The scales and horizons at which the two arms are compared.
+
+    `scales` are multiples of the base's training FLOPs; each makes a target by the rules of
+    `transfer.planning.target`. `fractions` are shares of the target's tokens, 1 among them.
+    `parameterization` defaults to the recipe's.
+    """
 
     scales: tuple[float, ...]
     fractions: tuple[float, ...]
-    seeds: tuple[int, ...]
     parameterization: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("scales", "fractions", "seeds"):
-            values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
-                raise UserError(f"{name} are {_listed(values)}; expected one or more, each once")
-        if not all(math.isfinite(s) and s > 0 for s in self.scales):
-            raise UserError(f"scales are {_listed(self.scales)}; expected numbers above 0")
-        if not (all(0 < f <= 1 for f in self.fractions) and 1.0 in self.fractions):
-            raise UserError(
-                f"fractions are {_listed(self.fractions)}; expected shares of the tokens in (0, 1], 1 "
-                "among them"
-            )
-        if len(self.seeds) < 2:
-            raise UserError("one seed is given; expected two or more: one has no interval")
+        super().__post_init__()
+        self.check("scales", "numbers above 0", lambda s: math.isfinite(s) and s > 0)
+        self.check("fractions", "shares of the tokens in (0, 1]", lambda f: 0 < f <= 1)
+        if 1.0 not in self.fractions:
+            raise UserError("fractions are without 1, all the tokens; expected 1 among them")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
-    """One training: an arm at a scale, for a share of that scale's tokens."""
+class Run(common.Run):
+    """An arm's training at a scale, for a share of that scale's tokens."""
 
     scale: float
     arm: Arm
     fraction: float
-    seed: int
-    plan: Plan
 
     @property
     def name(self) -> str:
-        """For people, without the seed."""
         return f"x {self.scale:g} {self.arm}, {self.fraction:g} of the tokens"
 
 
 def runs(recipe: Recipe, baseline: HParams, setting: Setting) -> list[Run]:
-    """Every training that the setting asks for, the shortest scales first; seeds are the outer loop of a
-    scale, so that an interrupted measurement holds whole pairs."""
+    """Every training of the setting, the smallest scale first.
+
+    Seeds are a scale's outer loop, so that an interrupted measurement has whole pairs.
+    """
     found = []
     for scale in sorted(setting.scales):
         target = _target(recipe, scale)
@@ -99,9 +92,9 @@ def _target(recipe: Recipe, scale: float) -> Target:
     base = recipe.base
     if scale == 1:
         return target_for(recipe, TargetRequest(width=base.width, depth=base.depth))
-    if isinstance(recipe.model, ExternalModel):
+    if (external := external_model(recipe.model)) is not None:
         raise UserError(
-            f"scale {scale:g}: the shapes of {recipe.model.source} are not chosen here; give --scales 1"
+            f"scale {scale:g}: the shapes of {external.source} are not chosen here; give --scales 1"
         )
     return target_for(
         recipe, TargetRequest(flops=scale * training_flops(recipe.model, base.tokens))
@@ -129,9 +122,16 @@ def _plans(
             yield arm, fraction, plan
 
 
-def runs_folder(root: Path, recipe: Path) -> Path:
-    """Where a recipe's runs are kept: by the name of its study."""
-    return root / "speedups" / recipe.resolve().parent.name
+def read_same_base(recipe: Recipe, path: Path) -> Recipe:
+    """The recipe in a file. Raises `UserError` if its base is not that of `recipe`."""
+    other = Recipe.read(path)
+    for name in ("model", "data", "train"):
+        if getattr(other, name) != getattr(recipe, name):
+            raise UserError(
+                f"{path}: its {name} is {getattr(other, name)}, the recipe's {getattr(recipe, name)}; "
+                "expected a recipe of the same base"
+            )
+    return other
 
 
 def report(
@@ -141,7 +141,7 @@ def report(
     wanted: Sequence[Run],
     outcomes: Mapping[int, Outcome],
 ) -> dict[str, Any]:
-    """The measurement as plain JSON: a row a scale, with every loss; `outcomes` by the run's place."""
+    """The measurement as plain JSON: a row per scale with every loss. `outcomes` are by the run's place."""
     parameterization = setting.parameterization or recipe.parameterization
     return {
         "schema": 1,
@@ -163,7 +163,7 @@ def _row(scale: float, wanted: Sequence[Run], outcomes: Mapping[int, Outcome]) -
     here = [(i, run) for i, run in enumerate(wanted) if run.scale == scale]
     whole = next(run.plan for _, run in here if run.fraction == 1)
     for i, run in here:
-        # Of whole steps: the share that was trained, not the one that was asked for.
+        # The share that was trained, in whole steps; the requested share may differ.
         share = run.plan.train.steps / whole.train.steps
         by_seed = losses[run.arm].setdefault(share, {})
         outcome = outcomes.get(i)
@@ -193,11 +193,12 @@ def _row(scale: float, wanted: Sequence[Run], outcomes: Mapping[int, Outcome]) -
 
 @dataclass(frozen=True, kw_only=True)
 class Speedup:
-    """Tokens (and FLOPs) of the baseline over the recipe's at equal loss; `low`, `high`: 95 %.
+    """The baseline's tokens (and FLOPs) over the recipe's at equal loss, with the ends of a 95 % interval.
 
-    `bound`: `at least` where even the shortest horizon was as good as the baseline, `below` where not even
-    the whole run was as good on the mean (`factor` is 1 then, and the truth lower). An end of the interval
-    is None where it lies beyond what was measured: `low` below 1, `high` above the shortest horizon's factor.
+    `bound` is `at least` if even the shortest horizon was as good as the baseline, and `below` if not even
+    the whole run was as good on the mean (then `factor` is 1 and the truth is lower). An end of the
+    interval is None if it lies beyond the measurement: `low` below 1, `high` above the shortest horizon's
+    factor.
     """
 
     seeds: int
@@ -208,23 +209,20 @@ class Speedup:
 
 
 def speedup(baseline: Losses, tuned: Mapping[float, Losses]) -> Speedup | None:
-    """From losses by seed, the recipe's by fraction of the tokens; None with fewer than two whole seeds.
+    """The speed-up from losses by seed (the recipe's also by fraction); None with fewer than two whole seeds.
 
-    A seed counts where all its runs completed. The interval is Student's over the jackknife of the seeds,
-    in log2 of the factor: the estimate is a crossing of means, no mean of crossings. Beyond the horizons the
-    outer segments are drawn on, for the spread alone: cut off there, all seeds would seem to agree.
+    A seed counts if all its runs completed. The interval is Student's over the jackknife of the seeds, in
+    log2 of the factor: the estimate is a crossing of means, not a mean of crossings. For the spread alone,
+    the outer segments continue beyond the horizons: cut off there, all seeds would seem to agree.
     """
     seeds = [s for s in baseline if all(s in losses for losses in tuned.values())]
     if len(seeds) < 2:
         return None
-    from scipy.stats import t as student
-
     whole = _octaves(seeds, baseline, tuned)
     left_out = [_octaves([s for s in seeds if s != out], baseline, tuned) for out in seeds]
     n, most = len(seeds), -math.log2(min(tuned))
     if all(map(math.isfinite, [whole, *left_out])):
-        spread = sum((x - statistics.fmean(left_out)) ** 2 for x in left_out)
-        reach = float(student.ppf(0.975, n - 1)) * math.sqrt((n - 1) / n * spread)
+        reach = t_reach(n) * jackknife_error(left_out)
         low, high = whole - reach, whole + reach
     else:
         low, high = -math.inf, math.inf
@@ -243,10 +241,11 @@ def speedup(baseline: Losses, tuned: Mapping[float, Losses]) -> Speedup | None:
 
 
 def _octaves(seeds: Sequence[int], baseline: Losses, tuned: Mapping[float, Losses]) -> float:
-    """log2 of the factor: where the piecewise line through the recipe's mean losses over log2 of the
-    fraction, drawn down to the best of the shorter horizons (one may stop there), meets the baseline's.
+    """log2 of the factor at which the recipe's mean losses cross the baseline's.
 
-    Beyond the horizons on the first or last segment; infinite where that does not fall.
+    The recipe's losses are a piecewise line over log2 of the fraction.
+    The first segment whose end is as good as the baseline counts, because one may stop there. Beyond the
+    horizons, the first or last segment continues; infinite if that segment does not fall.
     """
     goal = _mean(seeds, baseline)
     points = [(math.log2(f), _mean(seeds, losses)) for f, losses in sorted(tuned.items())]
@@ -298,12 +297,8 @@ def _shown(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _listed(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:g}" for value in values) or "none"
-
-
 def read_document(path: Path) -> dict[str, Any]:
-    """A file that `report` made. Raises `UserError` for another."""
+    """The content of a file that `report` made. Raises `UserError` for another file."""
     document = reading.read_object(path)
     if document.get("kind") != "speedup":
         raise UserError(f"{path}: not a file of `completedp speedup`; expected its speedup.json")

@@ -1,4 +1,4 @@
-"""The rows of a transfer check and its exponents, for people."""
+"""The table of a transfer check and its exponents, for people."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from transfer.measuring.transfer_check import SWEPT
-from transfer.planning.planner import DURATION_EXPONENTS
+from transfer.planning.warnings import DURATION_EXPONENTS
 
 
 def table(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Column names and rows. Optimum and move in octaves; loss lost and spread in percent of the loss."""
+    """Column names and rows. Optimum and move are in octaves, loss lost and spread in percent of the loss."""
     axis = document["axis"]
     columns = [
         "parameterization",
@@ -63,7 +63,7 @@ def _lost(row: Mapping[str, Any]) -> str:
 
 
 def interval(found: Mapping[str, Any] | None) -> str:
-    """An estimate with its interval; `…` on a side that is open."""
+    """An estimate with its interval; an open side is `…`."""
     if found is None:
         return "–"
     low, high = ("…" if found[side] is None else f"{found[side]:+.2f}" for side in ("low", "high"))
@@ -71,7 +71,7 @@ def interval(found: Mapping[str, Any] | None) -> str:
 
 
 def exponents(document: Mapping[str, Any]) -> Iterator[str]:
-    """A line a parameterisation."""
+    """One line per parameterization."""
     axis = document["axis"]
     for part in document["parameterizations"]:
         line = (

@@ -1,54 +1,57 @@
-"""Whether a parameterisation carries the learning rate (or the weight decay, or ε): where its optimum stands
-at several scales along one axis, and the loss that is lost by carrying the base's.
+"""The transfer check: does a parameterization carry the learning rate (or the weight decay, or ε)?
 
-At each scale every learning rate of the recipe is multiplied by the same factors; a factor of 1 is what the
-parameterisation carries. Whole runs, on the same seeds at every factor, scale and parameterisation.
+It measures the optimum at several scales along one axis, and the loss that is lost by carrying the base's
+optimum. At each scale the recipe's swept values are multiplied by the same factors; a factor of 1 is what the
+parameterization carries. All runs are whole, on the same seeds at every factor, scale and parameterization.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, cast, get_args
 
+from completedp import root_layout
 from completedp.config import Schedule
 from completedp.errors import UserError, named, nearest
 from completedp.hparams import HParams
 from completedp.plan import Plan
 from completedp.recipe import Recipe
 from completedp.rules import PARAMETERIZATIONS
+from transfer.measuring import setting as common
 from transfer.measuring.optimum import FEWEST_FACTORS
-from transfer.measuring.speedup import Arm
-from transfer.planning.planner import make_plan
+from transfer.planning.planner import Arm, make_plan, values_of
 from transfer.planning.target import Target, TargetRequest, target_for
 
 AXES = ("width", "depth", "batch", "tokens")
-# What can be swept, and what people call it.
+# The values that can be swept, with the names that people use.
 SWEPT = {"lr": "learning rate", "weight_decay": "weight decay", "eps": "ε"}
+MEASUREMENT = root_layout.TRANSFER_CHECKS
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What is measured. `ratios`: target / base along `axis`, the others as at the base (tokens too where
-    the axis is the batch, so that steps go down as it goes up); 1, the base, among them. `factors`: on every
-    tensor's `swept` value; with the learning rate λ stays, so that a step's decay goes with them. `which`:
-    the recipe's `tuned` values or its `baseline`. `schedule`: in place of the recipe's. `options`: rule
-    options; the first parameterisation must know them all, the others take those they know."""
+class Setting(common.Setting):
+    """The scales, factors and parameterizations whose optima are compared.
+
+    `ratios` are target / base along `axis`, 1 (the base) among them. The other axes stay at the base, the
+    tokens too if the axis is the batch: then the steps go down as the batch goes up. `factors` multiply
+    every tensor's `swept` value. With the learning rate λ stays, so that a step's decay is multiplied too.
+    `which` chooses the recipe's `tuned` values or its `baseline`. `schedule` replaces the recipe's. The
+    first parameterization must know all the `options`; each other one takes those that it knows.
+    """
 
     axis: str
     ratios: tuple[float, ...]
     factors: tuple[float, ...]
-    seeds: tuple[int, ...]
     parameterizations: tuple[str, ...]
     swept: str = "lr"
     which: str = "baseline"
     schedule: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         known = {
             "axis": AXES,
             "swept": tuple(SWEPT),
@@ -58,57 +61,42 @@ class Setting:
         for name, values in known.items():
             if (value := getattr(self, name)) is not None and value not in values:
                 raise UserError(f"unknown {name} {value!r}{nearest(value, values)}")
-        for name in ("ratios", "factors"):
-            values = getattr(self, name)
-            said = ", ".join(f"{value:g}" for value in values) or "none"
-            if not all(math.isfinite(v) and v > 0 for v in values):
-                raise UserError(f"{name} are {said}; expected finite numbers above 0")
-            if len(set(values)) < len(values):
-                raise UserError(f"{name} are {said}; expected each once")
-            if name == "ratios" and (1.0 not in values or len(values) < 2):
-                raise UserError(f"ratios are {said}; expected 1, the base, and one or more others")
-            if name == "factors" and len(values) < FEWEST_FACTORS:
-                raise UserError(f"factors are {said}; expected {FEWEST_FACTORS} or more")
-        names = self.parameterizations
-        if not names or len(set(names)) < len(names):
-            said = ", ".join(names) or "none"
-            raise UserError(f"parameterizations are {said}; expected one or more, each once")
-        for name in names:
+        for name, fewest in (("ratios", 2), ("factors", FEWEST_FACTORS)):
+            expected = f"{fewest} or more finite numbers above 0"
+            self.check(name, expected, lambda v: math.isfinite(v) and v > 0, fewest)
+        if 1.0 not in self.ratios:
+            raise UserError("ratios are without 1, the base; expected 1 among them")
+        self.check("parameterizations", "one or more names", lambda name: True)
+        for name in self.parameterizations:
             named(PARAMETERIZATIONS, name, "parameterization")
-        if len(self.seeds) < 2:
-            raise UserError("one seed is given; expected two or more: one has no interval")
 
     def options_of(self, parameterization: str) -> dict[str, Any]:
-        """Those of the rule options that it is given."""
+        """The rule options that one of the parameterizations takes."""
         if parameterization == self.parameterizations[0]:
             return dict(self.options)
-        known = PARAMETERIZATIONS.get(parameterization)
-        own = {"alpha", "decay", *(known.options if known else ())}
-        return {name: value for name, value in self.options.items() if name in own}
+        known = {"alpha", "decay", *PARAMETERIZATIONS[parameterization].options}
+        return {name: value for name, value in self.options.items() if name in known}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
-    """One training: a parameterisation at a scale, every swept value times a factor."""
+class Run(common.Run):
+    """A training under a parameterization at a scale, every swept value times a factor."""
 
     parameterization: str
     axis: str
     ratio: float
     factor: float
-    seed: int
     swept: str
-    plan: Plan
 
     @property
     def name(self) -> str:
-        """For people, without the seed."""
         return (
             f"{self.parameterization}, {self.axis} x {self.ratio:g}, {self.swept} x {self.factor:g}"
         )
 
 
 def times(hparams: HParams, swept: str, factor: float) -> HParams:
-    """The same with every tensor's `swept` value times a factor."""
+    """The hyperparameters with every tensor's `swept` value multiplied by `factor`."""
     value = factor * getattr(hparams.global_, swept)
     return dataclasses.replace(
         hparams, global_=dataclasses.replace(hparams.global_, **{swept: value})
@@ -116,15 +104,14 @@ def times(hparams: HParams, swept: str, factor: float) -> HParams:
 
 
 def runs(recipe: Recipe, setting: Setting) -> list[Run]:
-    """Every training that the setting asks for, the lowest ratio first; seeds are the outer loop of a scale
-    and parameterisation, so that an interrupted measurement holds whole curves.
+    """Every training of the setting, the lowest ratio first.
 
-    Raises `UserError` for a ratio whose size the recipe's model, batch or data cannot have, a value of 0 that
-    no factor moves, and as `make_plan` does. At the base all parameterisations are one, and so are their
-    jobs.
+    Seeds are the outer loop of a scale and parameterization, so that an interrupted measurement has whole
+    curves. At the base all parameterizations make the same jobs. Raises `UserError` for a ratio whose size
+    the recipe's model, batch or data cannot have, for a value of 0 that no factor moves, and as `make_plan`
+    does.
     """
-    hparams = recipe.hparams if setting.which == "tuned" else recipe.baseline
-    if getattr(hparams.global_, setting.swept) == 0:
+    if getattr(values_of(recipe, setting.which).global_, setting.swept) == 0:
         raise UserError(
             f"{setting.swept} is 0 in the recipe, and 0 times a factor is 0: sweep another"
         )
@@ -153,7 +140,8 @@ def _target(recipe: Recipe, axis: str, ratio: float) -> Target:
     base = dataclasses.asdict(recipe.base)
     size = ratio * base[axis]
     whole = round(size)
-    if axis != "tokens" and abs(size - whole) > 1e-6 * size:  # tokens are rounded to whole batches
+    # Tokens are rounded to whole batches anyway.
+    if axis != "tokens" and abs(size - whole) > 1e-6 * size:
         raise UserError(
             f"the {axis} ratio {ratio:g} gives {size:.6g}, the base's being {base[axis]}; expected a "
             "whole number"
@@ -164,8 +152,7 @@ def _target(recipe: Recipe, axis: str, ratio: float) -> Target:
 def _plans(
     recipe: Recipe, target: Target, parameterization: str, setting: Setting
 ) -> Iterator[tuple[float, Plan]]:
-    hparams = recipe.hparams if setting.which == "tuned" else recipe.baseline
-    train = recipe.train
+    hparams, train = values_of(recipe, setting.which), recipe.train
     if setting.schedule is not None:
         train = dataclasses.replace(train, schedule=cast(Schedule, setting.schedule))
     for factor in sorted(setting.factors):
@@ -181,8 +168,3 @@ def _plans(
                 **setting.options_of(parameterization),
             ),
         )
-
-
-def runs_folder(root: Path, recipe: Path) -> Path:
-    """Where a recipe's runs are kept: by the name of its study."""
-    return root / "transfer-checks" / recipe.resolve().parent.name

@@ -1,4 +1,4 @@
-"""Members of a model family: which one has a wanted size, and what a trainer asks of its shape."""
+"""Families of models: the member of a wanted size, in a shape that a trainer can split."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Size = Callable[[ModelConfig], float]
 class Family:
     """The models of a base's kind: width in whole groups of heads, d_ff / d_model as at the base.
 
-    `aspect` is width / depth, where neither is fixed. With `tensor_parallel` t, key-value heads and
-    d_ff divide by t, so that every device holds an equal part.
+    `width` (features) and `depth` (layers) are fixed if given. `aspect` is width / depth if neither is fixed.
+    With `tensor_parallel` t, key-value heads and d_ff divide by t, so that every device holds an equal part.
     """
 
     base: ModelConfig
@@ -28,7 +28,7 @@ class Family:
 
     @property
     def unit(self) -> int:
-        """Features by which the width grows."""
+        """The step of the width, in features."""
         return self.base.head_dim * self.base.queries_per_kv * self.tensor_parallel
 
     def member(self, *, width: int, depth: int) -> ModelConfig:
@@ -43,9 +43,11 @@ class Family:
         return self.base.scaled(width=width, depth=depth, ffn_multiple=self.tensor_parallel)
 
     def nearest(self, size: Size, wanted: float, name: str) -> ModelConfig:
-        """The member whose `size` is nearest to `wanted`, in ratio. `size` must rise with width and depth.
+        """The member whose `size` is nearest to `wanted` by their ratio.
 
-        Raises `UserError` where even the largest is smaller; the smallest is given where that is larger.
+        `size` must rise with width and depth.
+        The smallest member if that is larger already. Raises `UserError` if even the largest is smaller;
+        `name` is what the message calls the size.
         """
         steps, member = self._ladder()
         if size(member(steps)) < wanted:
@@ -66,10 +68,10 @@ class Family:
         return member(chosen)
 
     def _ladder(self) -> tuple[int, Callable[[int], ModelConfig]]:
-        """The members from the smallest to the largest, by their place, and how many they are."""
+        """The number of members, and the member at a place, from 1 (the smallest) up to that number."""
         width, depth = self.width, self.depth
         if width is not None:
-            assert depth is None, "a shape that is given is not looked for"
+            assert depth is None, "a given shape is not searched"
             return ModelConfig.LARGEST["depth"], lambda step: self.member(width=width, depth=step)
         widest = min(
             ModelConfig.LARGEST["width"],

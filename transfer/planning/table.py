@@ -1,45 +1,49 @@
-"""A plan for people: one row a module type, each value as a range over the layers."""
+"""A plan as a table for people: a row per module type, each value as a range over the layers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from completedp.kinds import KINDS, default, global_kinds
+from completedp.optimizer import VALUES, TensorRow
 from completedp.plan import Plan
-from completedp.resolved import TensorRow
 
-_COLUMNS = ("lr", "weight_decay", "beta1", "beta2", "eps", "init_std")
-_BETAS = ("beta1", "beta2")
-# A beta near 1 says nothing in four digits; its distance from 1 does.
-_HEADINGS = ["module type", *(f"1 - {c}" if c in _BETAS else c for c in _COLUMNS), "residual"]
+_COLUMNS = (*VALUES, "init_std")
+_HEADINGS = ("module type", *(KINDS[v].label for v in VALUES), "init_std")
 
 
 def by_module_type(plan: Plan) -> tuple[list[str], list[list[str]]]:
-    """Column names and rows; residual branches last, their coefficient under `residual`."""
+    """Column names and rows. The coefficients of the forward pass come last: those of the residual branches,
+    then any others."""
     rows = []
     for module_type in dict.fromkeys(row.module_type for row in plan.tensors):
         members = [row for row in plan.tensors if row.module_type == module_type]
         values = [[_value(column, row) for row in members] for column in _COLUMNS]
         rows.append([module_type, *map(_range, values), ""])
-    return _HEADINGS, [*rows, *_branches(plan.residual)]
+    return _with_coefficients(rows, plan.residual, plan.coefficients)
 
 
-def _branches(residual: Mapping[str, Sequence[float]]) -> list[list[str]]:
-    return [
-        [f"{branch} branch", *("" for _ in _COLUMNS), _range(coefficients)]
-        for branch, coefficients in residual.items()
-    ]
+def _with_coefficients(
+    rows: list[list[str]],
+    residual: Mapping[str, Sequence[float]],
+    others: Mapping[str, Sequence[float]],
+) -> tuple[list[str], list[list[str]]]:
+    named = {**{f"{branch} branch": c for branch, c in residual.items()}, **others}
+    last = [[name, *("" for _ in _COLUMNS), _range(c)] for name, c in named.items()]
+    return [*_HEADINGS, "coefficient" if others else "residual"], [*rows, *last]
 
 
 def _value(column: str, row: TensorRow) -> float | None:
     value: float | None = getattr(row, column)
-    return 1 - value if column in _BETAS and value is not None else value
+    return KINDS[column].shown(value) if column in KINDS and value is not None else value
 
 
 def multiples(plan: Plan, baseline: Plan) -> list[dict[str, Any]]:
-    """Each tensor's values as multiples of the baseline's (β: of its 1-β); None where there is none.
+    """Each tensor's values as multiples of the baseline's (for β the multiple of 1-β); None without a value.
 
-    A part of a fused tensor is held against the whole where only that has values in the baseline.
+    A part of a fused tensor is compared to the whole tensor if the baseline has no values for the part.
     """
     others = {row.name: row for row in baseline.tensors}
     found = []
@@ -51,7 +55,7 @@ def multiples(plan: Plan, baseline: Plan) -> list[dict[str, Any]]:
 
 
 def multiples_by_module_type(plan: Plan, baseline: Plan) -> tuple[list[str], list[list[str]]]:
-    """As `by_module_type`, of `multiples`."""
+    """`multiples` in the form of `by_module_type`."""
     found = multiples(plan, baseline)
     rows = []
     for module_type in dict.fromkeys(row["module_type"] for row in found):
@@ -61,7 +65,17 @@ def multiples_by_module_type(plan: Plan, baseline: Plan) -> tuple[list[str], lis
         branch: [c / other for c, other in zip(by, baseline.residual[branch], strict=True)]
         for branch, by in plan.residual.items()
     }
-    return _HEADINGS, [*rows, *_branches(residual)]
+    others = {
+        name: [c / other for c, other in zip(*_both(plan, baseline, name), strict=False)]
+        for name in {**plan.coefficients, **baseline.coefficients}
+    }
+    return _with_coefficients(rows, residual, others)
+
+
+def _both(plan: Plan, baseline: Plan, name: str) -> list[Iterable[float]]:
+    """A coefficient in both; a plan that leaves it out has the default everywhere."""
+    unchanged = itertools.repeat(default(global_kinds()[name].name))
+    return [p.coefficients.get(name, unchanged) for p in (plan, baseline)]
 
 
 def _multiple(column: str, row: TensorRow, other: TensorRow) -> float | None:

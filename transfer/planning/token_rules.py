@@ -1,4 +1,4 @@
-"""How many tokens a model of so many parameters is worth: a ratio, or a fitted law of the loss.
+"""Training tokens by the number of parameters: a fixed ratio, or the optimum of a fitted law of the loss.
 
 .. [Chinchilla]   Training Compute-Optimal Large Language Models, arXiv 2203.15556.
 .. [Replication]  Chinchilla Scaling: A replication attempt, arXiv 2404.10102.
@@ -12,27 +12,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from completedp import files
+from completedp import files, validation
 from completedp.errors import UserError, shown
 
-# Of a law's numbers: floats hold their products, and no law is beyond.
+# Bounds for a law's numbers. Floats hold their products, and no law is beyond.
 SMALLEST, LARGEST = 1e-50, 1e50
 
 
 class TokenRule(Protocol):
-    """The tokens a model is trained on, where nobody gives them."""
+    """Decides the tokens that a model is trained on if nobody gives them."""
 
     def tokens(self, parameters: int) -> float:
-        """Tokens for a model of so many parameters, embeddings included."""
+        """Tokens for a model of `parameters` parameters, embeddings included."""
 
     @property
     def reason(self) -> str:
-        """Where the number comes from, for people."""
+        """The origin of the number, for people."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """So many tokens a parameter at every size."""
+    """The same number of tokens per parameter at every size."""
 
     per_parameter: float
     source: str
@@ -47,16 +47,17 @@ class Ratio:
 
 @dataclass(frozen=True, kw_only=True)
 class LossLaw:
-    """L(N, D) = E + A/N^alpha + B/D^beta, N parameters and D tokens ([Chinchilla], approach 3).
+    """L(N, D) = E + A/N^alpha + B/D^beta for N parameters and D tokens ([Chinchilla], approach 3).
 
-    At a given N·D, the loss is least where alpha·A/N^alpha = beta·B/D^beta; E does not matter.
+    At a given N·D the loss is lowest at alpha·A/N^alpha = beta·B/D^beta; E does not matter.
     """
 
     A: float
     B: float
     alpha: float
     beta: float
-    source: str = "the given law's compute optimum"
+    E: float = 0.0
+    reason: str = "the given law's compute optimum"
 
     def __post_init__(self) -> None:
         for name in ("A", "B", "alpha", "beta"):
@@ -74,42 +75,31 @@ class LossLaw:
             return math.inf
         return math.exp(max(log_tokens, math.log(SMALLEST)))
 
-    @property
-    def reason(self) -> str:
-        return self.source
 
-
-# The estimates of [Replication] on [Chinchilla]'s own runs, whose published ones do not fit them.
+# [Replication]'s estimates from [Chinchilla]'s own runs; the published estimates do not fit those runs.
 CHINCHILLA = LossLaw(
     A=482.01,
     B=2085.43,
     alpha=0.3478,
     beta=0.3658,
-    source="compute optimum of the law fitted in arXiv 2404.10102",
+    reason="compute optimum of the law fitted in arXiv 2404.10102",
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _LawFile:
-    """The YAML form of a `LossLaw`; E is read and not needed."""
+def token_rule(given: float | str) -> TokenRule:
+    """The rule that `--tokens-per-parameter` names.
 
-    A: float
-    B: float
-    alpha: float
-    beta: float
-    E: float = 0.0
-
-
-def token_rule(text: str) -> TokenRule:
-    """From `--tokens-per-parameter`: a number, `chinchilla`, or a YAML file with A, B, alpha and beta."""
-    if text == "chinchilla":
+    `given` is a number, `chinchilla`, or the path of a YAML file with a law's A, B, alpha and beta.
+    Raises `UserError` for anything else, with the file's name for a file.
+    """
+    if given == "chinchilla":
         return CHINCHILLA
     try:
-        ratio = float(text)
+        ratio = float(given)
     except ValueError:
-        return _law_of(Path(os.path.expanduser(text)))
+        return _law_of(Path(os.path.expanduser(str(given))))
     if not (math.isfinite(ratio) and ratio > 0):
-        raise UserError(f"--tokens-per-parameter is {shown(text)}; expected a number above 0")
+        raise UserError(f"--tokens-per-parameter is {shown(given)}; expected a number above 0")
     return Ratio(per_parameter=ratio, source="given")
 
 
@@ -119,14 +109,5 @@ def _law_of(path: Path) -> LossLaw:
             f"--tokens-per-parameter is {shown(str(path))}; expected a number, 'chinchilla', or a YAML file "
             "with A, B, alpha and beta"
         )
-    content = files.validate(_LawFile, files.read_yaml(path), str(path))
-    try:
-        return LossLaw(
-            A=content.A,
-            B=content.B,
-            alpha=content.alpha,
-            beta=content.beta,
-            source=f"compute optimum of the law in {path.name}",
-        )
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    reason = f"compute optimum of the law in {path.name}"
+    return validation.validate(LossLaw, {**files.read_yaml(path), "reason": reason}, str(path))

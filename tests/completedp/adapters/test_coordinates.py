@@ -12,7 +12,7 @@ from foreign import config
 
 from completedp.config import ExternalModel
 from completedp.coordcheck import check, measure
-from completedp.coordcheck.external import ForeignSubject
+from completedp.coordcheck.external import ExternalSubject
 from completedp.coordcheck.slopes import Axis, Slope, failures
 from completedp.coordcheck.subject import Ready, Watched
 from completedp.errors import UserError
@@ -28,10 +28,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("data")
 
 
-def subject(source: str, cache: Path, width: int = 64) -> ForeignSubject:
+def subject(source: str, cache: Path, width: int = 64) -> ExternalSubject:
     model = ExternalModel(source=source, width=width, depth=2, vocab_size=256, context=32)
     study = dataclasses.replace(PRESET, model=model, train=TRAIN)
-    return ForeignSubject(study, cache, torch.device("cpu"))
+    return ExternalSubject(study, cache, torch.device("cpu"))
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def saved(tmp_path: Path) -> Any:
 
 
 def slopes(
-    of: ForeignSubject,
+    of: ExternalSubject,
     axis: Axis,
     parameterization: str = "completed-p",
     ratios: tuple[float, ...] = (1, 4),
@@ -123,7 +123,7 @@ def test_what_is_called_twice_or_not_trained_is_named() -> None:
     )  # fmt: skip
     with pytest.raises(UserError, match=r"module of q \(Linear\) is called twice"):
         measure._calls(ready, torch.ones(1, 4))
-    with pytest.raises(UserError, match=r"idle\.weight: no gradient comes here"):
+    with pytest.raises(UserError, match=r"idle\.weight: got no gradient"):
         measure._gradients(ready, torch.ones(1, 4))
 
 

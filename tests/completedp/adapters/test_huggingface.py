@@ -20,9 +20,10 @@ from transformers import (
 )
 
 import completedp
-from completedp.adapters.huggingface import AuditCallback, base_of, build, config_at, read_config
+from completedp.adapters.huggingface import base_of, build, config_at, read_config
 from completedp.adapters.parametrized import Parametrized
 from completedp.adapters.source import FactorySource
+from completedp.adapters.trainer_audit import AuditCallback
 from completedp.errors import UserError
 from completedp.recipe import Recipe
 
@@ -127,7 +128,7 @@ def audited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         multipliers.append(found.schedule)
         return found
 
-    monkeypatch.setattr("completedp.adapters.huggingface.audit", watched)
+    monkeypatch.setattr("completedp.adapters.trainer_audit.audit", watched)
     return multipliers
 
 

@@ -18,8 +18,8 @@ from completedp.adapters.parametrized import Parametrized, Residual, apply_value
 from completedp.errors import UserError
 from completedp.hparams import HParams
 from completedp.lm.model import LanguageModel
+from completedp.optimizer import TensorRow
 from completedp.recipe import Recipe
-from completedp.resolved import TensorRow
 from completedp.scale import Ratios
 
 RATIOS = Ratios(width=2, depth=2, batch=2, tokens=4)

@@ -13,7 +13,7 @@ from foreign import config, reference
 
 import completedp
 from completedp.adapters.external import build_model
-from completedp.adapters.parametrized import planned
+from completedp.adapters.plans import planned
 from completedp.adapters.task import foreign_model
 from completedp.cli.app import main
 from completedp.config import DataConfig, ExternalModel, TrainConfig
@@ -22,11 +22,12 @@ from completedp.hparams import HParams
 from completedp.models import own_inventory
 from completedp.optimizer import adamw
 from completedp.plan import Plan
+from completedp.plan_check import check_plan
 from completedp.recipe import Recipe
 from completedp.runs.job import Stopped
 from completedp.runs.runner import train_function
 from completedp.scale import Scale
-from completedp.training import run_folder
+from completedp.training import jobs
 from transfer.planning.planner import make_plan
 
 TRAIN = TrainConfig(tokens=256 * 8, batch=256, eval_tokens=1024, clip=0.3)
@@ -102,7 +103,7 @@ def test_a_fused_tensor_apart_has_a_row_a_part(tmp_path: Path) -> None:
         plan, tensors=tuple(r for r in plan.tensors if r.name != names[1])
     )
     with pytest.raises(UserError, match=r"c_attn\.weight\[k\] is missing"):
-        without.check()
+        check_plan(without)
 
 
 def test_the_reference_model_as_somebody_elses_is_carried_as_itself(tmp_path: Path) -> None:
@@ -115,12 +116,12 @@ def test_the_reference_model_as_somebody_elses_is_carried_as_itself(tmp_path: Pa
     assert (plans[0].parameters, plans[0].flops) == (plans[1].parameters, plans[1].flops)
     losses = []
     for plan in plans:
-        (job,) = run_folder.plan_jobs([(plan, 3)], cache=tmp_path, device="cpu")
+        (job,) = jobs.plan_jobs([(plan, 3)], cache=tmp_path, device="cpu")
         seen: list[float] = []
         result = train_function(job)(job.resolved, 3, lambda _, loss, seen=seen: seen.append(loss))  # type: ignore[misc]
         losses.append([*seen, result.loss])
     assert losses[1] == pytest.approx(losses[0], rel=2e-5)
-    other, job = run_folder.plan_jobs([(plans[1], 3), (plans[1], 4)], cache=tmp_path, device="cpu")
+    other, job = jobs.plan_jobs([(plans[1], 3), (plans[1], 4)], cache=tmp_path, device="cpu")
     assert other.arguments["base"] == {"width": 32, "depth": 2}
 
 

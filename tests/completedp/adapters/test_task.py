@@ -18,12 +18,11 @@ from completedp.adapters.external import build_model, check_runs, found_in
 from completedp.adapters.task import foreign_model, mean_loss
 from completedp.config import DataConfig, ExternalModel, TrainConfig
 from completedp.errors import UserError
-from completedp.flops import parameter_count, training_flops
 from completedp.hparams import HParams
 from completedp.lm.loss import cross_entropy
 from completedp.lm.preset_files import load_preset
 from completedp.lm.train import language_model
-from completedp.models import own_inventory
+from completedp.models import own_inventory, parameter_count, training_flops
 from completedp.recipe import Recipe
 from completedp.resolved import Resolved
 from completedp.scale import Scale
@@ -64,8 +63,13 @@ def losses(task: Any, values: Resolved, seed: int = 5) -> list[float]:
     return found
 
 
+def arguments_of(model: Any, cache: str) -> dict[str, Any]:
+    parts = {"model": vars(model), "data": vars(DataConfig()), "train": vars(TRAIN)}
+    return {**parts, "split": "select", "cache": cache, "device": "cpu"}
+
+
 def foreign_losses(model: ExternalModel, cache: str, hparams: HParams = HPARAMS) -> list[float]:
-    task = foreign_model(vars(model), vars(DataConfig()), vars(TRAIN), "select", cache, "cpu")
+    task = foreign_model(**arguments_of(model, cache))
     values = completedp.resolve(hparams, own_inventory(model), completedp.Ratios())
     return losses(task, values)
 
@@ -74,7 +78,7 @@ def test_the_reference_model_as_somebody_elses_trains_as_itself(cache: str) -> N
     """Its residual coefficients are folded there and buffers here; both clip most steps."""
     model = a_model("foreign:reference")
     config_ = reference(32, 2).config
-    task = language_model(vars(config_), vars(DataConfig()), vars(TRAIN), "select", cache, "cpu")  # type: ignore[arg-type]
+    task = language_model(**arguments_of(config_, cache))
     values = completedp.resolve(HPARAMS, own_inventory(config_), completedp.Ratios())  # type: ignore[union-attr]
     expected = losses(task, values)
     assert foreign_losses(model, cache) == pytest.approx(expected, rel=2e-5)
@@ -103,10 +107,7 @@ def test_a_carried_model_with_a_hooked_factor_trains_again_and_again(
     plan = make_plan(
         recipe_of(base), Scale(width=64, depth=2, batch=256, tokens=TRAIN.tokens), model
     )
-    task = foreign_model(
-        vars(model), vars(DataConfig()), vars(TRAIN), "select", cache, "cpu",
-        base={"width": 32, "depth": 2},
-    )  # fmt: skip
+    task = foreign_model(**arguments_of(model, cache), base={"width": 32, "depth": 2})
     first = losses(task, plan.resolved)
     assert losses(task, plan.resolved) == first
 

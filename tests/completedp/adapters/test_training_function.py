@@ -19,7 +19,7 @@ from completedp.errors import UserError
 from completedp.lm.preset_files import load_preset
 from completedp.recipe import Recipe
 from completedp.runs.journal import read_records
-from completedp.training.run_folder import plan_job, plan_jobs
+from completedp.training.jobs import plan_job, plan_jobs
 from transfer.planning.planner import base_plan
 
 PAGE = Path(__file__).parents[3] / "docs" / "training_function.md"

@@ -128,7 +128,7 @@ def test_a_study_goes_on_from_the_corpus_that_its_root_holds(
         text.write_text(text.read_text() + "one more\n")
     done = run("search", "--resume", "s", "--dry-run")
     assert done.returncode == 0, done.stderr
-    why = ", for its source is gone" if gone else ""
+    why = ", because its source is gone" if gone else ""
     assert line(done.stdout).startswith(
         f"data: {text}: as prepared before{why} ({corpus.digest[:19]}); bytes tokenizer; tokens: "
     )
@@ -158,7 +158,9 @@ def test_a_plan_is_trained_where_its_text_is_gone(run: Run, tuned: Recipe, tmp_p
     done = run("train", "plan.yaml", "--device", "cpu", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["status"] == "completed"
-    said = f"data: {tuned.data.source}: as prepared before, for its source is gone ({digest[:19]})"
+    said = (
+        f"data: {tuned.data.source}: as prepared before, because its source is gone ({digest[:19]})"
+    )
     assert line(done.stderr) == said
 
 
@@ -175,7 +177,9 @@ def test_a_sweep_goes_on_where_the_text_is_gone(run: Run, tuned: Recipe, text: P
     command = ("speedup", "recipe.yaml", "--scales", "1", "--device", "cpu", "--dry-run")
     done = run(*command)
     assert done.returncode == 0, done.stderr
-    assert line(done.stdout).startswith(f"data: {text}: as prepared before, for its source is gone")
+    assert line(done.stdout).startswith(
+        f"data: {text}: as prepared before, because its source is gone"
+    )
     assert "warning" not in done.stderr
     text.write_text("".join(f"another {i * i}\n" for i in range(60_000)))
     done = run(*command)

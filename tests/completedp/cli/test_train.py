@@ -18,7 +18,7 @@ from completedp.recipe import Recipe
 from completedp.runs.job import Job, Progress
 from completedp.runs.lock import Lock
 from completedp.tracking.store import Store
-from completedp.training import run_folder
+from completedp.training import jobs, one_run, run_folder
 from transfer.planning.planner import base_plan
 
 Train = Callable[..., tuple[int, str, str]]
@@ -135,7 +135,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(
     plan = base_plan(recipe)
 
     def job(folder: Path) -> Job:
-        return run_folder.plan_job(
+        return jobs.plan_job(
             plan,
             data=DataConfig(source="text.txt"),
             seed=0,
@@ -229,7 +229,7 @@ def test_one_writer_a_run(train: Train, recipe: Recipe, tmp_path: Path) -> None:
 
 def test_a_run_has_a_name_of_its_own(recipe: Recipe) -> None:
     names = {
-        run_folder.run_name(base_plan(recipe), DataConfig(source=source), seed, "x")
+        one_run.run_name(base_plan(recipe), DataConfig(source=source), seed, "x")
         for source in ("a", "b")
         for seed in (0, 1)
     }

@@ -85,7 +85,7 @@ def test_transfer_writes_a_plan_and_says_why(
 
 
 def test_the_difference_to_the_baseline(cli: Cli, recipe: Recipe, recipe_file: Path) -> None:
-    """At any scale the multipliers that the recipe has over its own global values, and no rule."""
+    """It is the recipe's own multipliers over its global values at any scale: no rule appears in it."""
     done = cli("transfer", recipe_file, "--width", 64, "--depth", 4, "--diff", "--json")
     rows = {row["name"]: row for row in json.loads(done.out)["multiples_of_baseline"]}
     globals_ = recipe.hparams.global_.lr / recipe.baseline.global_.lr
@@ -97,7 +97,7 @@ def test_the_difference_to_the_baseline(cli: Cli, recipe: Recipe, recipe_file: P
 
 
 def test_parts_that_the_baseline_has_no_values_of(recipe: Recipe) -> None:
-    """They are held against the fused tensor's."""
+    """They are compared to the fused tensor's."""
     plan = base_plan(recipe)
     (whole,) = (r for r in plan.tensors if r.name == "layers.0.attention.q.weight")
     part = dataclasses.replace(whole, name=f"{whole.name}[q]", lr=3 * whole.lr)
@@ -155,7 +155,7 @@ def test_transfer_to_the_base_changes_nothing(
 
 
 def test_1e26_flops_are_planned(cli: Cli, recipe: Recipe, tmp_path: Path) -> None:
-    """A base of a practical shape; the toy's aspect ratio would give 1500 layers."""
+    """The base has a practical shape: the toy's aspect ratio would give 1500 layers."""
     wide = {**recipe.to_dict(), "hparams": recipe.to_dict()["baseline"]}
     wide["model"] |= {"width": 1024, "head_dim": 128, "ffn": 2816, "context": 2048}
     wide["train"] |= {"tokens": 2048 * 100_000, "batch": 2048 * 100, "eval_tokens": 2048}

@@ -59,5 +59,5 @@ def test_a_planted_fault_is_named_first(
     first = failures(found)[0]
     assert (first.key.module, first.key.quantity) == (fault.module_type, fault.quantity)
     # Measured: 3.2 to 12.8 times, on another made-up text 2.2 to 8.0; at full size
-    # benchmarks/coordcheck.py has the figures.
+    # benchmarks/coordcheck/full.py has the figures.
     assert first.distance > 3 * worst(healthy[fault.axis]).distance

@@ -1,11 +1,11 @@
-"""What every process of `test_parallel.py` runs: cases from a JSON file, in the group that torchrun made.
+"""The program of every process in `test_parallel.py`. It runs the cases of a JSON file in torchrun's group.
 
     torchrun --nproc-per-node 2 ranks.py cases.json results.json
 
-A case: a job's `arguments`, its `resolved` values, `seed`; with `double` it trains in float64, with `stop` it
-ends after that step, with `ctrl_c` rank 1 alone is interrupted there. Each rank writes `results.json.<rank>`:
-of every case the losses (the evaluation's last), metrics, whole weights, how many of their elements the rank
-holds, and the AdamW groups with the names of the parameters really in them.
+A case has a job's `arguments`, its `resolved` values and `seed`. With `double` it trains in float64. With
+`stop` it ends after that step. With `ctrl_c`, rank 1 alone is interrupted at that step. Each rank writes
+`results.json.<rank>`. For every case this holds the losses (the evaluation's last), metrics, full weights,
+the number of elements that the rank holds, and the AdamW groups with the names of the parameters in them.
 """
 
 import json
@@ -42,7 +42,7 @@ def result_of(case: dict[str, Any]) -> dict[str, Any]:
         losses.append(loss)
         if step == case.get("stop"):
             raise Stopped
-        if step == case.get("ctrl_c") and task.team.rank == 1:
+        if step == case.get("ctrl_c") and task.group.rank == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
     metrics = {}
@@ -60,7 +60,7 @@ def result_of(case: dict[str, Any]) -> dict[str, Any]:
         "losses": losses,
         "metrics": metrics,
         "weights": {
-            name: task.team.whole(parameter.detach()).double().flatten().tolist()
+            name: task.group.full_tensor(parameter.detach()).double().flatten().tolist()
             for name, parameter in parameters.items()
         },
         "elements": sum(getattr(p, "_local_tensor", p).numel() for p in parameters.values()),

@@ -44,7 +44,7 @@ def test_splits_hold_every_document_once_and_never_share_one(
     text = folder / "text"
     text.mkdir()
     for i in range(30):
-        # Every document is there `copies` times, under other names.
+        # Every document exists `copies` times, under different names.
         (text / f"{i}.txt").write_text(words(seed * 100 + i // copies, size // 30))
     corpus = prepare(DataConfig(source=str(text)), 256, 50, folder / "cache")
     found = {split: documents(corpus, split) for split in SPLITS}
@@ -54,7 +54,7 @@ def test_splits_hold_every_document_once_and_never_share_one(
         assert not set(found[a]) & set(found[b])
     for split in SPLITS:
         assert corpus.tokens(split) == len(corpus.split(split)) > 50
-    # A share is of all copies; the document that fills it may lie over its end, with all of its own.
+    # A share counts all copies. The last document may exceed the share, together with its copies.
     total = sum(map(len, everything))
     longest = max(len(document) * times for document, times in Counter(everything).items())
     for split in ("select", "report"):
@@ -105,7 +105,7 @@ def test_a_digest_names_a_corpus_whatever_its_source_holds_by_now(tmp_path: Path
     assert prepare(data, 256, 100, cache, first.digest) == first
     from_text(path, words(2, 20_000))
     with pytest.raises(UserError, match="has changed: its digest is"):
-        prepare(data, 256, 120, cache, first.digest)  # not prepared for as long an evaluation
+        prepare(data, 256, 120, cache, first.digest)  # not prepared for this length
 
 
 def test_what_is_kept_says_so(tmp_path: Path) -> None:
@@ -113,16 +113,16 @@ def test_what_is_kept_says_so(tmp_path: Path) -> None:
     first = from_text(path, words(0, 20_000))
     data, cache = DataConfig(source=str(path)), tmp_path / "cache"
     assert first.found == ""
-    assert first.described("t.txt").startswith("t.txt, bytes tokenizer; tokens: train ")
+    assert first.summary("t.txt").startswith("t.txt, bytes tokenizer; tokens: train ")
     again = prepare(data, 256, 100, cache, first.digest)
     assert again.found == f"as prepared before ({first.digest[:19]})"
     path.unlink()
     again = prepare(data, 256, 100, cache, first.digest)
-    assert again.found == f"as prepared before, for its source is gone ({first.digest[:19]})"
-    assert again.described("t.txt").startswith("t.txt: as prepared before, for its source is gone")
-    with pytest.raises(
-        UserError, match=r"no such file .*; nor has .*cache the prepared corpus sha"
-    ):
+    assert again.found == f"as prepared before, because its source is gone ({first.digest[:19]})"
+    assert again.summary("t.txt").startswith(
+        "t.txt: as prepared before, because its source is gone"
+    )
+    with pytest.raises(UserError, match=r"no such file .*; .*cache has no prepared corpus sha"):
         prepare(data, 256, 120, cache, first.digest)
     with pytest.raises(UserError, match="no such file"):
         prepare(data, 256, 100, cache)
@@ -239,7 +239,7 @@ def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> No
     split_of, _ = module._assign(source, 100, np.dtype("<u2"))
     path.write_text(words(1, 20_000))
     with pytest.raises(UserError, match=r"t.txt' changed while it was read; start again"):
-        list(module._documents(source, split_of, "train", module._Count()))
+        list(module._documents(source, split_of, "train", module._Split(0, 0)))
 
 
 def test_the_digest_is_of_the_text(tmp_path: Path) -> None:

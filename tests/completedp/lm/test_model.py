@@ -10,7 +10,6 @@ from torch import Tensor
 
 from completedp.config import ModelConfig
 from completedp.lm.model import LanguageModel
-from completedp.lm.ops import rms_norm, rotary_tables, rotate
 from completedp.optimizer import initialize
 
 from .conftest import resolved_for
@@ -155,28 +154,6 @@ def test_multipliers_are_taken_over_and_not_saved(shape: ModelConfig) -> None:
     assert model.residual_attention_L.tolist() == [0.5] * shape.depth
     assert model.residual_ffn_L.tolist() == [3.0] * shape.depth
     assert not [name for name in model.state_dict() if "residual" in name or "THE" in name]
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_written_gradients(dtype: torch.dtype) -> None:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 5, 3, 8, generator=generator, dtype=dtype).requires_grad_()
-    gain = torch.randn(8, generator=generator, dtype=dtype).requires_grad_()
-    wanted = F.rms_norm(x, (8,), gain, 1e-6)
-    upstream = torch.randn(wanted.shape, generator=generator, dtype=dtype)
-    torch.testing.assert_close(rms_norm(x, gain), wanted)
-    for grad, wanted_grad in zip(
-        torch.autograd.grad(rms_norm(x, gain), (x, gain), upstream),
-        torch.autograd.grad(wanted, (x, gain), upstream),
-        strict=True,
-    ):
-        torch.testing.assert_close(grad, wanted_grad)
-    cos, sin = (table.to(dtype) for table in rotary_tables(5, 3, 8, 100.0))
-    turned = rotate(x, cos, sin)
-    # A rotation: lengths stay, and its gradient is the rotation back.
-    torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
-    (back,) = torch.autograd.grad(turned, x, turned.detach())
-    torch.testing.assert_close(back, x.detach())
 
 
 @pytest.mark.parametrize("name", ["swiglu", "no-qk-norm"])

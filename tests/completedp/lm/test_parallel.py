@@ -18,7 +18,7 @@ from completedp.cli.app import main
 from completedp.config import DataConfig, ModelConfig, TrainConfig
 from completedp.errors import UserError
 from completedp.lm import schedule
-from completedp.lm.parallel import ProcessGroup, Replicated, join
+from completedp.lm.parallel import DDPGroup, ProcessGroup, join
 from completedp.lm.train import LanguageModelTask, language_model
 from completedp.recipe import Recipe
 from completedp.resolved import Resolved
@@ -199,7 +199,7 @@ def test_three_processes_resume_exactly(tmp_path: Path, build_arguments: Argumen
         assert resumed["weights"] == whole["weights"]
         for of_rank in ranks:  # one is interrupted, all stop after the next step, which is saved
             assert of_rank[f"{kind} ctrl-c"]["losses"] == whole["losses"][:6]
-        # Files hold whole tensors: one process goes on with what three began.
+        # Files hold full tensors, so one process can resume what three began.
         seen: dict[int, float] = {}
         end = language_model(**arguments(f"{kind}-left"))(values, 0, seen.__setitem__)
         assert list(seen) == [7, 8, 9, 10]
@@ -280,14 +280,14 @@ def test_a_mistake_ends_all_processes_and_is_told_once(tmp_path: Path) -> None:
 
 
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
-    team = object.__new__(Replicated)
-    team.ranks = 3
+    group = object.__new__(DDPGroup)
+    group.world_size = 3
     model = ModelConfig(width=32, depth=2, head_dim=16, ffn=48, vocab_size=256, context=16)
     with pytest.raises(
         UserError, match=r"3 processes cannot share evenly; .* among 1, 2, 4, 8, 16"
     ):
-        team.check(model, TrainConfig(tokens=2560, batch=256))
-    team.check(model, TrainConfig(tokens=2560, batch=240))
+        group.check_batch(model, TrainConfig(tokens=2560, batch=256))
+    group.check_batch(model, TrainConfig(tokens=2560, batch=240))
 
 
 def test_one_process_needs_no_group() -> None:

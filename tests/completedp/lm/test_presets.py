@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from completedp import files, flops
+from completedp import files, models
 from completedp.errors import UserError
 from completedp.lm.preset_files import load_preset, preset_names, preset_path
 
@@ -20,7 +20,7 @@ def test_the_presets_are_what_they_say() -> None:
     }
     for name, (parameters, tokens_each) in wanted.items():
         preset = load_preset(name)
-        count = flops.parameter_count(preset.model)
+        count = models.parameter_count(preset.model)
         assert count == pytest.approx(parameters, rel=0.03)
         assert preset.train.tokens / count == pytest.approx(tokens_each, rel=0.03)
         assert preset.train.tokens % preset.train.batch == 0

@@ -101,7 +101,7 @@ def test_a_file_of_another_ending_is_read_as_text_and_says_so(tmp_path: Path) ->
     put(tmp_path, corpus="a", b_dot_log="b", c_dot_txt="c")
     for name in ("corpus", "b.log"):
         found = open_source(str(tmp_path / name), 256).found
-        assert found == "read as text, for its ending is not known"
+        assert found == "read as text, because its ending is not known"
     assert open_source(str(tmp_path / "c.txt"), 256).found == ""
 
 

@@ -170,7 +170,7 @@ def without_meaning() -> dict[str, bytes]:
 def test_numbers_that_may_be_of_several_kinds_are_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "a.bin").write_bytes(without_meaning()[name])
     with pytest.raises(
-        UserError, match=r"which numbers it holds is not clear .* sidecar a.bin.json"
+        UserError, match=r"the dtype of its numbers is not clear .* sidecar a.bin.json"
     ):
         prepared(tmp_path / "a.bin", 65_536)
 

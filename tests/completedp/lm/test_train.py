@@ -231,7 +231,7 @@ def test_the_command_writes_a_file_and_refuses_what_is_no_job(
 @pytest.mark.parametrize(
     ("place", "value", "said"),
     [
-        ("arguments.model", [], r"arguments\.model: expected an object, got \[\]"),
+        ("arguments.model", [], r"arguments: model is \[\]; expected an object"),
         (
             "arguments.model.width",
             "32",
@@ -252,11 +252,11 @@ def test_the_command_writes_a_file_and_refuses_what_is_no_job(
         ("arguments.checkpoints", ["x"], r"checkpoints is \['x'\]; expected a path, or null"),
         ("arguments.checkpoint_steps", -1, "checkpoint_steps is -1"),
         ("arguments.parallel", 3, "parallel is 3"),
-        ("arguments.size", 3, "does not take the keywords"),
+        ("arguments.size", 3, "arguments: unknown key 'size'"),
         ("task", 3, "task is 3; expected text"),
         ("seed", None, "seed is None"),
-        ("resolved.residual", {}, "the residual coefficients are of {}; expected 2 of each"),
-        ("resolved.residual.ffn", [1.0], "expected 2 of each of attention, ffn, one a layer"),
+        ("resolved.residual", {}, r"residual has \[\]; expected"),
+        ("resolved.residual.ffn", [1.0], "residual.ffn has 1 numbers; expected 2, one per layer"),
         ("resolved.tensors", [], "trainable parameters without a row"),
         ("resolved.tensors.0.name", "more", "without a row"),
         ("resolved.tensors.0.lr", "high", r"resolved\.tensors\.0: lr is 'high'"),

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from completedp.errors import UserError
-from completedp.resolved import Resolved, TensorRow
+from completedp.optimizer import TensorRow
+from completedp.resolved import Resolved
 from completedp.runs.job import Job, Outcome
 
 ROW = TensorRow(

@@ -11,11 +11,12 @@ from toy_tasks import HERE, job
 from completedp.errors import UserError
 from completedp.runs import engine
 from completedp.runs.job import Died, Event, Finished, Outcome, Progress
-from completedp.runs.on_ray import RayExecutor
 from completedp.runs.sweep import ListSource
 
 ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster  # noqa: E402
+
+from completedp.runs.on_ray import RayExecutor  # noqa: E402
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.filterwarnings("ignore::FutureWarning:ray")]
 SECONDS = 60
@@ -121,7 +122,7 @@ def test_a_node_killed_in_mid_trial_costs_an_attempt(cluster: Any, tmp_path: Pat
 
 
 def test_more_than_the_cluster_has(cluster: Any) -> None:
-    with pytest.raises(UserError, match=r"no node with \{'GPU': 1.0\}"):
+    with pytest.raises(UserError, match="no node with 1 GPU;"):
         RayExecutor(device="cuda")
 
 

@@ -95,8 +95,8 @@ def test_a_broken_database_is_set_aside_and_all_is_rebuilt(
     (fresh / "mlflow.db.broken-1").write_text("an earlier one")
     finding = next(doctor._mlflow(fresh))
     assert finding.state == "fault"
-    assert "is broken" in finding.said
-    assert "'completedp track' sets it aside and makes a new one" in finding.said
+    assert "is broken" in finding.message
+    assert "'completedp track' sets it aside and makes a new one" in finding.message
     assert path.read_bytes() == content
     assert names(fresh) == {"mlflow.db", "mlflow.db.broken-1"}, "doctor only looks"
     lines: list[str] = []
@@ -126,7 +126,7 @@ def test_a_page_that_is_found_damaged_in_use_is_a_broken_database(
     with path.open("r+b") as file:
         file.seek((page - 1) * size)
         file.write(b"\xff" * size)
-    assert "is broken" in next(doctor._mlflow(fresh)).said
+    assert "is broken" in next(doctor._mlflow(fresh)).message
     lines: list[str] = []
     assert [synced.written for synced in track(fresh, warn=lines.append)] == [8]
     assert len(lines) == 1
@@ -304,5 +304,5 @@ def test_a_move_that_cannot_be_finished_changes_nothing(fresh: Path) -> None:
 
 def test_doctor_of_a_database_that_is_missing(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").touch()
-    assert next(doctor._mlflow(tmp_path)).said.startswith("no database yet")
+    assert next(doctor._mlflow(tmp_path)).message.startswith("no database yet")
     assert names(tmp_path) == {"mlflow.db"}

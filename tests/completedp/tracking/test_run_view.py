@@ -16,7 +16,7 @@ from completedp.recipe import Recipe
 from completedp.runs.divergence import Monitor
 from completedp.runs.job import Limits, Outcome
 from completedp.runs.lock import locked
-from completedp.tracking import RunView, SyncedRun, Tracker, track
+from completedp.tracking import RunView, SyncResult, Tracker, track
 from completedp.tracking.store import Store
 from completedp.training.run_folder import RUN, RunRecord
 from transfer.planning.planner import base_plan
@@ -95,7 +95,7 @@ def test_a_growing_run_is_followed_to_its_end(root: Path, recipe: Recipe) -> Non
     view.sync("running")
     report(folder, STEPS)
     outcome = end(folder)
-    assert view.sync("ended") == SyncedRun(run="run-grows", written=1)
+    assert view.sync("ended") == SyncResult(kind="run", name="run-grows", written=1)
     assert curve_of(root, "run-grows") == [
         (step, pytest.approx(loss)) for step, loss in outcome.curve
     ]
@@ -126,9 +126,9 @@ def test_a_growing_run_is_followed_to_its_end(root: Path, recipe: Recipe) -> Non
 def test_track_changes_nothing_that_is_right(root: Path, recipe: Recipe) -> None:
     folder = write_run(root, recipe, "run-whole")
     end(folder)
-    assert track(root, "run-whole") == [SyncedRun(run="run-whole", written=1)]
+    assert track(root, "run-whole") == [SyncResult(kind="run", name="run-whole", written=1)]
     before = the_run(root, "run-whole")
-    assert track(root, "run-whole") == [SyncedRun(run="run-whole", unchanged=1)]
+    assert track(root, "run-whole") == [SyncResult(kind="run", name="run-whole", unchanged=1)]
     after = the_run(root, "run-whole")
     assert (after.info, after.data.metrics) == (before.info, before.data.metrics)
 
@@ -157,7 +157,9 @@ def test_a_run_trained_anew_replaces_the_old_one(root: Path, recipe: Recipe) -> 
     shutil.rmtree(folder)
     write_run(root, recipe, "run-anew")
     end(folder, status="diverged", loss=None, reason="the training loss is inf", steps=7)
-    assert track(root, "run-anew") == [SyncedRun(run="run-anew", written=1, removed=1)]
+    assert track(root, "run-anew") == [
+        SyncResult(kind="run", name="run-anew", written=1, removed=1)
+    ]
     run = the_run(root, "run-anew")
     assert (run.info.status, run.data.tags["reason"]) == ("FAILED", "the training loss is inf")
     assert "loss" not in run.data.metrics
@@ -166,7 +168,7 @@ def test_a_run_trained_anew_replaces_the_old_one(root: Path, recipe: Recipe) -> 
 def test_a_followed_run_is_left_alone(root: Path, recipe: Recipe) -> None:
     folder = write_run(root, recipe, "run-busy", upto=10)
     with locked(folder / ".mlflow.lock"):
-        assert track(root, "run-busy") == [SyncedRun(run="run-busy", busy=True)]
+        assert track(root, "run-busy") == [SyncResult(kind="run", name="run-busy", busy=True)]
     assert Tracker(root, folder, pytest.fail, RunView).close()
     assert the_run(root, "run-busy").info.status == "KILLED"
 
@@ -212,7 +214,7 @@ def test_a_damaged_run_is_told_and_the_others_are_tracked(tmp_path: Path, recipe
         (write_run(tmp_path, recipe, f"run-{i}") / name).write_text(content)
     end(write_run(tmp_path, recipe, "run-9"))
     *damaged, whole = track(tmp_path)
-    assert whole == SyncedRun(run="run-9", written=1)
+    assert whole == SyncResult(kind="run", name="run-9", written=1)
     for i, (found, (_, _, said)) in enumerate(zip(damaged, DAMAGES, strict=True)):
         fault = str(getattr(found, "fault", None))
         assert f"run-{i}/" in fault

@@ -15,7 +15,7 @@ from completedp.runs.lock import locked
 from completedp.tracking import Tracker, track
 from completedp.tracking import tracker as tracker_module
 from completedp.tracking.store import Store
-from completedp.tracking.view import StudyView
+from completedp.tracking.study_view import StudyView
 
 MakeStudy = Callable[..., Path]
 

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from completedp.flops import training_flops
 from completedp.lm.preset_files import load_preset
+from completedp.models import training_flops
 from completedp.training import forecast
 
 
@@ -29,7 +29,9 @@ def test_small_models_wait_for_launches_and_large_ones_for_products(
 
 
 def test_the_mean_of_runs_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forecast, "_matmul_rate", lambda device, precision: 1e12 / forecast.UTILISATION)
+    monkeypatch.setattr(
+        forecast, "_matmul_rate", lambda device, precision: 1e12 / forecast.UTILISATION
+    )
     config = load_preset("tiny")
     longer = dataclasses.replace(config.train, tokens=3 * config.train.tokens)
     runs = [(config.model, config.train), (config.model, longer)]

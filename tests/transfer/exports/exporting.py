@@ -1,4 +1,4 @@
-"""What the tests of exported files share: the tool's own run, and one of a foreign trainer's process."""
+"""Shared by the tests of exported files: the tool's own run, and a run of a foreign trainer's process."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ import torch
 
 from completedp.config import DataConfig
 from completedp.lm.data import TrainBatches
-from completedp.lm.train import LanguageModelTask
+from completedp.lm.train import LanguageModelTask, RunArguments
 from completedp.plan import Plan
 from completedp.recipe import Recipe
 from transfer.exports import FORMATS
@@ -29,7 +29,7 @@ def carried(recipe: Recipe, **options: Any) -> Plan:
 
 
 def of_model(recipe: Recipe, **values: Any) -> Recipe:
-    """The recipe of another model, without what is said of tensors that this has not."""
+    """The recipe with another model."""
     model = dataclasses.replace(recipe.model, **values)
     return dataclasses.replace(recipe, model=model)
 
@@ -42,15 +42,16 @@ def of_train(recipe: Recipe, **values: Any) -> Recipe:
 def own_losses(
     plan: Plan, text: Path, folder: Path, dtype: torch.dtype = torch.float32
 ) -> list[float]:
-    """The tool's own run, with its batches left in the folder for others. It clips, if the plan does."""
-    task = LanguageModelTask(
+    """The losses of the tool's own run. Its batches stay in the folder for the foreign trainers."""
+    run = RunArguments(
         model=plan.model,
         data=DataConfig(source=str(text)),
         train=plan.train,
         split="report",
-        cache=folder / "cache",
-        device=torch.device("cpu"),
+        cache=str(folder / "cache"),
+        device="cpu",
     )
+    task = LanguageModelTask(run)
     task.model.to(dtype)
     losses: list[float] = []
     result = task(plan.resolved, SEED, lambda step, loss: losses.append(loss))
@@ -68,14 +69,14 @@ def own_losses(
 
 
 def write(plan: Plan, name: str, folder: Path) -> Path:
-    """The exported file, where the foreign trainer finds it."""
+    """The path of the exported file, in the foreign trainer's folder."""
     path = folder / FORMATS[name].file_name
     path.write_text(FORMATS[name].render(plan))
     return path
 
 
 def run_trainer(script: str, *arguments: object) -> Any:
-    """What a script beside this file prints as JSON, in a process of its own."""
+    """The JSON that a script beside this file prints, run in its own process."""
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name(script)), *map(str, arguments)],
         capture_output=True,

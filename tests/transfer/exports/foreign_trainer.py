@@ -1,4 +1,4 @@
-"""A training loop of somebody else: torch, a model, and an exported file. No rule of ours is in it.
+"""Somebody else's training loop: torch, a model, and an exported file. It has no rule of ours.
 
 Usage: foreign_trainer.py BATCHES SEED DTYPE FOLDED EXPORTED... Prints the losses of every step as JSON, a
 list for each exported file.
@@ -21,7 +21,7 @@ from completedp.lm.model import LanguageModel
 
 
 class FromPython:
-    """Takes everything from the file's functions: its optimizer clips."""
+    """Uses the file's functions for everything; the optimizer clips."""
 
     def __init__(self, path: Path, model: LanguageModel, seed: int, folded: bool) -> None:
         exported = types.SimpleNamespace(**runpy.run_path(str(path)))
@@ -32,11 +32,11 @@ class FromPython:
             set_multipliers(model, exported.residual_multipliers(), exported.OUTPUT_MULTIPLIER)
 
     def clip(self, model: LanguageModel) -> None:
-        """Nothing is left to do."""
+        """Do nothing: the optimizer clips."""
 
 
 class FromJson:
-    """Does everything itself, from the numbers alone."""
+    """Does everything itself from the numbers."""
 
     def __init__(self, path: Path, model: LanguageModel, seed: int, folded: bool) -> None:
         table = json.loads(path.read_text())

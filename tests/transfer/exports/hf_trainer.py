@@ -1,4 +1,4 @@
-"""Hugging Face's own Trainer and model with an exported file. No rule of ours is in it.
+"""Hugging Face's own Trainer and model with an exported file. It has no rule of ours.
 
 Usage: hf_trainer.py SEED [BATCHES DTYPE ACCUMULATION EXPORTED]... Prints as JSON, for each four, the
 cross-entropy of every step as torch computes it, the losses that Trainer logs, and the model's class.

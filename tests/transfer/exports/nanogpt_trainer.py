@@ -1,4 +1,4 @@
-"""A trainer in the manner of nanoGPT's train.py, and a GPT under its names. No rule of ours is in it.
+"""A trainer in the manner of nanoGPT's train.py, and a GPT under its names. It has no rule of ours.
 
 The configuration is run among the trainer's own names; then the trainer makes a GPT(GPTConfig), asks it
 for an optimizer, gives all groups one learning rate before every step, and clips by the global norm. This
@@ -30,7 +30,7 @@ class GPTConfig:
     n_embd: int
     bias: bool
     dropout: float
-    # Of the searched architecture, which train.py does not ask for.
+    # Parts of the searched architecture that nanoGPT does not have.
     ffn: int
     rope_base: float
 
@@ -67,11 +67,11 @@ class Attention(nn.Module):
         return out
 
     def rotated(self, x: Tensor) -> Tensor:
-        """Pairs (i, i + half) as complex numbers, turned by the position."""
+        """Turn the pairs (i, i + half) by the position, as complex numbers."""
         half = x.shape[-1] // 2
         frequency = self.base ** (-torch.arange(half, dtype=torch.float64) / half)
         angle = torch.arange(x.shape[-2], dtype=torch.float64)[:, None] * frequency
-        # In the precision of the tool's own tables, which are made in float32.
+        # The tool's own tables are made in float32 too.
         cos, sin = angle.cos().float().to(x.dtype), angle.sin().float().to(x.dtype)
         low, high = x[..., :half], x[..., half:]
         return torch.cat([low * cos - high * sin, high * cos + low * sin], dim=-1)

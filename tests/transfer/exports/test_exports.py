@@ -1,4 +1,4 @@
-"""Exported files: they train to the tool's own losses, refuse other models, and hold no foreign code."""
+"""Exported files train to the tool's own losses, refuse other models, and hold no foreign code."""
 
 import ast
 import dataclasses
@@ -34,7 +34,7 @@ WITHIN = {torch.float32: 1e-6, torch.float64: 1e-13}
 def foreign_losses(
     plan: Plan, folder: Path, dtype: torch.dtype, *, folded: bool = False
 ) -> list[list[float]]:
-    """The same steps in a fresh process that knows the exported files and the batches alone."""
+    """The same steps in a fresh process that knows only the exported files and the batches."""
     found: list[list[float]] = run_trainer(
         "foreign_trainer.py",
         folder / "batches.npy",
@@ -60,7 +60,7 @@ def test_exports_train_to_the_tools_own_losses(
 
 
 def test_folded_exports_need_no_residual_hook(recipe: Recipe, text: Path, tmp_path: Path) -> None:
-    """Clipping aside, which sees other gradients, folding changes nothing but rounding."""
+    """Folding changes only the rounding. Clipping is off: it would see other gradients."""
     plan = carried(of_train(recipe, clip=0.0))
     assert {c for by_layer in plan.residual.values() for c in by_layer} != {1.0}
     expected = own_losses(plan, text, tmp_path, torch.float64)
@@ -72,7 +72,7 @@ def test_folded_exports_need_no_residual_hook(recipe: Recipe, text: Path, tmp_pa
 def test_a_folded_file_clips_as_the_unfolded_model(
     recipe: Recipe, text: Path, tmp_path: Path, name: str
 ) -> None:
-    """It takes the norm of the unfolded gradients; the multiplier of the logits is folded too."""
+    """The norm is that of the unfolded gradients. The multiplier of the logits is folded too."""
     plan = carried(recipe, parameterization=name)
     assert (plan.output_multiplier != 1.0) == (name == "completep")
     expected = own_losses(plan, text, tmp_path, torch.float64)
@@ -129,7 +129,7 @@ def test_another_model_is_refused_by_name(recipe: Recipe) -> None:
 
 
 def test_another_width_is_refused(recipe: Recipe) -> None:
-    """Its values would be another model's; more rows of the vocabulary are none."""
+    """The values would be another model's. More rows of the vocabulary are allowed."""
     exported = load(base_plan(recipe))
     wider = LanguageModel(dataclasses.replace(recipe.model, width=64, ffn=176))
     with pytest.raises(ValueError, match=r"embedding\.weight has the shape \[256, 64\]"):
@@ -183,9 +183,9 @@ def test_a_file_says_what_its_trainer_cannot_express(recipe: Recipe, name: str) 
     plan = carried(recipe)
     docstring = "" if name == "json" else ast.get_docstring(ast.parse(FORMATS[name].render(plan)))
     said = " ".join((docstring or "").split())
-    for sentence in FORMATS[name].cannot(plan):
+    for sentence in FORMATS[name].limitations(plan):
         assert sentence in said
-    assert ("cannot express" in said) == bool(FORMATS[name].cannot(plan))
+    assert ("cannot express" in said) == bool(FORMATS[name].limitations(plan))
 
 
 @given(
@@ -193,7 +193,7 @@ def test_a_file_says_what_its_trainer_cannot_express(recipe: Recipe, name: str) 
     form=st.sampled_from(PYTHON),
 )
 def test_no_name_becomes_code(recipe: Recipe, name: str, form: str) -> None:
-    """A name is refused, or comes back as the very same text."""
+    """A name is refused, or comes back as the same text."""
     plan = base_plan(recipe)
     row = dataclasses.replace(plan.tensors[0], name=name)
     foreign = dataclasses.replace(plan, tensors=(row, *plan.tensors[1:]))
@@ -209,7 +209,7 @@ def test_no_name_becomes_code(recipe: Recipe, name: str, form: str) -> None:
 
 
 def tables(source: str) -> dict[str, Any]:
-    """The assigned constants; a literal is all they may be."""
+    """The assigned constants; they may only be literals."""
     return {
         node.target.id: ast.literal_eval(node.value)
         for node in ast.parse(source).body
@@ -225,7 +225,7 @@ def test_a_non_finite_value_is_refused(recipe: Recipe) -> None:
 
 
 def test_every_number_is_written_whole(recipe: Recipe) -> None:
-    """No rounding: a value read back is the plan's, in both formats."""
+    """A value that is read back equals the plan's, in both formats."""
     plan = carried(recipe)
     document = json.loads(FORMATS["json"].render(plan))
     assert document == table(plan)

@@ -46,7 +46,7 @@ CASES = {
 def runs(
     recipe: Recipe, text: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, tuple[list[float], dict[str, Any]]]:
-    """Own losses and what the trainer saw, by case; one process trains all, for its imports take long."""
+    """Own losses and what the trainer saw, by case. One process trains all, because its imports take long."""
     own, arguments = {}, []
     for name, case in CASES.items():
         folder = tmp_path_factory.mktemp("case")
@@ -66,7 +66,7 @@ def test_trainer_reaches_the_tools_own_losses(runs: dict[str, Any], name: str) -
 
 
 def test_the_log_is_the_sum_that_is_trained(runs: dict[str, Any]) -> None:
-    """Above the cross-entropy by the z-loss, where the plan has one."""
+    """It is the cross-entropy plus the z-loss, if the plan has one."""
     for name in ("plain", "logits scaled"):
         seen = runs[name][1]
         over = [log - ce for log, ce in zip(seen["logged"], seen["ce"], strict=True)]
@@ -81,7 +81,7 @@ def test_an_ungated_model_is_refused(recipe: Recipe) -> None:
 
 
 def test_other_numbers_of_devices(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The optimizer's batch stays, or the number is refused."""
+    """The number of devices keeps the optimizer's batch, or is refused."""
     names: dict[str, Any] = {}
     plan = carried(of_train(recipe, microbatch=64))
     exec(compile(FORMATS["hf"].render(plan), "exported", "exec"), names)
@@ -97,7 +97,7 @@ def test_other_numbers_of_devices(recipe: Recipe, monkeypatch: pytest.MonkeyPatc
 def test_processes_that_do_not_share_the_batch_are_refused(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A Trainer on as many would train on a batch as many times as large."""
+    """Devices that do not share the batch would each train on a whole one."""
     names: dict[str, Any] = {}
     plan = carried(of_train(recipe, microbatch=64))
     exec(compile(FORMATS["hf"].render(plan), "exported", "exec"), names)

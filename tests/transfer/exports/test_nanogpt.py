@@ -60,7 +60,7 @@ def test_train_py_reaches_the_tools_own_losses(runs: dict[str, Any], name: str) 
 
 
 class Bare(torch.nn.Module):
-    """As much of a GPT as the file looks at: tied, q, k and v in one matrix, learned positions."""
+    """The parts of a GPT that the file uses: tied, q, k and v in one matrix, learned positions."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ def defaults(names: dict[str, Any]) -> tuple[float, float, tuple[float, float]]:
 
 
 def test_plain_names_are_no_second_place_for_a_tensors_values(recipe: Recipe) -> None:
-    """Another learning rate scales every tensor's; another decay or β would be ignored: refused."""
+    """Another learning rate scales every tensor's. Another decay or β is refused: it would be ignored."""
     names = load(one_layer(recipe, ffn=256))
     model = names["GPT"](256)
     optimizer = model.configure_optimizers(*defaults(names), "cpu")
@@ -152,14 +152,14 @@ def test_another_gpt_is_refused_and_said_before(recipe: Recipe) -> None:
     plan = one_layer(recipe, ffn=88, activation="swiglu", qk_norm=True)
     assert (
         "attn.q_norm, attn.k_norm), a gate in the feed-forward (mlp.c_gate), a feed-forward of 88"
-        in (" ".join(FORMATS["nanogpt"].cannot(plan)))
+        in (" ".join(FORMATS["nanogpt"].limitations(plan)))
     )
     names = load(plan)
     with pytest.raises(ValueError, match=r"c_fc has 256 features; expected the plan's 88"):
         names["GPT"](256)
     with pytest.raises(ValueError, match=r"only in the file: \['transformer\.h\.0\.attn\.k_norm"):
         names["GPT"](88)
-    assert "lacks" not in " ".join(FORMATS["nanogpt"].cannot(one_layer(recipe, ffn=256)))
+    assert "lacks" not in " ".join(FORMATS["nanogpt"].limitations(one_layer(recipe, ffn=256)))
 
 
 def test_grouped_queries_are_refused(recipe: Recipe) -> None:

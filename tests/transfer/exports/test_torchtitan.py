@@ -49,7 +49,7 @@ CASES = {
 def runs(
     recipe: Recipe, text: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, tuple[list[float], dict[str, Any], dict[str, float]]]:
-    """Own losses, what the trainer saw, and the deviations that tensors should start with, by case."""
+    """Own losses, the trainer's findings, and the tensors' expected initial deviations, by case."""
     own, expected, arguments = {}, {}, []
     for name, case in CASES.items():
         folder = tmp_path_factory.mktemp("case")
@@ -97,7 +97,7 @@ def load(source: str) -> dict[str, Any]:
 
 
 def test_patterns_match_every_tensor_once(recipe: Recipe) -> None:
-    """Also where a wrapper's prefix is in the name; then the group holds that tensor's values."""
+    """A wrapper's prefix in the name changes nothing: the group holds that tensor's values."""
     plan = carried(recipe)
     names = load(FORMATS["torchtitan"].render(plan))
     groups = names["param_group_configs"]()
@@ -127,6 +127,6 @@ def test_an_ungated_model_is_refused(recipe: Recipe) -> None:
 
 
 def test_the_shape_to_build_is_said(recipe: Recipe) -> None:
-    said = " ".join(FORMATS["torchtitan"].cannot(carried(of_model(recipe, queries_per_kv=2))))
+    said = " ".join(FORMATS["torchtitan"].limitations(carried(of_model(recipe, queries_per_kv=2))))
     assert "dim 64, 3 layers, 4 heads and 2 of keys and values of 16, hidden_dim 176" in said
     assert "with qk_norm" in said

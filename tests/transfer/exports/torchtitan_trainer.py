@@ -28,7 +28,7 @@ from torchtitan.protocols.module import Module
 
 
 class Causal(Module):
-    """Attention within one sequence: torchtitan's own wants a GPU, or positions of packed documents."""
+    """Attention within one sequence. torchtitan's own needs a GPU, or positions of packed documents."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Module.Config):
@@ -46,7 +46,7 @@ class Causal(Module):
 
 
 def model_config(shape: dict[str, Any]) -> Any:
-    """As the functions of torchtitan's registry of Qwen3 models build theirs."""
+    """A model configuration, built as torchtitan's registry builds its Qwen3 models."""
     width, heads = shape["width"], shape["width"] // shape["head_dim"]
     length = {"max_context_length", "max_seq_len"} & {f.name for f in fields(CosSinRoPE.Config)}
     rope = CosSinRoPE.Config(

@@ -1,4 +1,4 @@
-"""Laws of the loss: recovered where they are known, and no more certain than their losses."""
+"""Laws of the loss: known laws are recovered, and no law is more certain than its losses."""
 
 import contextlib
 import dataclasses
@@ -62,7 +62,7 @@ def test_saved_is_where_the_baseline_is_as_good() -> None:
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
-    """Beyond the largest scale measured, in a draw of the seeds' noise each."""
+    """The truth is beyond the largest measured scale; each fit has its own draw of the seeds' noise."""
     held, widths = [], []
     for seed in range(12):
         data = measured(document(noise=0.005, seed=seed))
@@ -180,7 +180,7 @@ def test_a_damaged_file_is_refused_by_its_place(place: str, value: Any, said: st
 def test_absurd_numbers_give_finite_ones_or_none(
     place: str, value: float, flops: float, tmp_path: Path
 ) -> None:
-    """Warnings are errors here: nothing overflows on the way."""
+    """Nothing overflows on the way: warnings are errors here."""
     data = measured(changed(place, value))
     with contextlib.suppress(UserError):  # that no law fits
         json.dumps(extrapolate(data, flops), allow_nan=False)

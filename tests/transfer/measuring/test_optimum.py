@@ -18,7 +18,7 @@ def sweep(loss_SF: Any, seeds: tuple[int, ...] = (1, 2, 3), octave_F: Vector = O
 
 
 def noisy(optimum: float, rng: np.random.Generator, seeds: int, noise: float = 0.004) -> Vector:
-    """Losses with a difficulty of each seed, and noise of each run; S x F."""
+    """S x F losses: each seed has its difficulty, each run its noise."""
     curve = 2 + CURVATURE * (OCTAVES - optimum) ** 2
     difficulty = rng.normal(0, 0.015, (seeds, 1))
     losses: Vector = curve + difficulty + rng.normal(0, noise, (seeds, len(OCTAVES)))
@@ -62,7 +62,7 @@ def test_no_optimum_is_made_up(curve: Any, place: str) -> None:
 
 
 def test_far_from_the_optimum_the_curve_is_what_was_measured_there() -> None:
-    """A parabola around the least of a valley with straight walls would lie far above them."""
+    """In a valley with straight walls, the parabola around the minimum would lie far above the walls."""
     found = sweep([0.1 * abs(OCTAVES - 0.1)] * 3)
     far = np.full(len(found.optimum_R), 1.9)
     assert found.loss_R(far) == pytest.approx(0.18)
@@ -95,7 +95,7 @@ def test_of_a_mean_the_interval_is_students() -> None:
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_intervals_hold_the_truth_as_often_as_they_say(seeds: int) -> None:
-    """Of the optimum, its move between two scales, and the loss lost by carrying the first one's."""
+    """Checked for the optimum, for its move between two scales, and for the loss lost by carrying it."""
     rng = np.random.default_rng(seeds)
     held = []
     for _ in range(150):
@@ -118,7 +118,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say(seeds: int) -> None:
 
 @given(shift=st.floats(-1, 1), seed=st.integers(0, 2))
 def test_one_seed_more_difficult_changes_nothing(shift: float, seed: int) -> None:
-    """Pairing: what a seed adds at every factor moves no optimum and costs nothing."""
+    """Pairing: a loss that a seed adds at every factor moves no optimum and costs nothing."""
     losses = noisy(0.2, np.random.default_rng(0), 3)
     before = sweep(losses)
     losses[seed] += shift

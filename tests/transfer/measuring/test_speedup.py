@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import transfer
 from completedp.cli.app import main
 from completedp.config import DataConfig
 from completedp.errors import UserError
-from completedp.flops import training_flops
+from completedp.models import training_flops
 from completedp.recipe import Recipe
 from completedp.runs.job import Outcome
 from transfer.measuring.speedup import Setting, report, runs, speedup, table
@@ -24,7 +25,7 @@ FRACTIONS = (0.25, 0.35, 0.5, 0.7, 1.0)
 
 
 def law(fraction: float, factor: float = 1.0) -> float:
-    """A loss over tokens; `factor` tokens are worth one."""
+    """The loss after a fraction of the tokens, each worth `factor` tokens."""
     return 1.5 + 0.4 * (fraction * factor) ** -0.3
 
 
@@ -42,7 +43,7 @@ def arms(
 
 @given(factor=st.floats(1.02, 3.9))
 def test_a_known_factor_is_found(factor: float) -> None:
-    """To what a line between two horizons misses of the curve."""
+    """The error is that of a line between two horizons against the curve."""
     found = speedup(*arms(factor))
     assert found is not None
     assert found.factor == pytest.approx(factor, rel=0.02)
@@ -98,7 +99,7 @@ def test_the_share_of_the_tokens_is_that_of_whole_steps(recipe: Recipe) -> None:
 
 
 def test_tokens_that_are_no_whole_batch_are_not_trained_and_do_not_count(recipe: Recipe) -> None:
-    """Five steps and most of a sixth: of them half are two, by rounding."""
+    """Five steps and most of a sixth: half of five steps is rounded to two."""
     train = dataclasses.replace(recipe.train, tokens=256 * 5 + 200)
     uneven = dataclasses.replace(recipe, train=train)
     setting = Setting(scales=(1.0,), fractions=(0.5, 1.0), seeds=(0, 1))
@@ -116,7 +117,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
 
 @pytest.mark.parametrize(("factor", "seeds"), [(3.8, 3), (3.8, 8), (4.2, 3), (1.05, 4)])
 def test_near_the_ends_of_what_is_measured_it_does_too(factor: float, seeds: int) -> None:
-    """Cut off at the shortest horizon all seeds would agree there, and `low` would be its factor."""
+    """Cut off at the shortest horizon, all seeds would agree there and `low` would be its factor."""
     found = [speedup(*arms(factor, noise=0.01, seed=i, seeds=seeds)) for i in range(300)]
     assert all(found)
     least = np.array([f.low or 0.0 for f in found if f])
@@ -125,7 +126,7 @@ def test_near_the_ends_of_what_is_measured_it_does_too(factor: float, seeds: int
 
 
 def test_for_one_horizon_the_jackknife_is_students_interval() -> None:
-    """Where the estimate is linear in the means: all crossings on one straight piece."""
+    """The estimate is linear in the means if all crossings are on one straight piece."""
     from scipy.stats import t as student
 
     baseline = {s: 2.0 + d for s, d in enumerate((-0.01, 0.0, 0.02, 0.01))}
@@ -141,7 +142,7 @@ def test_for_one_horizon_the_jackknife_is_students_interval() -> None:
 
 @given(shift=st.floats(-1, 1), seed=st.integers(0, 3))
 def test_one_seed_more_difficult_changes_nothing(shift: float, seed: int) -> None:
-    """Pairing: what a seed adds to both arms at every horizon is no gain."""
+    """Pairing: a loss that a seed adds to both arms at every horizon is no gain."""
     baseline, tuned = arms(2.0, noise=0.003)
     before = speedup(baseline, tuned)
     baseline[seed] += shift
@@ -181,7 +182,7 @@ def test_runs_are_whole_schedules_of_one_model(recipe: Recipe) -> None:
     base_flops = training_flops(recipe.model, recipe.train.tokens)
     assert carried.flops == pytest.approx(16 * base_flops, rel=0.02)
     assert carried.model.width > recipe.model.width
-    # The baseline's values are global: every tensor of a role alike at the base.
+    # The baseline's values are global: all tensors are alike at the base.
     assert len({row.lr for row in wanted[0].plan.tensors}) == 1
 
 
@@ -191,9 +192,10 @@ def test_runs_are_whole_schedules_of_one_model(recipe: Recipe) -> None:
         ({"scales": ()}, "scales are none"),
         ({"scales": (1.0, 1.0)}, "each once"),
         ({"scales": (0.0,)}, "scales are 0"),
-        ({"fractions": (0.5,)}, "1 among them"),
+        ({"fractions": (0.5,)}, "expected 1 among them"),
         ({"fractions": (1.0, 1.5)}, "shares of the tokens"),
-        ({"seeds": (0,)}, "one seed"),
+        ({"seeds": (0,)}, "seeds are 0; expected two or more"),
+        ({"seeds": (3, 3)}, "seeds are 3, 3; expected two or more .*, each once"),
     ],
 )
 def test_settings_that_measure_nothing_are_refused(changes: dict[str, Any], said: str) -> None:
@@ -217,7 +219,7 @@ def test_by_the_command_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A second call with one scale more trains that scale alone, and gives the same for the first."""
+    """A second call with one more scale trains only that scale, and gives the same for the first."""
     recipe.write(tmp_path / "mine" / "recipe.yaml")
 
     def call(*arguments: str) -> tuple[int, str, str]:
@@ -243,6 +245,18 @@ def test_by_the_command_line(
     assert document == json.loads(
         (tmp_path / "runs" / "speedups" / "mine" / "speedup.json").read_text()
     )
+    said: list[str] = []
+    asked = {
+        "scales": (1, 2),
+        "fractions": (0.5, 1),
+        "seeds": 2,
+        "device": "cpu",
+        "on_line": said.append,
+    }
+    recipe_file, root = tmp_path / "mine" / "recipe.yaml", tmp_path / "runs"
+    assert transfer.speedup(recipe_file, root=root, **asked) == document
+    assert "12 runs, 12 of them finished before" in said
+    assert transfer.speedup(recipe, root=root, dry_run=True, **asked) is None
     losses = document["rows"][0]["losses"]
     assert losses["tuned"]["1.0"] != losses["baseline"]["1.0"]
     status, out, err = call("--scales", "1,1e6", *few)

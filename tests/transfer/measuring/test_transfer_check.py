@@ -1,4 +1,4 @@
-"""The check of carrying: which runs it asks for, what it says of known curves, and by the command line."""
+"""The transfer check: the runs it asks for, its report on known curves, and the command line."""
 
 import dataclasses
 import json
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import transfer
 from completedp.cli.app import main
 from completedp.config import DataConfig
 from completedp.errors import UserError
@@ -16,7 +17,7 @@ from completedp.hparams import HParams
 from completedp.recipe import Recipe
 from completedp.runs.job import Outcome
 from completedp.runs.sweep import identity
-from completedp.training.run_folder import plan_jobs
+from completedp.training.jobs import plan_jobs
 from transfer.measuring.figure import draw
 from transfer.measuring.report import report
 from transfer.measuring.table import exponents, table
@@ -41,7 +42,7 @@ def setting(**changes: Any) -> Setting:
 
 
 def moving(by: float, noise: float = 0.0) -> Law:
-    """The optimum moves by so many octaves a doubling along the axis; seeds differ by .01."""
+    """The optimum moves `by` octaves per doubling along the axis; seeds differ by .01."""
 
     def law(run: Run) -> float:
         optimum = 0.2 + by * math.log2(run.ratio)
@@ -149,13 +150,13 @@ def test_rule_options_go_where_they_are_known(recipe: Recipe) -> None:
         ({"axis": "widht"}, "did you mean 'width'"),
         ({"which": "best"}, "unknown which 'best'"),
         ({"schedule": "wds"}, "did you mean 'wsd'"),
-        ({"ratios": (2.0, 4.0)}, "expected 1, the base"),
-        ({"ratios": (1.0,)}, "one or more others"),
+        ({"ratios": (2.0, 4.0)}, "expected 1 among them"),
+        ({"ratios": (1.0,)}, "ratios are 1; expected 2 or more"),
         ({"ratios": (1.0, -2.0)}, "ratios are 1, -2"),
         ({"factors": (1.0, 2.0)}, "expected 3 or more"),
         ({"factors": (1.0, 1.0, 2.0)}, "each once"),
         ({"factors": (1.0, math.inf, 2.0)}, "finite numbers"),
-        ({"seeds": (1,)}, "one seed"),
+        ({"seeds": (1,)}, "seeds are 1; expected two or more"),
         ({"parameterizations": ("sp", "sp")}, "each once"),
     ],
 )
@@ -217,7 +218,7 @@ def test_the_verdict_is_on_the_first_parameterization(recipe: Recipe) -> None:
     ids=["half an octave", "more", "within a seed's spread"],
 )
 def test_what_passes(recipe: Recipe, by: float, seeds_apart: float, carries: bool) -> None:
-    """At .0121 of 1.9, 0.64 %: more than 0.3 %."""
+    """The move by .55 octaves loses .0121 of 1.9, or 0.64 %: more than 0.3 %."""
 
     def law(run: Run) -> float:
         return moving(by)(run) + (run.seed - 4) * (seeds_apart - 0.01)
@@ -242,7 +243,7 @@ def test_an_optimum_at_the_edge_is_no_number(recipe: Recipe) -> None:
     of_its_best = 100 * lost / (row["carried"]["loss"] - lost)
     assert any(f"{of_its_best:.2f} to the edge" in cells for cells in table(document)[1])
     assert document["parameterizations"][0]["exponent"] is None
-    assert any("give higher --factors; to that one" in r for r in document["verdict"]["reasons"])
+    assert any("give higher --factors; to that edge" in r for r in document["verdict"]["reasons"])
 
 
 def test_without_an_optimum_at_the_base_nothing_is_carried(recipe: Recipe) -> None:
@@ -252,7 +253,7 @@ def test_without_an_optimum_at_the_base_nothing_is_carried(recipe: Recipe) -> No
 
 
 def test_a_factor_with_a_diverged_seed_is_no_candidate(recipe: Recipe) -> None:
-    """Here it would have the lowest mean; and where the carried learning rate is beside one, it is no."""
+    """It would have the lowest mean here. If it is beside the carried learning rate, the rule fails."""
 
     def law(run: Run) -> float | None:
         if run.ratio == 4 and run.factor > 2 and run.seed == 4:
@@ -275,7 +276,7 @@ def test_a_factor_with_a_diverged_seed_is_no_candidate(recipe: Recipe) -> None:
 
 
 def test_no_curve_is_drawn_over_runs_that_diverged(recipe: Recipe) -> None:
-    """A higher factor that happens to complete is no neighbour of the lowest mean."""
+    """A higher factor that happens to complete does not count as a neighbor of the lowest mean."""
 
     def law(run: Run) -> float | None:
         hole = run.ratio == 2 and run.factor in (1.414, 2)
@@ -350,7 +351,7 @@ def test_by_the_command_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A second call trains what is new alone: at the base nothing, for another parameterisation."""
+    """A second call trains only new runs: none at the base for another parameterization."""
     mine = tmp_path / "mine" / "recipe.yaml"
     short = dataclasses.replace(recipe.train, tokens=256 * 12)
     data = DataConfig(source=str(text))
@@ -384,6 +385,11 @@ def test_by_the_command_line(
     assert both[0] == first["parameterizations"][0]
     assert both[1]["rows"][1]["losses"] == both[0]["rows"][1]["losses"]
     assert both[1]["rows"][0]["losses"] != both[0]["rows"][0]["losses"]
+    few: dict[str, Any] = {"ratios": (0.5, 1), "factors": (0.5, 1, 2), "seeds": 2, "device": "cpu"}
+    found = transfer.transfer_check(
+        mine, "tokens", **few, workers=1, root=tmp_path / "runs", on_line=lambda _: None
+    )
+    assert found == document
     status, out, _ = call("--workers", "1")
     assert "18 runs, 18 of them finished before" in out
     assert out.count(": loss ") == 0

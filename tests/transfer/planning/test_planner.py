@@ -1,4 +1,4 @@
-"""Plans: the identity, agreement with `resolve`, the file, and what a changed file gives."""
+"""Plans: the identity, agreement with `resolve`, the file, and files with mistakes."""
 
 import dataclasses
 from pathlib import Path
@@ -12,19 +12,13 @@ from hypothesis import strategies as st
 import completedp
 from completedp.errors import UserError
 from completedp.plan import Plan
+from completedp.plan_check import plan_of
 from completedp.recipe import Recipe
 from completedp.rules import PARAMETERIZATIONS
-from completedp.training.run_folder import run_name
-from transfer.planning.planner import (
-    FEWEST_STEPS,
-    base_plan,
-    beta_warnings,
-    make_plan,
-    plan_warnings,
-    read_plan,
-    rule_choices,
-)
-from transfer.planning.target import TargetRequest, target_for
+from completedp.training.one_run import run_name
+from transfer.planning.planner import base_plan, carry, make_plan, read_plan
+from transfer.planning.target import Decision, TargetRequest, target_for
+from transfer.planning.warnings import FEWEST_STEPS, plan_warnings
 
 
 def plan_at(recipe: Recipe, **sizes: int) -> Plan:
@@ -35,7 +29,7 @@ def plan_at(recipe: Recipe, **sizes: int) -> Plan:
 @pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
 @pytest.mark.parametrize("which", ["tuned", "baseline"])
 def test_the_base_keeps_its_values(recipe: Recipe, parameterization: str, which: Any) -> None:
-    """Exactly: bit for bit."""
+    """They are equal bit for bit."""
     hparams = recipe.hparams if which == "tuned" else recipe.baseline
     expected = completedp.resolve(
         hparams, recipe.model.inventory(recipe.model), completedp.Ratios(), parameterization="sp"
@@ -61,24 +55,42 @@ def test_values_are_those_of_resolve(recipe: Recipe) -> None:
     assert (plan.train.clip, plan.train.warmup) == (recipe.train.clip, recipe.train.warmup)
 
 
+def rule_decisions(recipe: Recipe, **options: Any) -> list[Decision]:
+    sizes = ("width", "depth", "batch", "tokens")
+    carried = carry(recipe, TargetRequest(width=64), **options)
+    return [decision for decision in carried.decisions if decision.name not in sizes]
+
+
 def test_the_beta_rule_is_chosen_aloud(recipe: Recipe) -> None:
-    plan = plan_at(recipe, width=64)
-    (choice,) = rule_choices(plan, ())
-    assert (choice.name, choice.value) == ("beta_rule", "power")
-    assert "valid for every ratio" in choice.reason
-    target = target_for(recipe, TargetRequest(width=64))
-    given_ = make_plan(recipe, target.scale, target.model, beta_rule="linear", alpha=0.5)
-    assert [(c.name, c.reason) for c in rule_choices(given_, ("beta_rule", "alpha"))] == [
-        ("alpha", "given"),
-        ("beta_rule", "given"),
-    ]
-    plain = make_plan(recipe, target.scale, target.model, parameterization="sp")
-    assert rule_choices(plain, ()) == ()
+    (decision,) = rule_decisions(recipe)
+    assert (decision.name, decision.value) == ("beta_rule", "power")
+    assert "valid for every ratio" in decision.reason
+    given_ = rule_decisions(recipe, beta_rule="linear", alpha=0.5)
+    assert [(d.name, d.reason) for d in given_] == [("alpha", "given"), ("beta_rule", "given")]
+    assert rule_decisions(recipe, parameterization="sp") == []
+
+
+def test_a_carried_plan_has_the_warnings_of_its_target_and_of_its_values(recipe: Recipe) -> None:
+    request = TargetRequest(width=32 * 17, batch=64, tokens=64 * 10**7)
+    carried = carry(recipe, request, which="baseline")
+    assert carried.plan.which == "baseline"
+    assert "width x 17" in carried.warnings[0]
+    assert carried.warnings[1:] == plan_warnings(carried.plan) != ()
+
+
+def test_only_the_two_sets_of_values_are_known(recipe: Recipe) -> None:
+    which: Any = "tunde"
+    with pytest.raises(UserError, match="unknown which 'tunde'; did you mean 'tuned'"):
+        make_plan(recipe, recipe.base, recipe.model, which=which)
+
+
+def beta_warnings(plan: Plan) -> list[str]:
+    return [warning for warning in plan_warnings(plan) if warning.startswith("1 - beta")]
 
 
 def test_uncomfortable_betas_are_warned_of(recipe: Recipe) -> None:
-    assert beta_warnings(base_plan(recipe)) == ()
-    # A large batch for as many tokens: few steps, short memories.
+    assert beta_warnings(base_plan(recipe)) == []
+    # A larger batch for the same tokens: few steps, short memories.
     few = plan_at(recipe, width=32, batch=256 * 24, tokens=256 * 24)
     (warning,) = [w for w in beta_warnings(few) if w.startswith("1 - beta1")]
     assert "46 tensors" not in warning
@@ -216,7 +228,7 @@ def test_a_plan_edited_into_nonsense_is_refused(recipe: Recipe, tmp_path: Path, 
 def test_options_that_do_not_fit_are_refused(recipe: Recipe) -> None:
     data = base_plan(recipe).to_dict() | {"parameterization": "mup"}
     with pytest.raises(UserError, match="plan: options: beta_rule=power has no meaning"):
-        Plan.from_dict(data)
+        plan_of(data)
 
 
 @pytest.mark.parametrize("eps", [1e-8, 1.2e-38])
@@ -249,4 +261,4 @@ def test_a_plan_without_a_tensor_is_refused(recipe: Recipe) -> None:
     plan = base_plan(recipe)
     short = dataclasses.replace(plan, tensors=plan.tensors[1:])
     with pytest.raises(UserError, match=r"embedding\.weight is missing"):
-        Plan.from_dict(short.to_dict())
+        plan_of(short.to_dict())

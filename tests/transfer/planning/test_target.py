@@ -1,4 +1,4 @@
-"""Targets: what is given stays, what is not follows the recipe, and a FLOP budget is met."""
+"""Targets: given sizes stay, the others follow the recipe, and a FLOP budget is met."""
 
 import dataclasses
 import math
@@ -11,16 +11,17 @@ from hypothesis import strategies as st
 
 from completedp.config import DataConfig, ModelConfig, TrainConfig
 from completedp.errors import UserError
-from completedp.flops import parameter_count, training_flops
 from completedp.hparams import HParams
+from completedp.models import parameter_count, training_flops
 from completedp.recipe import Recipe
 from transfer.planning.target import BATCH_EXPONENT, Target, TargetRequest, microbatch, target_for
 from transfer.planning.token_rules import CHINCHILLA, LossLaw, Ratio, token_rule
+from transfer.planning.warnings import target_warnings
 
 
 @pytest.fixture(scope="module")
 def large(recipe: Recipe) -> Recipe:
-    """A 50M-like base with a realistic number of tokens a parameter."""
+    """A base like a 50M model with a realistic number of tokens per parameter."""
     return dataclasses.replace(
         recipe,
         model=ModelConfig(
@@ -36,15 +37,20 @@ def at(recipe: Recipe, **sizes: Any) -> Target:
     return target_for(recipe, TargetRequest(**sizes))
 
 
-def chosen(target: Target) -> dict[str, int | str]:
-    return {choice.name: choice.value for choice in target.choices}
+def warned(recipe: Recipe, **sizes: Any) -> tuple[str, ...]:
+    request = TargetRequest(**sizes)
+    return target_warnings(recipe, request, target_for(recipe, request))
+
+
+def decided(target: Target) -> dict[str, int | str]:
+    return {decision.name: decision.value for decision in target.decisions}
 
 
 def test_nothing_changed_is_the_base(recipe: Recipe) -> None:
     target = at(recipe, width=recipe.model.width)
     assert target.scale == recipe.base
     assert target.model == recipe.model
-    assert target.warnings == ()
+    assert warned(recipe, width=recipe.model.width) == ()
 
 
 def test_a_base_with_a_broken_last_step_is_itself(recipe: Recipe) -> None:
@@ -57,7 +63,7 @@ def test_every_given_size_is_kept(recipe: Recipe) -> None:
     scale = target.scale
     assert (scale.width, scale.depth, scale.batch, scale.tokens) == (96, 3, 320, 320 * 50)
     assert target.model.ffn == 88 * 3
-    assert chosen(target) == {"width": 96, "depth": 3, "batch": 320, "tokens": 320 * 50}
+    assert decided(target) == {"width": 96, "depth": 3, "batch": 320, "tokens": 320 * 50}
 
 
 def test_tokens_follow_the_parameters_and_the_batch_the_tokens(recipe: Recipe) -> None:
@@ -68,22 +74,23 @@ def test_tokens_follow_the_parameters_and_the_batch_the_tokens(recipe: Recipe) -
     )
     ideal = recipe.train.batch * growth**BATCH_EXPONENT
     assert target.scale.batch == pytest.approx(ideal, abs=recipe.model.context)
-    assert all(choice.reason for choice in target.choices)
+    assert all(decision.reason for decision in target.decisions)
 
 
 @pytest.mark.parametrize("growth", [2.0, 9.3, 41.0, 300.0, 1e4])
 def test_a_chosen_batch_can_be_shared(recipe: Recipe, growth: float) -> None:
-    """Near the rule's, by eight processes where that is within 3 %, in microbatches of the base's size."""
+    """It is within 3 % of the rule's, divides by eight processes, and allows microbatches near the base's."""
     base = dataclasses.replace(recipe.train, batch=64 * 256, tokens=64 * 256 * 100, microbatch=2048)
     source = dataclasses.replace(recipe, train=base)
-    target = at(source, depth=2, tokens=round(base.tokens * growth))
+    sizes = {"depth": 2, "tokens": round(base.tokens * growth)}
+    target = at(source, **sizes)
     ideal = base.batch * (target.scale.tokens / base.tokens) ** BATCH_EXPONENT
     assert target.scale.batch == pytest.approx(ideal, rel=0.031)
     assert target.scale.batch % (8 * recipe.model.context) == 0
     assert 2 * microbatch(source, target.scale.batch) >= base.microbatch
-    assert target.warnings == tuple(w for w in target.warnings if "divisor" not in w)
-    prime = at(source, depth=2, batch=64 * 757, tokens=64 * 757 * 100)
-    assert any("takes 64 at once" in w for w in prime.warnings)
+    assert not any("divisor" in warning for warning in warned(source, **sizes))
+    prime = warned(source, depth=2, batch=64 * 757, tokens=64 * 757 * 100)
+    assert any("takes 64 at once" in warning for warning in prime)
 
 
 @given(
@@ -151,18 +158,17 @@ def test_impossible_budgets_are_refused(recipe: Recipe, flops: float) -> None:
 
 
 def test_far_ratios_are_warned_of(recipe: Recipe) -> None:
-    within = at(recipe, width=32 * 16, depth=64, batch=1024, tokens=recipe.train.tokens * 64)
-    assert within.warnings == ()
-    beyond = at(recipe, width=32 * 17, depth=65, batch=1088, tokens=recipe.train.tokens * 98)
-    (warning,) = beyond.warnings
+    tokens = recipe.train.tokens
+    assert warned(recipe, width=32 * 16, depth=64, batch=1024, tokens=tokens * 64) == ()
+    (warning,) = warned(recipe, width=32 * 17, depth=65, batch=1088, tokens=tokens * 98)
     for said in ("width x 17", "depth x 32.5", "batch x 4.25", "tokens x ", "would tell"):
         assert said in warning
 
 
 def test_a_batch_beyond_the_best_is_warned_of(recipe: Recipe) -> None:
     base = recipe.base
-    assert at(recipe, batch=2 * base.batch, tokens=base.tokens).warnings == ()
-    (warning,) = at(recipe, batch=3 * base.batch, tokens=base.tokens).warnings
+    assert warned(recipe, batch=2 * base.batch, tokens=base.tokens) == ()
+    (warning,) = warned(recipe, batch=3 * base.batch, tokens=base.tokens)
     assert "batch is 3 x" in warning
 
 
@@ -195,7 +201,7 @@ def away(found: float, wanted: float) -> float:
 def test_one_given_size_leaves_the_other_to_the_budget(large: Recipe) -> None:
     for size in ({"width": 1024}, {"depth": 20}):
         target = at(large, flops=1e20, **size)
-        assert size.items() <= chosen(target).items()
+        assert size.items() <= decided(target).items()
         own = large.train.tokens / parameter_count(large.model)
         assert target.scale.tokens / parameter_count(target.model) == pytest.approx(own, rel=0.1)
         assert training_flops(target.model, target.scale.tokens) == pytest.approx(1e20, rel=1e-3)
@@ -217,14 +223,14 @@ def test_a_given_ratio_and_a_law_make_the_tokens(large: Recipe) -> None:
     twenty = at(large, parameters=1e9, token_rule=token_rule("20"))
     assert twenty.scale.tokens / parameter_count(twenty.model) == pytest.approx(20, rel=1e-3)
     law = at(large, parameters=1e9, token_rule=token_rule("chinchilla"))
-    assert "2404.10102" in law.choices[-1].reason
+    assert "2404.10102" in law.decisions[-1].reason
     assert law.scale.tokens == pytest.approx(
         CHINCHILLA.tokens(parameter_count(law.model)), rel=1e-3
     )
 
 
 def test_the_law_gives_the_least_loss_of_its_budget() -> None:
-    """Against a direct minimisation over models of the same N D; about 20 tokens a parameter at 10^9."""
+    """Checked against a search over models of the same N·D; about 20 tokens per parameter at 10^9."""
     law = LossLaw(A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
     parameters = 10**9
     budget = parameters * law.tokens(parameters)
@@ -253,7 +259,7 @@ def test_no_ratio_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "named"),
+    ("sizes", "named"),
     [
         ({"flops": 1e20, "width": 64, "depth": 2, "tokens": 10**6}, "leave one out"),
         ({"flops": 1e20, "parameters": 1e6, "tokens": 10**6}, "leave one out"),
@@ -266,19 +272,19 @@ def test_no_ratio_is_refused(text: str) -> None:
     ],
 )
 def test_wishes_that_contradict_themselves_are_refused(
-    recipe: Recipe, wish: dict[str, Any], named: str
+    recipe: Recipe, sizes: dict[str, Any], named: str
 ) -> None:
     with pytest.raises(UserError, match=named):
-        at(recipe, **wish)
+        at(recipe, **sizes)
 
 
 def test_a_vocabulary_that_does_not_divide_is_said(recipe: Recipe) -> None:
-    (warning,) = at(recipe, width=96, tensor_parallel=3).warnings
+    (warning,) = warned(recipe, width=96, tensor_parallel=3)
     assert "vocab_size 256 does not divide by 3" in warning
 
 
 @pytest.mark.parametrize(
-    ("wish", "said"),
+    ("sizes", "said"),
     [
         ({"flops": 1e15, "tokens": 2048 * 128 * 6000}, "1e+15 FLOPs are wanted, this is"),
         ({"parameters": 1e6, "width": 1024}, "1e+06 parameters are wanted, this is"),
@@ -286,16 +292,16 @@ def test_a_vocabulary_that_does_not_divide_is_said(recipe: Recipe) -> None:
     ],
 )
 def test_a_budget_that_no_size_meets_is_said(
-    large: Recipe, wish: dict[str, Any], said: str
+    large: Recipe, sizes: dict[str, Any], said: str
 ) -> None:
-    assert any(said in warning for warning in at(large, **wish).warnings)
-    assert not any("are wanted" in w for w in at(large, flops=1e21).warnings)
+    assert any(said in warning for warning in warned(large, **sizes))
+    assert not any("are wanted" in w for w in warned(large, flops=1e21))
 
 
 def test_sizes_beyond_floats_are_refused(large: Recipe) -> None:
-    for wish in ({"tokens": 10**400}, {"width": 10**400}, {"batch": 10**400}, {"flops": 1e300}):
+    for sizes in ({"tokens": 10**400}, {"width": 10**400}, {"batch": 10**400}, {"flops": 1e300}):
         with pytest.raises(UserError, match="beyond any training"):
-            at(large, **wish)
+            at(large, **sizes)
     with pytest.raises(UserError, match="beyond any training"):
         at(large, token_rule=token_rule("1e308"))
 
@@ -320,9 +326,9 @@ def test_any_law_gives_a_target_or_is_refused(
     large: Recipe, A: float, B: float, alpha: float, beta: float
 ) -> None:
     rule = LossLaw(A=A, B=B, alpha=alpha, beta=beta)
-    for wish in ({}, {"flops": 1e18}, {"parameters": 1e8}, {"flops": 1e18, "depth": 8}):
+    for sizes in ({}, {"flops": 1e18}, {"parameters": 1e8}, {"flops": 1e18, "depth": 8}):
         try:
-            target = at(large, token_rule=rule, **wish)
+            target = at(large, token_rule=rule, **sizes)
         except UserError:
             continue
         assert 0 < target.scale.tokens < 1e101
@@ -330,9 +336,9 @@ def test_any_law_gives_a_target_or_is_refused(
 
 @pytest.mark.parametrize("text", ["5e-324", "1e-300", "1e90", "1e300", "1.7e308"])
 def test_any_ratio_gives_a_target_or_is_refused(large: Recipe, text: str) -> None:
-    for wish in ({}, {"flops": 1e18}, {"parameters": 1e8}):
+    for sizes in ({}, {"flops": 1e18}, {"parameters": 1e8}):
         try:
-            target = at(large, token_rule=token_rule(text), **wish)
+            target = at(large, token_rule=token_rule(text), **sizes)
         except UserError:
             continue
         assert 0 < target.scale.tokens < 1e101

@@ -1,4 +1,4 @@
-"""The canonical table: all that a trainer of any kind needs, as one JSON document."""
+"""The canonical table: everything that a trainer of any kind needs, as one JSON document."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ import dataclasses
 import json
 from typing import Any
 
-from completedp.config import ExternalModel
+from completedp.models import content_of, external_model
 from completedp.plan import Plan
-from completedp.resolved import Resolved
 
 SCHEMA = 1
 
 
 def table(plan: Plan) -> dict[str, Any]:
-    """Plain JSON types. `tensors` and `residual` go together; `folded` replaces both in a model without
-    a residual hook: its coefficients are moved into each branch's last matrix. Who clips such a model takes
-    the norm over coefficient times gradient of those matrices. `output_multiplier` goes with both.
-    Of another's model `folded` is as its optimizer takes it, a fused tensor whole, the multiplier on the
-    logits folded too; `folded_multipliers` are what the norm for clipping is taken with, `hooked` what no
-    tensor can take: a factor on that module's output.
+    """The document, in plain JSON types.
 
-    Every number is at the plan's scale: nothing is left to be scaled. `lr` is the peak, `weight_decay`
-    PyTorch's (θ −= lr · weight_decay · θ), `init_std` null for a tensor that starts at `init_value`.
+    Every number is at the plan's scale: nothing is left to be scaled. `lr` is the peak. `weight_decay` is
+    PyTorch's (θ −= lr · weight_decay · θ). `init_std` is null for a tensor that starts at `init_value`.
+
+    `tensors` and `residual` go together. `folded` replaces both in a model without residual multipliers: each
+    branch's multiplier is folded into the branch's last matrix. To clip such a model, take the norm over
+    multiplier times gradient of those matrices. `output_multiplier` goes with either.
+
+    For an external model, `folded` is what its optimizer takes: fused tensors whole, the multiplier on the
+    logits folded too. `folded_multipliers` has the multipliers for the clipping norm. `hooked` has the
+    multipliers that no tensor can take: factors on a module's output.
     """
     return {
         "schema": SCHEMA,
@@ -34,20 +36,18 @@ def table(plan: Plan) -> dict[str, Any]:
         "flops": plan.flops,
         "recipe_digest": plan.recipe_digest,
         "which": plan.which,
-        "model": dataclasses.asdict(plan.model),
+        "model": content_of(plan.model),
         "data": dataclasses.asdict(plan.data),
         "train": train_settings(plan),
         **plan.resolved.to_dict(),
-        **(_foreign(plan) if isinstance(plan.model, ExternalModel) else _folded(plan.resolved)),
+        **_folded(plan),
     }
 
 
-def _folded(resolved: Resolved) -> dict[str, Any]:
-    return {"folded": resolved.folded().to_dict()["tensors"]}
-
-
-def _foreign(plan: Plan) -> dict[str, Any]:
-    from completedp.adapters.parametrized import planned
+def _folded(plan: Plan) -> dict[str, Any]:
+    if external_model(plan.model) is None:
+        return {"folded": plan.resolved.folded().to_dict()["tensors"]}
+    from completedp.adapters.plans import planned
 
     values = planned(plan)
     return {
@@ -58,10 +58,15 @@ def _foreign(plan: Plan) -> dict[str, Any]:
 
 
 def train_settings(plan: Plan) -> dict[str, Any]:
-    """The training loop's settings, with the number of steps."""
+    """The training loop's settings and the number of steps."""
     return {"steps": plan.train.steps, **dataclasses.asdict(plan.train)}
 
 
 def render(plan: Plan) -> str:
     """The file's text."""
     return json.dumps(table(plan), indent=1, allow_nan=False) + "\n"
+
+
+def limitations(plan: Plan) -> tuple[str, ...]:
+    """None: the table has the whole plan."""
+    return ()

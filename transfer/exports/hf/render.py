@@ -1,7 +1,7 @@
-"""Hugging Face's Trainer with its model of the reference's architecture: Qwen3, or Llama without QK norm.
+"""Hugging Face's Trainer with a model of the reference architecture: Qwen3, or Llama without QK norm.
 
 Both are pre-norm decoders with RMSNorm, rotary positions in the split-half layout, a SwiGLU feed-forward
-and untied embeddings; Qwen3 has the norms of queries and keys too, one gain a head dimension.
+and untied embeddings. Qwen3 also has norms of queries and keys, with one gain per head dimension.
 """
 
 from __future__ import annotations
@@ -28,21 +28,26 @@ NAMES = {
     "final_norm": "model.norm",
     "unembedding": "lm_head",
 }
-# Of the reference model, whose RMSNorm does not scale it (`completedp.lm.ops.NORM_EPS`, which needs torch).
+# The reference model's (`completedp.lm.ops.NORM_EPS`, whose import needs torch). It is not scaled.
 _NORM_EPS = 1e-6
 
 
 def render(plan: Plan) -> str:
-    """The file's text. Raises `UserError` for a model that neither Qwen3 nor Llama is."""
+    """The file's text.
+
+    Raises `UserError` for a model without a gate, which neither Qwen3 nor Llama can be.
+    """
     model = {
         "MODEL: dict[str, Any]": _model(plan),
         "CONTEXT: int": plan.reference.context,
     }
-    return python_file.render(plan, "hf", names=NAMES, tables=model, fold=True, cannot=cannot(plan))
+    return python_file.render(
+        plan, "hf", names=NAMES, tables=model, fold=True, limitations=limitations(plan)
+    )
 
 
-def cannot(plan: Plan) -> tuple[str, ...]:
-    """What Trainer and its models cannot express, a sentence each."""
+def limitations(plan: Plan) -> tuple[str, ...]:
+    """Everything that Trainer and its models cannot express, one sentence each."""
     sentences = [
         "The model has no residual multipliers: they are folded into o_proj and down_proj, which is the "
         "same training with AdamW and with no other optimizer.",

@@ -1,3 +1,5 @@
+# Text to be copied: `transfer.exports.python_file` puts this docstring, these imports and everything after
+# the tables' place into the exported file. This note stays behind.
 """Per-module hyperparameters for Hugging Face's Trainer, as `completedp export --format hf` writes them.
 
 Needs torch and transformers. A whole training:

@@ -1,7 +1,7 @@
-"""nanoGPT's train.py: a configuration of its plain names, and a GPT with per-module parameter groups.
+"""nanoGPT's train.py: a configuration in its plain names, and a GPT with per-module parameter groups.
 
-Its own GPT is another architecture than the reference model (LayerNorm, learned positions), so the values
-are for a model.py that is near it: the file says what its GPT lacks, and refuses one that lacks it.
+nanoGPT's GPT differs from the reference model (LayerNorm, learned positions). The values are for a model.py
+near the reference; the file names what nanoGPT's GPT lacks and refuses a GPT that lacks it.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 from completedp.errors import UserError
+from completedp.optimizer import TensorRow
 from completedp.plan import Plan
-from completedp.resolved import TensorRow
 from transfer.exports import python_file
 
-# c_attn is split into q, k and v by the file. Query and key norms and a gate nanoGPT's GPT has not: these
-# are the names under which a changed model.py has them.
+# The file splits c_attn into q, k and v. nanoGPT's GPT has no query and key norms and no gate: a changed
+# model.py has them under these names.
 NAMES = {
     "embedding": "transformer.wte",
     "q": "transformer.h.{layer}.attn.c_attn.q",
@@ -34,7 +34,10 @@ NAMES = {
 
 
 def render(plan: Plan) -> str:
-    """The file's text. Raises `UserError` for grouped queries: c_attn has as many of each."""
+    """The file's text.
+
+    Raises `UserError` for grouped queries: c_attn has as many keys and values as queries.
+    """
     if plan.reference.queries_per_kv != 1:
         raise UserError(
             f"model.queries_per_kv is {plan.reference.queries_per_kv}; nanoGPT's attention has as many keys "
@@ -55,12 +58,12 @@ def render(plan: Plan) -> str:
         "REFERENCE: dict[str, float]": reference,
     }
     return python_file.render(
-        plan, "nanogpt", names=NAMES, tables=tables, fold=True, cannot=cannot(plan)
+        plan, "nanogpt", names=NAMES, tables=tables, fold=True, limitations=limitations(plan)
     )
 
 
-def cannot(plan: Plan) -> tuple[str, ...]:
-    """What train.py and its GPT cannot express, a sentence each."""
+def limitations(plan: Plan) -> tuple[str, ...]:
+    """Everything that train.py and its GPT cannot express, one sentence each."""
     model, train = plan.reference, plan.train
     lacks = [
         *(["norms of queries and keys (attn.q_norm, attn.k_norm)"] if model.qk_norm else []),
@@ -124,7 +127,7 @@ def _settings(plan: Plan) -> dict[str, Any]:
         "dropout": 0.0,
         "batch_size": at_once // model.context,
         "gradient_accumulation_steps": train.batch // at_once,
-        "max_iters": train.steps - 1,  # the number of the last step, from 0
+        "max_iters": train.steps - 1,  # the last step's number, counted from 0
         "decay_lr": train.schedule == "cosine",
         "warmup_iters": warmup,
         "lr_decay_iters": train.steps,
@@ -136,6 +139,6 @@ def _settings(plan: Plan) -> dict[str, Any]:
 
 
 def _reference(plan: Plan) -> TensorRow:
-    """The row whose values stand for all in train.py's plain names: a hidden matrix in the middle."""
+    """The row that train.py's plain names show: a hidden matrix of the middle layer."""
     middle = plan.reference.depth // 2
     return next(row for row in plan.tensors if (row.module_type, row.layer) == ("ffn_up", middle))

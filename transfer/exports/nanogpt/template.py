@@ -1,3 +1,5 @@
+# Text to be copied: `transfer.exports.python_file` puts this docstring, these imports and everything after
+# the tables' place into the exported file. This note stays behind.
 """Per-module hyperparameters for nanoGPT's train.py, as `completedp export --format nanogpt` writes them.
 
     python train.py completedp_nanogpt.py --dataset=... [--init_seed=1]

@@ -1,3 +1,5 @@
+# Text to be copied: `transfer.exports.python_file` puts this docstring, these imports and everything after
+# the tables' place into the exported file. This note stays behind.
 """Per-module hyperparameters of one model at one scale, as `completedp export --format torch` writes them.
 
 Needs torch alone. In the training loop:

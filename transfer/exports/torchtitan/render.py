@@ -1,6 +1,6 @@
-"""torchtitan: a list of ParamGroupConfig, and what else of a plan its Trainer.Config can be given.
+"""torchtitan: a list of ParamGroupConfig, and the parts of a plan that its Trainer.Config takes.
 
-Names are those of its dense decoders, Qwen3's among them, which is the reference model's architecture.
+The names are those of its dense decoders. One of them, Qwen3's, has the reference model's architecture.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ def render(plan: Plan) -> str:
         )
     tables = {"CONTEXT: int": plan.reference.context, "VOCABULARY: int": plan.reference.vocab_size}
     return python_file.render(
-        plan, "torchtitan", names=NAMES, tables=tables, fold=True, cannot=cannot(plan)
+        plan, "torchtitan", names=NAMES, tables=tables, fold=True, limitations=limitations(plan)
     )
 
 
-def cannot(plan: Plan) -> tuple[str, ...]:
-    """What torchtitan cannot express, a sentence each."""
+def limitations(plan: Plan) -> tuple[str, ...]:
+    """Everything that torchtitan cannot express, one sentence each."""
     model = plan.reference
     sentences = [
         "The model has no residual multipliers: they are folded into wo and w2, which is the same "

@@ -1,3 +1,5 @@
+# Text to be copied: `transfer.exports.python_file` puts this docstring, these imports and everything after
+# the tables' place into the exported file. This note stays behind.
 """Per-module hyperparameters for torchtitan, as `completedp export --format torchtitan` writes them.
 
 Beside a configuration of one's own, whose model is a dense decoder of the plan's shape without tied

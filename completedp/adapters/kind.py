@@ -1,0 +1,60 @@
+"""The face of external models: each is built on the meta device, and its own code is imported only then."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from completedp import flops, trust
+from completedp.adapters.external import found_in, grown
+from completedp.config import ExternalModel
+from completedp.hparams import HParams
+from completedp.modules import Inventory
+
+
+class ExternalKind:
+    """External models, as `completedp.models.ModelKind`."""
+
+    task = trust.FOREIGN_MODEL
+    needs_working_folder = True
+
+    def inventory(
+        self, model: ExternalModel, base: ExternalModel, hparams: HParams | None = None
+    ) -> Inventory:
+        found = grown(model, base)
+        return found.whole if hparams is None else found.for_hparams(hparams)
+
+    def own_inventory(self, model: ExternalModel) -> Inventory:
+        return found_in(model).whole
+
+    def parameter_count(self, model: ExternalModel) -> int:
+        return sum(_elements_by_role(model).values())
+
+    def flops_per_token(self, model: ExternalModel) -> int:
+        """Every layer is taken to mix its whole width over the whole context."""
+        elements = _elements_by_role(model)
+        multiplied = elements["hidden_weight"] + elements["unembedding"]
+        return flops.training_flops_per_token(model, multiplied)
+
+    def code(self, model: ExternalModel) -> str | None:
+        return None if model.source.startswith("hf:") else model.source
+
+    def run_arguments(self, base: ExternalModel, parameterization: str) -> dict[str, Any]:
+        return {
+            "base": {"width": base.width, "depth": base.depth},
+            "parameterization": parameterization,
+        }
+
+
+EXTERNAL = ExternalKind()
+
+
+def _elements_by_role(model: ExternalModel) -> dict[str, int]:
+    """Trainable parameters by role. A tied embedding is multiplied, so it counts as the unembedding."""
+    found = found_in(model)
+    shapes = {p.name: p.shape for p in found.observed.parameters}
+    elements: dict[str, int] = {}
+    for spec in found.whole:
+        role = "unembedding" if found.whole.tied and spec.role == "embedding" else spec.role
+        elements[role] = elements.get(role, 0) + math.prod(shapes[spec.name])
+    return elements

@@ -14,7 +14,7 @@ from typing import Any
 from completedp import reading
 from completedp.errors import UserError, shown
 from completedp.reading import Field
-from completedp.runs.job import CURVE, Diverged, Limits, Stopped
+from completedp.runs.job import CURVE, Diverged, Limits
 
 # The horizon of the smoothing: the steps after which an exponential mean has forgotten a loss to 1/e. At 20
 # steps the newest loss has a weight of at most 8 %, so no single spike carries a healthy run over the
@@ -56,10 +56,9 @@ def stride(steps: int) -> int:
 class Monitor:
     """A `ResumableReport`: collects the curve and judges each step.
 
-    `on_step(step, loss)` hears of every finite loss; `should_stop()` true ends the run with `Stopped`.
-    Raises `Diverged` with the step and the reason, and `UserError` for a step that is before the last one, or
-    is no whole number. A run with fewer steps after its warm-up than the
-    smoothing's horizon is judged by non-finite losses alone.
+    `on_step(step, loss)` hears of every finite loss. Raises `Diverged` with the step and the reason, and
+    `UserError` for a step that is before the last one, or is no whole number. A run with fewer steps after
+    its warm-up than the smoothing's horizon is judged by non-finite losses alone.
     """
 
     def __init__(
@@ -67,12 +66,10 @@ class Monitor:
         limits: Limits,
         *,
         on_step: Callable[[int, float], None] | None = None,
-        should_stop: Callable[[], bool] | None = None,
     ) -> None:
         self.step = 0
         self._limits = limits
         self._on_step = on_step
-        self._should_stop = should_stop
         self._horizon = max(HORIZON_STEPS, math.ceil(HORIZON_FRACTION * limits.steps))
         self._smoothed = 0.0
         self._weight = 0.0
@@ -104,8 +101,6 @@ class Monitor:
         self._judge(step, loss, before)
         if self._on_step is not None:
             self._on_step(step, loss)
-        if self._should_stop is not None and self._should_stop():
-            raise Stopped
 
     def state(self) -> dict[str, Any]:
         """All state that the steps have changed so far."""

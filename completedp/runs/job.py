@@ -14,6 +14,7 @@ from completedp.reading import Field
 from completedp.records import check_record
 from completedp.resolved import Resolved
 
+# Earlier versions could stop a run early; no run is stopped any more.
 Status = Literal["completed", "diverged", "stopped"]
 
 
@@ -97,7 +98,7 @@ class Result:
 class Report(Protocol):
     """A training function calls this after each step, counted from 1, with the training loss in nats a token.
 
-    Raises `Diverged` or `Stopped`, which the function must not catch.
+    Raises `Diverged`, which the function must not catch.
     """
 
     def __call__(self, step: int, loss: float) -> None: ...
@@ -130,10 +131,6 @@ class Diverged(Exception):
         super().__init__(f"diverged at step {step}: {reason}")
         self.step = step
         self.reason = reason
-
-
-class Stopped(Exception):
-    """Somebody asked the run to end early."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,9 +221,6 @@ class Executor(Protocol):
 
     def began(self, trial: int) -> bool:
         """Whether a submitted job has a worker and no longer waits for one."""
-
-    def cancel(self, trial: int) -> None:
-        """Ask a running job to end. Its outcome then has status `stopped`."""
 
     def kill(self, trial: int) -> None:
         """End a running job that does not respond, with its worker. `poll` gives no more events of it."""

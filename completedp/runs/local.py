@@ -131,11 +131,6 @@ class LocalExecutor(Executor):
     def began(self, trial: int) -> bool:
         return True
 
-    def cancel(self, trial: int) -> None:
-        for slot in self._slots:
-            if slot.trial == trial and slot.worker is not None:
-                slot.worker.send({"cancel": trial})
-
     def kill(self, trial: int) -> None:
         for slot in self._slots:
             if slot.trial == trial:
@@ -329,25 +324,21 @@ class InProcessExecutor(Executor):
     def __init__(self, on_progress: Callable[[Progress], None] | None = None) -> None:
         self._on_progress = on_progress
         self._job: Job | None = None
-        self._cancelled = False
 
     def submit(self, job: Job) -> None:
         assert self._job is None, "one job at a time"
-        self._job, self._cancelled = job, False
+        self._job = job
 
     def poll(self, timeout: float) -> list[Event]:
         if self._job is None:
             return []
         try:
-            return [attempt(self._job, self._on_progress, lambda: self._cancelled)]
+            return [attempt(self._job, self._on_progress)]
         finally:
             self._job = None
 
     def began(self, trial: int) -> bool:
         return True
-
-    def cancel(self, trial: int) -> None:
-        self._cancelled = self._cancelled or (self._job is not None and self._job.trial == trial)
 
     def kill(self, trial: int) -> None:
         assert self._job is None, "a job runs inside `poll`, which has returned"

@@ -115,9 +115,6 @@ class RayExecutor(Executor):
         # Other programs may hold the cluster's places, so only a step shows that the job is at work.
         return trial in self._began
 
-    def cancel(self, trial: int) -> None:
-        self._mailbox.cancel.remote(trial)
-
     def kill(self, trial: int) -> None:
         for ref in [ref for ref, running in self._running.items() if running == trial]:
             ray.cancel(ref, force=True)
@@ -138,23 +135,17 @@ class RayExecutor(Executor):
 
 
 class _Mailbox:
-    """An actor between the coordinator and the jobs: steps one way, cancellations the other."""
+    """An actor between the jobs and the coordinator: it keeps each trial's latest step."""
 
     def __init__(self) -> None:
         self._latest: dict[int, dict[str, Any]] = {}
-        self._cancelled: set[int] = set()
 
-    def progress(self, progress: dict[str, Any]) -> bool:
-        """Take a step; returns whether its trial must end."""
+    def progress(self, progress: dict[str, Any]) -> None:
         self._latest[progress["trial"]] = progress
-        return progress["trial"] in self._cancelled
 
     def take(self) -> list[dict[str, Any]]:
         latest, self._latest = self._latest, {}
         return list(latest.values())
-
-    def cancel(self, trial: int) -> None:
-        self._cancelled.add(trial)
 
 
 class _Link:
@@ -163,23 +154,19 @@ class _Link:
     def __init__(self, mailbox: Any) -> None:
         self._mailbox = mailbox
         self._next = 0.0
-        self._asked: Any = None
-        self._cancelled = False
+        self._sent: Any = None
 
     def progress(self, progress: Progress) -> None:
         now = time.monotonic()
-        if self._asked is not None and ray.wait([self._asked], timeout=0)[0]:
+        if self._sent is not None and ray.wait([self._sent], timeout=0)[0]:
             try:
-                self._cancelled = ray.get(self._asked)
+                ray.get(self._sent)
             except ray.exceptions.RayError:
                 self._next = float("inf")  # the mailbox is gone, and the job goes on without it
-            self._asked = None
-        if self._asked is None and now >= self._next:
+            self._sent = None
+        if self._sent is None and now >= self._next:
             self._next = now + PROGRESS_SECONDS
-            self._asked = self._mailbox.progress.remote(dataclasses.asdict(progress))
-
-    def cancelled(self) -> bool:
-        return self._cancelled
+            self._sent = self._mailbox.progress.remote(dataclasses.asdict(progress))
 
 
 def _connect() -> None:
@@ -202,4 +189,4 @@ def _train(job: Job, mailbox: Any, paths: list[str]) -> Finished | Died:
     """The Ray task: run the job on a worker of the cluster."""
     sys.path += [path for path in paths if path not in sys.path]
     link = _Link(mailbox)
-    return attempt(job, link.progress, link.cancelled)
+    return attempt(job, link.progress)

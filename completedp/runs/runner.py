@@ -24,7 +24,6 @@ from completedp.runs.job import (
     Progress,
     Result,
     Status,
-    Stopped,
     TrainFunction,
 )
 
@@ -36,20 +35,15 @@ KEPT_FUNCTIONS = 4
 def run_job(
     job: Job,
     on_progress: Callable[[Progress], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
 ) -> Outcome:
-    """Train the job. Diverged and stopped runs are outcomes, and every other exception is raised.
+    """Train the job. A diverged run is an outcome; every other exception is raised.
 
-    `on_progress` and `should_stop` are called at every reported step. The outcome's `seconds` is the time of
+    `on_progress` is called at every reported step. The outcome's `seconds` is the time of
     the training function's call, without the time to make the function.
     """
     train = train_function(job)
     limits = train.limits
-    monitor = Monitor(
-        limits,
-        on_step=_progress_of(job, limits.steps, on_progress),
-        should_stop=should_stop,
-    )
+    monitor = Monitor(limits, on_step=_progress_of(job, limits.steps, on_progress))
     result: Result | None = None
     status: Status = "completed"
     reason: str | None = None
@@ -66,8 +60,6 @@ def run_job(
             raise Diverged(steps, f"the evaluation loss is {result.loss}")
     except Diverged as error:
         status, steps, reason = "diverged", error.step, error.reason
-    except Stopped:
-        status, steps = "stopped", monitor.step
     seconds = time.perf_counter() - start
     metrics = {} if result is None else result.metrics
     return Outcome(
@@ -87,11 +79,10 @@ def run_job(
 def attempt(
     job: Job,
     on_progress: Callable[[Progress], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
 ) -> Finished | Died:
     """`run_job` for an executor: an exception is a death, and its traceback goes to stderr."""
     try:
-        return Finished(outcome=run_job(job, on_progress, should_stop))
+        return Finished(outcome=run_job(job, on_progress))
     except UserError as error:
         return Died(trial=job.trial, reason=str(error), mistake=True)
     except Exception as error:

@@ -4,7 +4,7 @@
 hold this package, and each PATH may hold tasks. Ctrl-C and similar signals are blocked at the start, because
 the coordinator decides what they mean. Messages are lines of JSON:
 
-    to the worker      {"job": {…}}   {"cancel": trial}
+    to the worker      {"job": {…}}
     to the coordinator {"progress": {…}}   {"finished": {…}}   {"died": {"trial", "reason", "mistake"}}
 
 This module imports only the standard library. The task imports what it needs.
@@ -13,7 +13,6 @@ This module imports only the standard library. The task imports what it needs.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import os
 import queue
@@ -44,7 +43,6 @@ class Link:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        self._cancelled: int | None = None
         self._next_progress = 0.0
         threading.Thread(target=self._read, name="coordinator", daemon=True).start()
 
@@ -53,10 +51,6 @@ class Link:
         job = self._jobs.get()
         self._next_progress = 0.0
         return job
-
-    def cancelled(self, trial: int) -> bool:
-        """Whether the coordinator asked this trial to end."""
-        return self._cancelled == trial
 
     def progress(self, progress: Progress) -> None:
         """Send a step, at most one every `PROGRESS_SECONDS`. While the coordinator is too busy to read, steps
@@ -80,11 +74,7 @@ class Link:
         try:
             with self._connection.makefile("rb") as lines:
                 for line in lines:
-                    message = json.loads(line)
-                    if "job" in message:
-                        self._jobs.put(Job.from_dict(message["job"]))
-                    else:
-                        self._cancelled = message["cancel"]
+                    self._jobs.put(Job.from_dict(json.loads(line)["job"]))
         finally:
             os._exit(0)  # at once: the main thread may be anywhere
 
@@ -93,7 +83,7 @@ def serve(link: Link) -> None:
     """Run jobs forever. The link ends the process."""
     while True:
         job = link.next_job()
-        link.ended(attempt(job, link.progress, functools.partial(link.cancelled, job.trial)))
+        link.ended(attempt(job, link.progress))
 
 
 def main(fd: int, folder: str, paths: Sequence[str] = ()) -> None:

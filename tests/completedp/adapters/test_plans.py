@@ -24,11 +24,15 @@ from completedp.optimizer import adamw
 from completedp.plan import Plan
 from completedp.plan_check import check_plan
 from completedp.recipe import Recipe
-from completedp.runs.job import Stopped
 from completedp.runs.runner import train_function
 from completedp.scale import Scale
 from completedp.training import jobs
 from transfer.planning.planner import make_plan
+
+
+class Stopped(Exception):
+    """Ends a run from its report."""
+
 
 TRAIN = TrainConfig(tokens=256 * 8, batch=256, eval_tokens=1024, clip=0.3)
 HPARAMS = HParams.from_dict(

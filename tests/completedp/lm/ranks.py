@@ -22,7 +22,10 @@ from completedp.lm import train
 from completedp.lm.parallel import leave
 from completedp.optimizer import adamw
 from completedp.resolved import Resolved
-from completedp.runs.job import Stopped
+
+
+class Stopped(Exception):
+    """Ends a run from its report."""
 
 
 def result_of(case: dict[str, Any]) -> dict[str, Any]:

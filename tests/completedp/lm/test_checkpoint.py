@@ -19,9 +19,13 @@ from completedp.lm.checkpoint import Checkpoints
 from completedp.lm.train import LanguageModelTask
 from completedp.optimizer import adamw
 from completedp.runs.divergence import Monitor
-from completedp.runs.job import Stopped
 
 from .conftest import losses_of, resolved_for
+
+
+class Stopped(Exception):
+    """Ends a run from its report."""
+
 
 Make = Callable[..., LanguageModelTask]
 

@@ -14,13 +14,18 @@ import torch
 
 from completedp.config import ModelConfig
 from completedp.lm.train import LanguageModelTask
-from completedp.runs.job import Job, Stopped
+from completedp.runs.job import Job
 from completedp.runs.local import LocalExecutor, devices_of
 from completedp.runs.runner import run_job
 from completedp.runs.sweep import run_all
 
 from .conftest import losses_of, resolved_for
 from .test_train import GOLDEN_CASES
+
+
+class Stopped(Exception):
+    """Ends a run from its report."""
+
 
 Make = Callable[..., LanguageModelTask]
 Jobs = Callable[..., list[Job]]

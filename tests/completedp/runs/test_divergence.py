@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from completedp.errors import UserError
 from completedp.runs.divergence import CURVE_POINTS, Monitor
-from completedp.runs.job import Diverged, Limits, Stopped
+from completedp.runs.job import Diverged, Limits
 
 UNIFORM = math.log(256)
 HEALTHY = 0.75 * UNIFORM
@@ -148,16 +148,6 @@ def test_a_restored_monitor_judges_like_the_one_before(at: int, level: float) ->
     resumed = Monitor(limits(600))
     resumed.restore(json.loads(json.dumps(before.state(), allow_nan=False)))
     assert judged(resumed, at) == judged(whole, 0)
-
-
-def test_stopped_once_asked() -> None:
-    seen: list[int] = []
-    monitor = Monitor(
-        limits(9), on_step=lambda step, _: seen.append(step), should_stop=lambda: len(seen) == 3
-    )
-    with pytest.raises(Stopped):
-        train(monitor, [1.0] * 9)
-    assert seen == [1, 2, 3]
 
 
 @pytest.mark.parametrize(

@@ -87,8 +87,6 @@ class Dying(Executor):
     def began(self, trial: int) -> bool:
         return True
 
-    def cancel(self, trial: int) -> None: ...
-
     def kill(self, trial: int) -> None: ...
 
     def close(self) -> None:

@@ -176,21 +176,6 @@ def test_a_users_mistake_is_marked(one: LocalExecutor) -> None:
     assert the_end(one) == Died(trial=1, reason=reason, mistake=True)
 
 
-def test_cancel_stops_a_job_at_its_next_report(one: LocalExecutor) -> None:
-    one.submit(job(3, n=2000, pause=0.01))
-    wait_for(lambda: any(isinstance(e, Progress) for e in one.poll(0.5)))
-    one.cancel(99)  # not ours: nothing happens
-    one.cancel(3)
-    end = the_end(one)
-    assert isinstance(end, Finished)
-    assert end.outcome.status == "stopped"
-    assert end.outcome.steps < 1000
-    one.submit(job(4))
-    end = the_end(one)
-    assert isinstance(end, Finished)
-    assert end.outcome.status == "completed"
-
-
 def test_progress_at_most_twice_a_second(one: LocalExecutor) -> None:
     one.submit(job(0, n=120, pause=0.01))
     events = until_ends(one)
@@ -337,11 +322,6 @@ def test_in_process() -> None:
     died = the_end(executor)
     assert isinstance(died, Died)
     assert died.mistake
-    executor.submit(job(5))
-    executor.cancel(5)
-    end = the_end(executor)
-    assert isinstance(end, Finished)
-    assert end.outcome.status == "stopped"
 
 
 def test_the_devices_of_a_kind() -> None:

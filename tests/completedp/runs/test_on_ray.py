@@ -74,16 +74,14 @@ def test_deaths_and_mistakes_are_told_apart(executor: RayExecutor) -> None:
     assert died.mistake
 
 
-def test_progress_and_cancel(executor: RayExecutor) -> None:
-    executor.submit(job(7, n=2000, pause=0.02))
+def test_progress_reaches_the_coordinator(executor: RayExecutor) -> None:
+    executor.submit(job(7, n=200, pause=0.02))
     limit = time.monotonic() + SECONDS
     while not any(isinstance(e, Progress) for e in executor.poll(0.2)):
         assert time.monotonic() < limit
-    executor.cancel(7)
     end = until_ends(executor)[-1]
     assert isinstance(end, Finished)
-    assert end.outcome.status == "stopped"
-    assert 0 < end.outcome.steps < 2000
+    assert end.outcome.steps == 200
 
 
 def test_a_node_killed_in_mid_trial_costs_an_attempt(cluster: Any, tmp_path: Path) -> None:

@@ -51,11 +51,6 @@ def test_an_outcome_holds_no_number_that_json_has_not() -> None:
     assert again == outcome
 
 
-def test_stopped_is_an_outcome() -> None:
-    outcome = run_job(job(1, n=9), should_stop=lambda: True)
-    assert (outcome.status, outcome.loss, outcome.steps, outcome.tokens) == ("stopped", None, 1, 10)
-
-
 def test_other_exceptions_pass() -> None:
     with pytest.raises(RuntimeError, match="no memory left"):
         run_job(job(1, "raises"))

@@ -249,7 +249,13 @@ STUDY = "root/studies/s"
 CORPUS = ("corpus.txt", "root/data/*")
 VIEW = ("root/mlflow.db", "root/mlflow.lock", "root/artifacts/*")
 TRACKED = (*VIEW, "root/*.mlflow.lock", "root/mlflow.db*")
-REPORTED = (f"{STUDY}/figures/*", f"{STUDY}/recipe.yaml", f"{STUDY}/summary.json", f"{STUDY}/lock")
+REPORTED = (
+    f"{STUDY}/figures/*",
+    f"{STUDY}/recipe.yaml",
+    f"{STUDY}/summary.json",
+    f"{STUDY}/experiment.json",
+    f"{STUDY}/lock",
+)
 
 
 def _searched(*arguments: str, **options: Any) -> Verb:

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from completedp import flops, trust
-from completedp.adapters.external import found_in, grown
+from completedp.adapters.external import base_inventory, grown_inventory
 from completedp.config import ExternalModel
 from completedp.hparams import HParams
 from completedp.modules import Inventory
@@ -21,11 +21,11 @@ class ExternalKind:
     def inventory(
         self, model: ExternalModel, base: ExternalModel, hparams: HParams | None = None
     ) -> Inventory:
-        found = grown(model, base)
+        found = grown_inventory(model, base)
         return found.whole if hparams is None else found.for_hparams(hparams)
 
     def own_inventory(self, model: ExternalModel) -> Inventory:
-        return found_in(model).whole
+        return base_inventory(model).whole
 
     def parameter_count(self, model: ExternalModel) -> int:
         return sum(_elements_by_role(model).values())
@@ -51,7 +51,7 @@ EXTERNAL = ExternalKind()
 
 def _elements_by_role(model: ExternalModel) -> dict[str, int]:
     """Trainable parameters by role. A tied embedding is multiplied, so it counts as the unembedding."""
-    found = found_in(model)
+    found = base_inventory(model)
     shapes = {p.name: p.shape for p in found.observed.parameters}
     elements: dict[str, int] = {}
     for spec in found.whole:

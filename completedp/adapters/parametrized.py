@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from completedp import optimizer
-from completedp.adapters.external import build_model, grown
+from completedp.adapters.external import build_model, grown_inventory
 from completedp.adapters.folding import multipliers
 from completedp.adapters.infer import ExternalInventory, Fused, inventory_of
 from completedp.config import ExternalModel
@@ -203,7 +203,7 @@ def values_at(
     """The values of `model`, as grown from `base`, on `net`, which is that model; coefficients folded. At
     the base every parameterization is the same."""
     ratios = Ratios(width=model.width / base.width, depth=model.depth / base.depth)
-    return with_resolved(net, grown(model, base), resolved, ratios, parameterization)
+    return with_resolved(net, grown_inventory(model, base), resolved, ratios, parameterization)
 
 
 def with_resolved(

@@ -96,7 +96,7 @@ def test_a_modules_part_is_the_same_at_every_width(
 
 def test_models_that_are_not_of_the_size_asked_for_are_refused_before_training(cache: Path) -> None:
     with pytest.raises(
-        UserError, match="has width 64 and 2 layers; expected what it was asked for"
+        UserError, match="has width 64 and 2 layers; expected the size that it was asked for"
     ):
         subject("foreign:fixed_depth", cache, width=32)
     of = subject("foreign:even_widths", cache, width=64)

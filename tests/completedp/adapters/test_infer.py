@@ -1,4 +1,4 @@
-"""The inventory of models nobody here wrote."""
+"""The inventory of external models."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_what_the_shapes_contradict_is_refused() -> None:
 
 
 def test_models_that_are_no_family_or_no_decoder_are_refused() -> None:
-    with pytest.raises(UserError, match="normalises the residual stream itself"):
+    with pytest.raises(UserError, match="normalizes the residual stream itself"):
         inventory_of(meta(Plain, 64, norm_first=False), meta(Plain))
     with pytest.raises(UserError, match="the base model has no parameter"):
         inventory_of(meta(Odd), meta(Plain))
@@ -268,7 +268,7 @@ def test_heads_that_grow_and_models_tied_otherwise_are_refused() -> None:
         UserError, match=r"q_norm\.weight goes from 8 to 16 features and spans no whole q"
     ):
         inventory_of(wide, base)
-    with pytest.raises(UserError, match="unembedding is its embedding, the base's is not"):
+    with pytest.raises(UserError, match="unembedding is the embedding in the model only"):
         inventory_of(on_meta("llama", width=64, tie_word_embeddings=True), on_meta("llama"))
 
 
@@ -277,7 +277,7 @@ def test_a_head_that_no_name_explains_is_named() -> None:
     for model in (wide, base):
         model.logit_maker = model.lm_head
         del model.lm_head
-    with pytest.raises(UserError, match=r"\(of logit_maker\.weight no name says the type\)"):
+    with pytest.raises(UserError, match=r"\(no name says the type of logit_maker\.weight\)"):
         inventory_of(wide, base)
 
 
@@ -367,9 +367,9 @@ def test_what_cannot_be_read_off_the_embedding_is_refused() -> None:
 def test_a_size_that_does_not_grow_is_refused_however_little_the_rest_does() -> None:
     wide = on_meta("llama", width=40, intermediate_size=64, num_key_value_heads=4)
     small = on_meta("llama", num_key_value_heads=4)
-    with pytest.raises(UserError, match=r"goes from 80 to 80 where the width grows 1\.25-fold"):
+    with pytest.raises(UserError, match=r"goes from 80 to 80 while the width grows 1\.25-fold"):
         inventory_of(wide, small)
-    with pytest.raises(UserError, match=r"goes from 80 to 80 where the width grows 0\.8-fold"):
+    with pytest.raises(UserError, match=r"goes from 80 to 80 while the width grows 0\.8-fold"):
         inventory_of(small, wide)
     wide = on_meta("gpt2", width=64, n_inner=96)
     found = {s.name: s.fan_in for s in inventory_of(wide, on_meta("gpt2", n_inner=96)).whole}

@@ -14,7 +14,7 @@ import torch
 from foreign import config, reference
 
 import completedp
-from completedp.adapters.external import build_model, check_runs, found_in
+from completedp.adapters.external import base_inventory, build_model, check_runs
 from completedp.adapters.task import foreign_model, mean_loss
 from completedp.config import DataConfig, ExternalModel, TrainConfig
 from completedp.errors import UserError
@@ -131,9 +131,9 @@ def test_models_that_are_not_what_was_asked_for() -> None:
     with pytest.raises(
         UserError, match=r"has 61 rows in tok_emb\.weight; the data's vocabulary has 256"
     ):
-        found_in(a_model("foreign:Plain"))
+        base_inventory(a_model("foreign:Plain"))
     with pytest.raises(UserError, match=r"gizmo\.weight"):
-        found_in(a_model("test_infer:Odd"))
+        base_inventory(a_model("test_infer:Odd"))
     with pytest.raises(UserError, match=r"model\.depth is 0"):
         a_model("foreign:Plain", depth=0)
 

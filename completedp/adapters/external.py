@@ -19,7 +19,7 @@ def build_model(model: ExternalModel, device: str | torch.device = "meta") -> nn
 
 
 @functools.lru_cache(maxsize=16)
-def grown_inventory(model: ExternalModel, base: ExternalModel) -> ExternalInventory:
+def external_inventory(model: ExternalModel, base: ExternalModel) -> ExternalInventory:
     """The inventory of the model as grown from `base`, the same family at another size.
 
     Raises `UserError` if the built model has another size than `model` says.
@@ -37,12 +37,12 @@ def grown_inventory(model: ExternalModel, base: ExternalModel) -> ExternalInvent
 def base_inventory(model: ExternalModel) -> ExternalInventory:
     """The inventory of the model as its own base.
 
-    Raises `UserError` as `grown_inventory` does, and for an embedding of fewer tokens than the data has.
+    Raises `UserError` as `external_inventory` does, and for an embedding of fewer tokens than the data has.
     """
     # A model twice as large is read too: a tensor that grows otherwise than its type should is refused
     # before the search, not after it.
-    grown_inventory(model.scaled(width=2 * model.width, depth=2 * model.depth), model)
-    found = grown_inventory(model, model)
+    external_inventory(model.scaled(width=2 * model.width, depth=2 * model.depth), model)
+    found = external_inventory(model, model)
     embedding = next(s.name for s in found.whole if s.module_type == "embedding")
     (rows,) = (p.shape[0] for p in found.observed.parameters if p.name == embedding)
     if rows < model.vocab_size:

@@ -57,7 +57,7 @@ class ExternalInventory:
     embedding_factor: float = 1.0
 
     def for_hparams(self, hparams: HParams) -> Inventory:
-        """The specs for `hparams`. A fused tensor has a spec for each part, `name[part]`, if `hparams` names one."""
+        """The specs for `hparams`. If it names parts of a fused tensor, each part has a spec `name[part]`."""
         named = {t for by_type in hparams.types.values() for t in by_type}
         split = {f.name: f.parts for f in self.fused if named & set(FUSED[f.module_type])}
         tensors: list[TensorSpec] = []
@@ -102,8 +102,7 @@ def inventory_of(
     _refuse_growing_heads(model, base, observed)
     if tied != _has_tied(base):
         raise UserError(
-            f"the unembedding is the embedding in the {'model' if tied else 'base'} only; expected two models "
-            "of one family"
+            f"the unembedding is the embedding in the {'model' if tied else 'base'} only; expected one family"
         )
     specs: list[TensorSpec] = []
     refused: list[str] = []

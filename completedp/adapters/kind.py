@@ -1,4 +1,4 @@
-"""The face of external models: each is built on the meta device, and its own code is imported only then."""
+"""The kind of external models. Their code is imported only when a model is built, on the meta device."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import math
 from typing import Any
 
 from completedp import flops, trust
-from completedp.adapters.external import base_inventory, grown_inventory
+from completedp.adapters.external import base_inventory, external_inventory
 from completedp.config import ExternalModel
 from completedp.hparams import HParams
 from completedp.modules import Inventory
 
 
 class ExternalKind:
-    """External models, as `completedp.models.ModelKind`."""
+    """A `completedp.models.ModelKind`."""
 
     task = trust.FOREIGN_MODEL
     needs_working_folder = True
@@ -21,7 +21,7 @@ class ExternalKind:
     def inventory(
         self, model: ExternalModel, base: ExternalModel, hparams: HParams | None = None
     ) -> Inventory:
-        found = grown_inventory(model, base)
+        found = external_inventory(model, base)
         return found.whole if hparams is None else found.for_hparams(hparams)
 
     def own_inventory(self, model: ExternalModel) -> Inventory:
@@ -31,7 +31,7 @@ class ExternalKind:
         return sum(_elements_by_role(model).values())
 
     def flops_per_token(self, model: ExternalModel) -> int:
-        """Every layer is taken to mix its whole width over the whole context."""
+        """Each layer's attention is counted at the model's width and its whole context."""
         elements = _elements_by_role(model)
         multiplied = elements["hidden_weight"] + elements["unembedding"]
         return flops.training_flops_per_token(model, multiplied)

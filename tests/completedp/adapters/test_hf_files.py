@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from foreign import FAMILIES, config
+from transformers import PretrainedConfig
 from typer.testing import CliRunner
 
 from completedp.adapters import huggingface
 from completedp.adapters.hf_files import read
-from completedp.adapters.huggingface import build, read_config
+from completedp.adapters.huggingface import build, config_of, read_file
 from completedp.adapters.source import source_of
 from completedp.cli.app import app
 from completedp.errors import UserError
@@ -37,6 +38,10 @@ def written(folder: Path, family: str = "llama", **changes: Any) -> Path:
     path = folder / "config.json"
     path.write_text(json.dumps(content))
     return path
+
+
+def config_from(path: Path) -> PretrainedConfig:
+    return config_of(read_file(path))
 
 
 def built(path: Path) -> Any:
@@ -89,7 +94,7 @@ def test_a_person_is_told_that_code_was_named_and_not_run(tmp_path: Path) -> Non
     path = written(tmp_path, auto_map=CODE)
     shown = CliRunner().invoke(app, ["inspect", "--model", f"hf:{path}"], input="y\n")
     assert shown.exit_code == 0, shown.exception
-    assert "names code of its own (auto_map): nothing of it is run" in shown.stderr
+    assert "names code of its own (auto_map): none of it is run" in shown.stderr
     assert "Do you wish" not in shown.output
     path = written(tmp_path, auto_map=CODE, model_type="theirs")
     said = refused(path)
@@ -103,8 +108,8 @@ def test_kernels_are_not_fetched(key: str, nested: bool, tmp_path: Path) -> None
     for name in ("kernels-community/flash-attn2", "flash_attention_2", "paged|sdpa", {"": "a/b"}):
         change = {"text_config": {key: name}} if nested else {key: name}
         assert f"{key} is {name!r}; expected eager, sdpa" in refused(written(tmp_path, **change))
-    assert read_config(written(tmp_path, **{key: "eager"}))._attn_implementation == "eager"
-    read_config(written(tmp_path, **{key: None}))
+    assert config_from(written(tmp_path, **{key: "eager"}))._attn_implementation == "eager"
+    config_from(written(tmp_path, **{key: None}))
 
 
 def test_other_models_are_not_fetched(tmp_path: Path) -> None:
@@ -115,9 +120,9 @@ def test_other_models_are_not_fetched(tmp_path: Path) -> None:
 def test_no_value_stands_in_for_another(tmp_path: Path) -> None:
     """By a map of names in the file, what was looked at would not be what is read."""
     hidden = {"attribute_map": {"_attn_implementation_internal": "note"}, "note": "some/kernel"}
-    read_config = huggingface.read_config(written(tmp_path, **hidden, to_dict="x"))
-    assert read_config._attn_implementation != "some/kernel"
-    build(read_config)
+    found = config_from(written(tmp_path, **hidden, to_dict="x"))
+    assert found._attn_implementation != "some/kernel"
+    build(found)
 
 
 def test_what_says_nothing_of_the_architecture_is_left_out(tmp_path: Path) -> None:
@@ -130,14 +135,14 @@ def test_what_says_nothing_of_the_architecture_is_left_out(tmp_path: Path) -> No
     (tmp_path / "config.4.0.0.json").write_text("{}")
     plain = read(written(tmp_path)).content
     assert read(path).content == plain
-    found = read_config(tmp_path)
+    found = config_from(tmp_path)
     assert found.name_or_path == str(path)
     assert build(found).dtype.is_floating_point
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sizes_beyond_every_model_are_refused_by_their_key(family: str, tmp_path: Path) -> None:
-    names = read_config(written(tmp_path, family)).attribute_map
+    names = config_from(written(tmp_path, family)).attribute_map
     for name, size, said in (
         ("num_hidden_layers", 10**9, "at most 4,096"),
         ("hidden_size", 2**19, "at most 262,144"),

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 import completedp
-from completedp.adapters.huggingface import base_of, build, config_at, read_config
+from completedp.adapters.huggingface import base_of, build, config_at, config_of, read_file
 from completedp.adapters.parametrized import Parametrized
 from completedp.adapters.source import FactorySource
 from completedp.adapters.trainer_audit import AuditCallback
@@ -64,13 +64,13 @@ def test_lists_of_one_entry_a_layer_follow_the_depth() -> None:
 
 def test_a_config_file_is_read(tmp_path: Path) -> None:
     config("qwen3").save_pretrained(tmp_path)
-    read = read_config(tmp_path / "config.json")
+    read = config_of(read_file(tmp_path / "config.json"))
     assert (read.model_type, read.hidden_size) == ("qwen3", 32)
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(UserError, match=r"other\.json: not a configuration"):
-        read_config(tmp_path / "other.json")
+        config_of(read_file(tmp_path / "other.json"))
     with pytest.raises(UserError, match=r"nowhere\.json: no such file"):
-        read_config(tmp_path / "nowhere.json")
+        read_file(tmp_path / "nowhere.json")
 
 
 def to_nothing(optimizer: Any, steps: int = 4) -> Any:

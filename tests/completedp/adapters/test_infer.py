@@ -153,7 +153,7 @@ def test_the_first_pattern_wins_and_an_idle_one_is_refused() -> None:
     with pytest.raises(UserError, match=r"'gizmo\$' decides no parameter"):
         inventory_of(*models, modules=[(r"gizmo", "other"), (r"gizmo$", "q")])
     late = [(r"gizmo", "other"), (r"blocks\.0\.gizmo", "q")]
-    with pytest.raises(UserError, match="an earlier pattern took them all"):
+    with pytest.raises(UserError, match="an earlier pattern took all of them"):
         inventory_of(*models, modules=late)
 
 

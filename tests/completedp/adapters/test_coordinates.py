@@ -128,7 +128,7 @@ def test_a_module_called_twice_and_an_untrained_one_are_named() -> None:
 
 
 def test_a_module_that_is_never_called_cannot_be_watched(cache: Path) -> None:
-    with pytest.raises(UserError, match=r"attention_out \(Linear\) is never called"):
-        slopes(subject("external_models:reference", cache, width=32), "width")
+    with pytest.raises(UserError, match=r"attention_out \(Uncalled\) is never called"):
+        slopes(subject("external_models:uncalled_output", cache, width=32), "width")
     with pytest.raises(UserError, match=r"nn\.MultiheadAttention, which never calls"):
         slopes(subject("external_models:plain_bytes", cache, width=32), "width")

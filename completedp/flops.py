@@ -3,7 +3,7 @@
 `completedp.models` has the counts for either kind of model.
 
 A multiply-accumulate is 2 FLOPs. Attention is counted whole, causality not halving it, as
-`torch.utils.flop_counter` does. Norms, activations, rotations, the softmax and the optimiser are left
+`torch.utils.flop_counter` does. Norms, activations, rotations, the softmax and the optimizer are left
 out: at the sizes of use they are below a hundredth. Work done twice to save memory is not counted.
 """
 

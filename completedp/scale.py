@@ -61,5 +61,5 @@ class Ratios:
 
     @property
     def steps(self) -> float:
-        """S = m_D / m_B, the ratio of training steps, in every parameterisation."""
+        """S = m_D / m_B, the ratio of training steps, in every parameterization."""
         return self.tokens / self.batch

@@ -101,7 +101,7 @@ class SearchPhase:
     split: Split = "select"
     free: tuple[Part, ...]
 
-    def centre(self, study: Study) -> TrialRecord | None:
+    def center(self, study: Study) -> TrialRecord | None:
         """The trial that the strategy moves around. None: the preset's own values."""
         return None
 
@@ -151,13 +151,13 @@ class Module(SearchPhase):
     def runs(self, study: Study) -> Fraction:
         return study.search_limit - study.global_limit
 
-    def centre(self, study: Study) -> TrialRecord | None:
-        return study.centre
+    def center(self, study: Study) -> TrialRecord | None:
+        return study.center
 
     def next(self, study: Study, ask: Ask) -> TrialSpec | None:
         if not study.of_phase(self.name):
             if any(trial.phase == "global" for trial in study.pending):
-                return None  # the centre is not known yet
+                return None  # the center is not known yet
             incumbents(study)  # refuses to go on from nothing
         return super().next(study, ask)
 

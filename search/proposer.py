@@ -77,14 +77,14 @@ class Proposer:
             self._ax.tell(record)
 
     def _ask(self, phase: SearchPhase) -> dict[str, float]:
-        """The next trial's values: those that the phase moves, and those that it takes from its centre.
+        """The next trial's values: those that the phase moves, and those that it takes from its center.
 
         Losses at different scales cannot be compared, so the strategy sees trials at the scale of the next.
         """
-        centre, ratios = phase.centre(self.study), phase.ratios(self.study)
+        center, ratios = phase.center(self.study), phase.ratios(self.study)
         free = [c.name for c in self._space.part(*phase.free)]
-        fixed = centre.values if centre else {}
-        trials = [*([centre] if centre else []), *self.study.of_phase(phase.name)]
+        fixed = center.values if center else {}
+        trials = [*([center] if center else []), *self.study.of_phase(phase.name)]
         seen = [t.trial for t in trials if t.ratios == ratios]
         view = View(phase=phase.name, free=free, fixed=fixed, trials=seen)
         values = self._ax.ask(len(self.study.trials), view)

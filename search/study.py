@@ -202,7 +202,7 @@ class Study:
         return min(self.completed(phase), key=lambda t: t.loss or 0.0, default=None)
 
     @property
-    def centre(self) -> TrialRecord | None:
+    def center(self) -> TrialRecord | None:
         """The global configuration that the per-module phase moves around: the best before it began.
 
         Later global trials (of a raised budget) compete as the baseline, but do not move it: per-module

@@ -1,4 +1,4 @@
-"""The verb that checks whether a parameterisation keeps a model's coordinates over scale."""
+"""The verb that checks whether a parameterization keeps a model's coordinates over scale."""
 
 from __future__ import annotations
 

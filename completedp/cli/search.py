@@ -13,7 +13,7 @@ from completedp import trust
 from completedp.cli.inspect import Modules, with_model
 from completedp.cli.options import DEFAULT_ROOT, Device, Json, Root, RunCode, Seed
 from completedp.cli.output import print_json
-from completedp.cli.status import allow_code_of, show_summary
+from completedp.cli.report import allow_code_of, show_summary
 from completedp.errors import UserError, located
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ MOST_EPOCHS = 4  # repeated data is nearly as good as new up to about four times
 LONG_HOURS = 1.0
 # Share of the measured matmul rate that training reaches: tiny models on a CPU thread 0.4 to 0.5 of it,
 # larger ones on a GPU about 0.4. Only for the estimate printed before the start.
-UTILISATION = 0.4
+UTILIZATION = 0.4
 # Of a layer's kernels, forward and backward, by whether they are compiled; what is not in layers counts as
 # one more. Measured on an H100 at 2 and 5 layers: 5.9 and 12.1 ms a step, compiled 4.0 and 7.6, the latter
 # without the gradients of q and k (benchmarks/results/h100/card.json).
@@ -65,7 +65,7 @@ def mean_seconds(runs: Sequence[tuple[Model, TrainConfig]], device: str) -> floa
     on_gpu = device.startswith("cuda")
     if on_gpu and not torch.cuda.is_available():
         return None
-    rate = UTILISATION * _matmul_rate(device, runs[0][1].precision)
+    rate = UTILIZATION * _matmul_rate(device, runs[0][1].precision)
     seconds = [
         max(
             training_flops(model, train.tokens) / rate,

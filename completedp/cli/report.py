@@ -31,7 +31,7 @@ def report(
 
 
 def allow_code_of(config: StudyConfig) -> None:
-    """Allow a study of this root the code that it was begun with."""
+    """Allow the user's code of a study under this root: an option allowed it when the study began."""
     from completedp.training.jobs import user_code
 
     for name in user_code(config.model, config.train).values():
@@ -39,6 +39,7 @@ def allow_code_of(config: StudyConfig) -> None:
 
 
 def show_summary(summary: dict[str, Any], recipe: Path, json: bool) -> None:
+    """Print a finished study's summary, as a document or as lines for people."""
     if json:
         print_json(summary)
     else:

@@ -120,7 +120,7 @@ def search(
         )
         folder = StudyFolder(root=root, name=resume)
         study = folder.read()
-        allow_code_of(study.spec.config)  # an option said so when it was begun
+        allow_code_of(study.spec.config)
         if budget is None and study.done:
             show_summary(study_run.report(folder, warn=console.print), folder.recipe, json)
             return
@@ -149,7 +149,7 @@ def search(
     if cost.doubts and not yes:
         raise UserError(f"{'; '.join(cost.doubts)}: add --yes if that is meant")
     folder, summary = asked.begin(console.print), None
-    # Stopped at once: what ran is begun, and its runs are made again.
+    # A second Ctrl-C stops at once. The runs that it ended are made again later.
     with contextlib.suppress(KeyboardInterrupt):
         summary = study_run.train(
             asked,
@@ -217,7 +217,7 @@ def _configured(
     freeze: str,
     start: Path | None,
 ) -> tuple[StudyConfig, str]:
-    """The preset with what the options say, and a word on it."""
+    """The preset changed by the options, and a few words on it."""
     from dataclasses import replace
 
     from completedp.adapters.source import imported
@@ -259,7 +259,7 @@ def _configured(
 
 
 def _start_values(recipe: Recipe, config: StudyConfig, path: Path) -> GlobalValues:
-    """The recipe's global values. They mean something at its own scale only."""
+    """The recipe's global values. They have a meaning only at the recipe's own scale."""
     if recipe.base != config.scale:
         raise UserError(
             f"--from {path}: the recipe is of {recipe.base}, the preset of {config.scale}; give a "

@@ -32,7 +32,7 @@ def status(
 
 
 def _state(root: Path, name: str, json: bool, alone: bool) -> dict[str, Any]:
-    """Where a study stands. If it is not `alone`, one that cannot be read must not hide the others."""
+    """The state of a study. A study that cannot be read must not hide others, unless it is `alone`."""
     from search.display import status_in_words
     from search.status import status_of
     from search.study_folder import StudyFolder

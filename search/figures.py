@@ -25,7 +25,7 @@ _LABELS = {"global": "global", "module": "per module"}
 def draw(study: Study, hparams: HParams, folder: Path) -> list[Path]:
     """Write every figure as PNG into `folder`, in place of earlier ones, and return their paths.
 
-    The multipliers drawn are those of `hparams`.
+    `hparams` gives the multipliers. Raises `UserError` if a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [_save(_loss_by_trial(study), folder / "loss_by_trial.png")]
@@ -34,7 +34,7 @@ def draw(study: Study, hparams: HParams, folder: Path) -> list[Path]:
         if name in hparams.types or name in hparams.depth:
             paths.append(_save(_multipliers(kind, hparams, study.spec.config.model), path))
         else:
-            path.unlink(missing_ok=True)  # an earlier configuration's
+            path.unlink(missing_ok=True)  # left by an earlier configuration
     return paths
 
 
@@ -47,7 +47,7 @@ def _save(figure: Any, path: Path) -> Path:
 def _loss_by_trial(study: Study) -> Any:
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     finite = [t.loss for phase in _COLORS for t in study.completed(phase) if t.loss is not None]
-    # The interesting losses are near the best. One far worse than the median is drawn at the edge.
+    # The interesting losses are near the best. A loss far above the median is drawn at the edge.
     low, middle = min(finite), sorted(finite)[len(finite) // 2]
     top = middle + 1.5 * (middle - low) + 0.01
     for phase, color in _COLORS.items():
@@ -109,7 +109,7 @@ def _multipliers(kind: Kind, hparams: HParams, model: Model) -> Any:
     for i, row in enumerate(table):
         for j, x in enumerate(row):
             color = "white" if abs(x) > 0.6 * reach else "black"
-            shown = round(x, 1) + 0.0  # no minus before a nought
+            shown = round(x, 1) + 0.0  # no minus sign before 0
             axes.text(j, i, f"{shown:+.1f}", ha="center", va="center", fontsize=7, color=color)
     axes.set_title(f"{kind.label}: log2 of type × depth", fontsize=9)
     figure.colorbar(image, ax=axes, shrink=0.8)

@@ -65,7 +65,7 @@ def coordcheck(
 ) -> None:
     """Train a model for a few steps at many scales: do its outputs, updates and gradients keep their size?
 
-    Exit status 1 and the names of the modules where they do not.
+    If they do not, it names the modules and ends with exit status 1.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from completedp import files

@@ -96,7 +96,7 @@ def search(
     # One BLAS thread each: the coordinator's own arithmetic must not take the workers' cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from completedp.runs.local import default_workers
-    from search import preflight, request, study_run
+    from search import preflight, request
     from search.display import display_on
     from search.status import status_of
     from search.study_folder import StudyFolder
@@ -122,6 +122,8 @@ def search(
         study = folder.read()
         allow_code_of(study.spec.config)
         if budget is None and study.done:
+            from search import study_run
+
             show_summary(study_run.report(folder, warn=console.print), folder.recipe, json)
             return
         asked = request.going_on(folder, budget=budget, device=_device(executor, device))
@@ -148,6 +150,8 @@ def search(
         return
     if cost.doubts and not yes:
         raise UserError(f"{'; '.join(cost.doubts)}: add --yes if that is meant")
+    from search import study_run  # seconds of Ax and MLflow, which a refusal need not wait for
+
     folder, summary = asked.begin(console.print), None
     # A second Ctrl-C stops at once. The runs that it ended are made again later.
     with contextlib.suppress(KeyboardInterrupt):

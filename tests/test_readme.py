@@ -26,5 +26,5 @@ def test_the_python_of_the_readme_runs(
     names: dict[str, object] = {}
     exec(compile(shorter + second, "README.md", "exec"), names)
     assert capsys.readouterr().out.splitlines()[-1].startswith("133,504 parameters")
-    assert "class" in str(names["code"])
+    assert "def " in str(names["code"])
     assert Path("mlruns/studies/study-1/recipe.yaml").exists()

@@ -13,7 +13,7 @@ from completedp import trust
 from completedp.cli.inspect import Modules, with_model
 from completedp.cli.options import DEFAULT_ROOT, Device, Json, Root, RunCode, Seed
 from completedp.cli.output import print_json
-from completedp.cli.status import allow_code_of, show_summary
+from completedp.cli.report import allow_code_of, show_summary
 from completedp.errors import UserError, located
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def search(
     # One BLAS thread each: the coordinator's own arithmetic must not take the workers' cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from completedp.runs.local import default_workers
-    from search import preflight, request, study_run
+    from search import preflight, request
     from search.display import display_on
     from search.status import status_of
     from search.study_folder import StudyFolder
@@ -120,8 +120,10 @@ def search(
         )
         folder = StudyFolder(root=root, name=resume)
         study = folder.read()
-        allow_code_of(study.spec.config)  # an option said so when it was begun
+        allow_code_of(study.spec.config)
         if budget is None and study.done:
+            from search import study_run
+
             show_summary(study_run.report(folder, warn=console.print), folder.recipe, json)
             return
         asked = request.going_on(folder, budget=budget, device=_device(executor, device))
@@ -148,8 +150,10 @@ def search(
         return
     if cost.doubts and not yes:
         raise UserError(f"{'; '.join(cost.doubts)}: add --yes if that is meant")
+    from search import study_run  # seconds of Ax and MLflow, which a refusal need not wait for
+
     folder, summary = asked.begin(console.print), None
-    # Stopped at once: what ran is begun, and its runs are made again.
+    # A second Ctrl-C stops at once. The runs that it ended are made again later.
     with contextlib.suppress(KeyboardInterrupt):
         summary = study_run.train(
             asked,
@@ -217,7 +221,7 @@ def _configured(
     freeze: str,
     start: Path | None,
 ) -> tuple[StudyConfig, str]:
-    """The preset with what the options say, and a word on it."""
+    """The preset changed by the options, and a few words on it."""
     from dataclasses import replace
 
     from completedp.adapters.source import imported
@@ -259,7 +263,7 @@ def _configured(
 
 
 def _start_values(recipe: Recipe, config: StudyConfig, path: Path) -> GlobalValues:
-    """The recipe's global values. They mean something at its own scale only."""
+    """The recipe's global values. They have a meaning only at the recipe's own scale."""
     if recipe.base != config.scale:
         raise UserError(
             f"--from {path}: the recipe is of {recipe.base}, the preset of {config.scale}; give a "

@@ -76,7 +76,7 @@ def steps(dimensions: int, rng: np.random.Generator) -> Point:
 def expected_best(history: History) -> Point | None:
     """The point of the trust region with the lowest expected loss, shape (D,).
 
-    None if fewer than two of the modelled trials have a loss.
+    None if fewer than two of the modeled trials have a loss.
     """
     from search.strategies.additive import AdditiveModel
 

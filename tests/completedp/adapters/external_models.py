@@ -104,20 +104,6 @@ def reference(width: int, depth: int) -> nn.Module:
     return LanguageModel(shape)
 
 
-class Uncalled(nn.Linear):
-    """A linear map whose weight is read without a module call, so no hook runs."""
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight)
-
-
-def uncalled_output(width: int, depth: int) -> nn.Module:
-    model = reference(width, depth)
-    for layer in model.layers:  # type: ignore[union-attr]
-        layer.attention.out = Uncalled(width, width, bias=False)
-    return model
-
-
 def plain_bytes(width: int, depth: int) -> nn.Module:
     model = Plain(width, depth)
     model.tok_emb, model.head = nn.Embedding(256, width), nn.Linear(width, 256)

@@ -128,7 +128,13 @@ def test_a_module_called_twice_and_an_untrained_one_are_named() -> None:
 
 
 def test_a_module_that_is_never_called_cannot_be_watched(cache: Path) -> None:
-    with pytest.raises(UserError, match=r"attention_out \(Uncalled\) is never called"):
-        slopes(subject("external_models:uncalled_output", cache, width=32), "width")
+    model = Twice()
+    ready = Ready(
+        model=model, optimizer=torch.optim.AdamW(model.parameters()), eps={},
+        loss=lambda x_BD: model(x_BD).sum(),
+        watched=(Watched(module_type="k", layer=None, part="hidden", module=model.idle),),
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"module of k \(Linear\) is never called"):
+        measure._calls(ready, torch.ones(1, 4))
     with pytest.raises(UserError, match=r"nn\.MultiheadAttention, which never calls"):
         slopes(subject("external_models:plain_bytes", cache, width=32), "width")

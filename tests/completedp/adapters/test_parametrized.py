@@ -145,7 +145,7 @@ def test_the_reference_models_values_are_those_of_its_plan(recipe: Recipe) -> No
 def test_a_hugging_face_models_base_is_derived(recipe: Recipe) -> None:
     scale = {"batch": recipe.base.batch, "tokens": recipe.base.tokens}
     with pytest.raises(
-        UserError, match="multipliers for module types that the model has not: q_norm"
+        UserError, match="multipliers for module types that the model does not have: q_norm"
     ):
         completedp.parametrize(
             on_meta("llama", width=64, depth=4), with_types(recipe, "q_norm"), **scale

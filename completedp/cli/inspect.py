@@ -133,7 +133,7 @@ def inspect(
     if (found.base_width, found.whole.base_layers) != (base_width, base_depth):
         raise UserError(
             f"--model {model} at width {base_width} and depth {base_depth} has width {found.base_width} and "
-            f"{found.whole.base_layers} layers; expected what it was asked for"
+            f"{found.whole.base_layers} layers; expected the size that it was asked for"
         )
     if json:
         print_json(summary.document(found))

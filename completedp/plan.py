@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from completedp import files, validation
 from completedp.config import SCHEMA, DataConfig, Model, ModelConfig, TrainConfig
+from completedp.errors import UserError, shown
 from completedp.models import reference_model
 from completedp.optimizer import TensorRow
 from completedp.resolved import Resolved
@@ -97,4 +98,8 @@ class Plan:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "plan") -> Plan:
         """From the file's content. `completedp.plan_check` says whether a trainer can use its values."""
+        if data.get("kind", "plan") != "plan":
+            raise UserError(
+                f"{where}: kind is {shown(data['kind'])}; expected a 'plan', as `completedp transfer` writes it"
+            )
         return validation.validate(cls, dict(data), where)

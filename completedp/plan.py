@@ -100,6 +100,7 @@ class Plan:
         """From the file's content. `completedp.plan_check` says whether a trainer can use its values."""
         if data.get("kind", "plan") != "plan":
             raise UserError(
-                f"{where}: kind is {shown(data['kind'])}; expected a 'plan', as `completedp transfer` writes it"
+                f"{where}: kind is {shown(data['kind'])}; expected a 'plan', as `completedp transfer` "
+                "writes it"
             )
         return validation.validate(cls, dict(data), where)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from completedp import files, validation
 from completedp.config import SCHEMA, DataConfig, Model, ModelConfig, TrainConfig
+from completedp.errors import UserError, shown
 from completedp.models import reference_model
 from completedp.optimizer import TensorRow
 from completedp.resolved import Resolved
@@ -101,4 +102,9 @@ class Plan:
 
         The values are not checked here: `completedp.plan_check` does that.
         """
+        if data.get("kind", "plan") != "plan":
+            raise UserError(
+                f"{where}: kind is {shown(data['kind'])}; expected a 'plan', as `completedp transfer` "
+                "writes it"
+            )
         return validation.validate(cls, dict(data), where)

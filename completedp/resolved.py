@@ -60,7 +60,12 @@ class Resolved:
             )
         others = {n: k for n, k in coefficient_kinds().items() if k.name != "residual"}
         for name in self.coefficients.keys() - others.keys():
-            raise UserError(f"coefficients.{name}: unknown name; expected one of {sorted(others)}")
+            known = (
+                f"one of {', '.join(sorted(others))}"
+                if others
+                else "none: this version has no such kind"
+            )
+            raise UserError(f"coefficients.{name}: unknown name; expected {known}")
         given = {f"residual.{b}": (KINDS["residual"], c) for b, c in self.residual.items()}
         given |= {f"coefficients.{n}": (others[n], c) for n, c in self.coefficients.items()}
         for path, (kind, values) in given.items():

@@ -81,6 +81,9 @@ def _sentence(kind: Any, fault: Mapping[str, Any], where: str) -> str:
         expected = fault["ctx"]["expected_tags"].replace("'", "").replace(", ", " or ")
         return f"{where}: {path}.kind is {shown(given.get('kind'))}; expected {expected}"
     if fault["type"] == "union_tag_not_found":
+        if isinstance(given, Mapping):  # its tag is null, as in `kind:` with nothing behind it
+            kinds = " or ".join(member.kind for member in _members(_hints(owner)[keys[-1]]))
+            return f"{where}: {path}.kind is {shown(given.get('kind'))}; expected {kinds}"
         return f"{where}: {path} is {shown(given)}; expected a mapping"
     cause = fault.get("ctx", {}).get("error")
     if isinstance(cause, FieldError):
@@ -109,7 +112,10 @@ def _resolved(kind: Any, location: Location) -> tuple[list[str], Any]:
 @functools.cache
 def _hints(kind: Any) -> Mapping[str, Any]:
     """The declared types of a dataclass's fields. Cached, because every wrong row of a long list asks."""
-    return typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+    if not dataclasses.is_dataclass(kind):
+        return {}
+    hints = typing.get_type_hints(kind)
+    return {f.name: hints[f.name] for f in dataclasses.fields(kind)}
 
 
 def _members(kind: Any) -> list[Any]:

@@ -80,11 +80,16 @@ def export(plan: Plan | Path | str, format: str) -> str:
     Needs torch alone. In the training loop:
     """
     from completedp.plan import Plan
+    from completedp.plan_check import check_plan
     from transfer.exports import format_named
     from transfer.planning.planner import read_plan
 
     form = format_named(format)
-    return form.render(plan if isinstance(plan, Plan) else read_plan(Path(plan)))
+    if isinstance(plan, Plan):
+        check_plan(plan)
+    else:
+        plan = read_plan(Path(plan))
+    return form.render(plan)
 
 
 def speedup(

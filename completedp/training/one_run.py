@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from completedp import files, root_layout
 from completedp.config import DataConfig, check_together
+from completedp.errors import UserError
 from completedp.models import content_of
 from completedp.plan import Plan
-from completedp.plan_check import read_plan
+from completedp.plan_check import check_plan, read_plan
 
 if TYPE_CHECKING:
     from completedp.runs.job import Job, Outcome, Progress
@@ -93,7 +94,7 @@ def train(
     data: str | None = None,
     seed: int = 0,
     root: Path | str = root_layout.DEFAULT,
-    out: Path | None = None,
+    out: Path | str | None = None,
     device: str = "auto",
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Outcome:
@@ -119,8 +120,12 @@ def train(
         >>> outcome = completedp.train("plan.yaml", seed=1)
         >>> outcome.status, outcome.loss
     """
+    if seed < 0:
+        raise UserError(f"seed is {seed}; expected a whole number, 0 or more")
     stem = "plan"
-    if not isinstance(plan, Plan):
+    if isinstance(plan, Plan):
+        check_plan(plan)
+    else:
         path = Path(plan)
         plan, stem = read_plan(path), path.stem
     prepared = PlanRun.of(
@@ -128,7 +133,7 @@ def train(
         data=data,
         seed=seed,
         root=Path(root),
-        out=out,
+        out=None if out is None else Path(out),
         device=device,
         parallel=None,
         stem=stem,

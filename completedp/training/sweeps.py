@@ -67,6 +67,8 @@ def train_all(
 
     first = wanted[0].plan
     chosen = str(pick_device(device))
+    if workers is not None and workers < 1:
+        raise UserError(f"workers is {workers}; expected 1 or more")
     count = workers or default_workers(chosen)
     corpus = _corpus(first, root)
     digest = None if corpus is None else corpus.digest

@@ -58,6 +58,14 @@ def test_a_model_is_read_with_and_without_its_kind(model: dict[str, object], kin
             {**REFERENCE, "kind": ["a"]},
             r"^x: model\.kind is \['a'\]; expected reference or external",
         ),
+        (
+            {**REFERENCE, "kind": None},
+            r"^x: model\.kind is None; expected reference or external$",
+        ),
+        (
+            {**REFERENCE, "LARGEST": 3},
+            r"^x: model\.LARGEST: unknown key; known: activation, context",
+        ),
         ({**EXTERNAL, "kind": "reference"}, r"x: model\.source: unknown key"),
         ([REFERENCE], r"^x: model is .*; expected a mapping$"),
         (None, r"^x: model is None; expected a mapping$"),

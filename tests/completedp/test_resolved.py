@@ -1,5 +1,6 @@
 """Per-module values against the worked vectors; folding; refusals."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -113,3 +114,11 @@ def test_beta_below_zero_is_refused_by_name() -> None:
     )
     with pytest.raises(completedp.UserError, match=r"layers.0.attention.q.weight: beta1"):
         completedp.resolve(hparams, inventory, completedp.Ratios())
+
+
+def test_an_unknown_coefficient_is_refused_if_no_kind_has_any() -> None:
+    resolved = dataclasses.replace(resolve_case(CASES[0]), coefficients={"foo": (1.0,)})
+    with pytest.raises(
+        completedp.UserError, match=r"foo: unknown name; expected none: this version"
+    ):
+        resolved.check_coefficients(CASES[0]["layers"])

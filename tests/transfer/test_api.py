@@ -1,5 +1,6 @@
 """The Python calls: they give what their verbs write, are light to import, and have examples that run."""
 
+import dataclasses
 import doctest
 import subprocess
 import sys
@@ -71,10 +72,27 @@ def test_mistakes_are_user_errors(recipe: Recipe) -> None:
         transfer.plan(recipe, aspect=16.0)
     with pytest.raises(UserError, match=r"tokens is 1000000\.0; expected a whole number"):
         transfer.plan(recipe, tokens=1e6)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"depth is True; expected a whole number"):
+        transfer.plan(recipe, depth=True)
+    with pytest.raises(UserError, match=r"flops is '1e12'; expected a finite number above 0"):
+        transfer.plan(recipe, flops="1e12")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="unknown rule option 'alhpa'; did you mean 'alpha'"):
         transfer.plan(recipe, width=64, alhpa=1.0)
     with pytest.raises(UserError, match=r"absent\.yaml: no such file"):
         transfer.export("absent.yaml", "hf")
+
+
+def test_a_plan_with_values_that_no_trainer_takes_is_not_exported(recipe: Recipe) -> None:
+    plan = base_plan(recipe)
+    first, *others = plan.tensors
+    wrong = dataclasses.replace(plan, tensors=(dataclasses.replace(first, lr=-1.0), *others))
+    with pytest.raises(UserError, match=r"lr is -1\.0; expected at most"):
+        transfer.export(wrong, "torch")
+
+
+def test_no_measurement_has_less_than_one_worker(recipe: Recipe) -> None:
+    with pytest.raises(UserError, match=r"workers is 0; expected 1 or more"):
+        transfer.speedup(recipe, workers=0, root="root", dry_run=True)
 
 
 def test_the_package_and_its_registry_are_light() -> None:

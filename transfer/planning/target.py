@@ -10,8 +10,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
+from completedp import reading
 from completedp.config import ExternalModel, Model, ModelConfig
-from completedp.errors import UserError
+from completedp.errors import UserError, shown
 from completedp.models import external_model, parameter_count, training_flops
 from completedp.recipe import Recipe
 from completedp.scale import Scale
@@ -60,9 +61,9 @@ class TargetRequest:
         given.pop("token_rule", None)
         for name, value in given.items():
             if name in ("flops", "parameters", "aspect"):
-                if not (math.isfinite(value) and value > 0):
-                    raise UserError(f"{name} is {value}; expected a finite number above 0")
-            elif not isinstance(value, int) or value < 1:
+                if not (reading.is_number(value) and value > 0):
+                    raise UserError(f"{name} is {shown(value)}; expected a finite number above 0")
+            elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise UserError(f"{name} is {value}; expected a whole number, 1 or more")
             if value > LARGEST:
                 raise UserError(f"{name} is above {LARGEST:g}: beyond any training")

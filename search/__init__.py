@@ -117,6 +117,8 @@ def _trained(
     from search.display import Callback
     from search.study_run import train
 
+    if workers is not None and workers < 1:  # before a study begins that nothing trains
+        raise UserError(f"workers is {workers}; expected 1 or more, or None")
     # Seconds that a run should take: they tell a run that hangs from a slow one.
     forecast = None if request.study.done else request.forecast(workers=1).seconds_per_run
     folder = request.begin(logging.getLogger(__name__).warning)

@@ -12,7 +12,7 @@ from typing import Any
 
 from completedp import files, root_layout
 from completedp.config import StudyConfig
-from completedp.errors import UserError
+from completedp.errors import UserError, first_line
 from completedp.hparams import HParams
 from completedp.models import grown_inventory, kind_of, own_inventory
 from completedp.resolved import resolve
@@ -37,6 +37,7 @@ from search.study import Study
 from search.study_folder import StudyFolder
 
 MakeDisplay = Callable[[Study], Display]
+EXPERIMENT = "experiment.json"
 
 
 def train(
@@ -126,6 +127,7 @@ def run(
             summary = _write_results(folder, study)
             if not study.done:
                 journal.append({"event": "done"})
+            _write_experiment(folder, study, shown.say)
             return summary
 
 
@@ -179,16 +181,28 @@ def report(folder: StudyFolder, *, warn: Callable[[str], object]) -> dict[str, A
         warn(f"{folder.path}: cannot be written; recipe and figures are left as they are")
         return summarize(study, build_recipe(study))
     with Lock(folder.lock):
-        return _write_results(folder, study)
+        summary = _write_results(folder, study)
+        _write_experiment(folder, study, warn)
+        return summary
 
 
 def _write_results(folder: StudyFolder, study: Study) -> dict[str, Any]:
     recipe = build_recipe(study)
     summary = summarize(study, recipe)
     recipe.write(folder.recipe)
-    AxExperiment(study).save(folder.path / "experiment.json")
     files.write_json(folder.path / "summary.json", summary)
     best = study.best("module")
     drawn = Space.from_config(study.spec.config).to_hparams(best.values) if best else recipe.hparams
     draw(study, drawn, folder.path / "figures")
     return summary
+
+
+def _write_experiment(folder: StudyFolder, study: Study, warn: Callable[[str], object]) -> None:
+    """Write what Ax opens. It comes last, and a failure of Ax is a warning: nothing else waits for it."""
+    try:
+        AxExperiment(study).save(folder.path / EXPERIMENT)
+    except Exception as error:
+        warn(
+            f"{folder.path / EXPERIMENT}: Ax could not write it ({first_line(error)}); all other results are "
+            f"there, and 'completedp report {folder.name}' tries again"
+        )

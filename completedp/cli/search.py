@@ -96,7 +96,7 @@ def search(
     # One BLAS thread each: the coordinator's own arithmetic must not take the workers' cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from completedp.runs.local import default_workers
-    from search import preflight, request
+    from search import preflight
     from search.display import display_on
     from search.status import status_of
     from search.study_folder import StudyFolder
@@ -126,13 +126,18 @@ def search(
 
             show_summary(study_run.report(folder, warn=console.print), folder.recipe, json)
             return
+        from search import request  # seconds of torch, which the refusals above need not wait for
+
         asked = request.going_on(folder, budget=budget, device=_device(executor, device))
     else:
-        chosen = _device(executor, device)
         if budget is None:
             raise UserError(
                 "--budget is missing; give the number of training runs, as --budget 200"
             )
+        preflight.check_budget(budget)
+        chosen = _device(executor, device)
+        from search import request
+
         config, why = _configured(
             preset, chosen, loop, model, width, depth, modules, data, strategy, freeze, start
         )
@@ -190,10 +195,10 @@ def _whole_number(option: str, text: str) -> int:
 
 
 def _device(executor: str, device: str) -> str:
-    from search.request import device_for
-
     if executor not in ("local", "ray"):
         raise UserError(f"--executor is {executor!r}; expected local or ray")
+    from search.request import device_for
+
     return device_for(device, remote=executor == "ray")
 
 

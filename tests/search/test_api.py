@@ -111,6 +111,8 @@ def test_mistakes_are_said_before_anything_is_written(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=says):
             search.run(config, budget=budget, root=root, device="cpu")
+    with pytest.raises(UserError, match="workers is 0; expected 1 or more"):
+        search.run(tiny, budget=20, root=root, device="cpu", workers=0)
     with pytest.raises(UserError, match="no study 'nobody'"):
         search.resume("nobody", root=root, device="cpu")
     assert not root.exists()

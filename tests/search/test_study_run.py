@@ -1,6 +1,7 @@
 """A whole study on a bowl: budget, phases, confirmation, resume, interruption, raised budgets."""
 
 import dataclasses
+import io
 import json
 import os
 from collections import Counter
@@ -25,6 +26,7 @@ from completedp.runs.local import InProcessExecutor
 from completedp.runs.lock import Held, Lock
 from completedp.training.forecast import Forecast
 from search import preflight, study_folder, study_run
+from search.ax_experiment import AxExperiment
 from search.display import display_on
 from search.figures import draw
 from search.study import SMALLEST_BUDGET, confirmation_runs
@@ -341,6 +343,34 @@ def test_a_study_that_cannot_be_written_is_still_shown(
     warned: list[str] = []
     assert study_run.report(folder, warn=warned.append) == summary
     assert "cannot be written; recipe and figures are left" in warned[0]
+
+
+def test_ax_may_fail_and_no_result_is_lost(
+    tmp_path: Path, config: StudyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = begun(tmp_path / "whole", config, budget=12)
+    expected = go_on(whole, config)
+    folder = begun(tmp_path / "broken", config, budget=12)
+
+    def broken(*_: object) -> None:
+        raise KeyError("generation_strategy")
+
+    monkeypatch.setattr(AxExperiment, "save", broken)
+    said = io.StringIO()
+    display = display_on(Console(file=said))
+    assert study_run.run(folder, InProcessExecutor(), job_factory(config), display=display) == (
+        expected
+    )
+    assert "experiment.json: Ax could not write it" in said.getvalue().replace("\n", "")
+    assert folder.read().done
+    assert folder.recipe.read_bytes() == whole.recipe.read_bytes()
+    assert {path.name for path in whole.path.iterdir()} - {
+        path.name for path in folder.path.iterdir()
+    } == {"experiment.json"}
+    monkeypatch.undo()
+    study_run.report(folder, warn=pytest.fail)
+    written = [(f.path / "experiment.json").read_bytes() for f in (folder, whole)]
+    assert written[0] == written[1]
 
 
 def test_two_searches_that_begin_at_once_have_a_name_each(

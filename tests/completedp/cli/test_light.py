@@ -21,11 +21,11 @@ finally:
 """
 
 
-def loaded_by(arguments: list[str], folder: Path) -> set[str]:
+def loaded_by(arguments: list[str], folder: Path, status: int = 0) -> set[str]:
     done = subprocess.run(
         [sys.executable, "-c", PROBE, *arguments], cwd=folder, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == status, done.stderr
     return set(json.loads(done.stderr.splitlines()[-1]))
 
 
@@ -49,6 +49,25 @@ def test_light_verbs_load_nothing_heavy(
 ) -> None:
     recipe.write(tmp_path / "recipe.yaml")
     assert loaded_by(arguments, tmp_path) & HEAVY == set()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--budget", "11"],
+        ["--budget", "12", "--workers", "0"],
+        ["--budget", "12", "--executor", "slurm"],
+        ["--resume", "none"],
+        ["--resume", "none", "--preset", "tiny"],
+    ],
+    ids=" ".join,
+)
+def test_a_search_that_is_refused_does_not_wait_for_torch(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    loaded = loaded_by(["search", *arguments], tmp_path, status=2)
+    assert loaded & (HEAVY - {"numpy"}) == set()
 
 
 def test_the_program_itself_loads_no_file_format() -> None:

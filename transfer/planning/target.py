@@ -126,8 +126,17 @@ def target_for(recipe: Recipe, request: TargetRequest) -> Target:
     base = recipe.base
     if (batch, tokens) != (base.batch, base.tokens):  # the base keeps its broken last step
         whole = round(tokens / batch) * batch
+        if whole == 0 and request.flops is not None:
+            raise UserError(
+                f"flops is {request.flops:.4g}; one batch of {batch:,} tokens through the nearest model "
+                f"(width {model.width}, depth {model.depth}) takes "
+                f"{float(training_flops(model, batch)):.4g}: give more"
+            )
         if whole == 0:
-            raise UserError(_less_than_a_batch(request, model, tokens, batch))
+            raise UserError(
+                f"tokens is {tokens}; expected at least one batch of {batch} tokens: give more tokens or a "
+                "smaller batch"
+            )
         reason += "" if whole == tokens else "; rounded to whole batches"
         tokens = whole
     return Target(
@@ -153,24 +162,19 @@ def _shape(recipe: Recipe, request: TargetRequest, rule: TokenRule) -> tuple[Mod
     external = external_model(recipe.model)
     if external is not None and (request.shape_given or not request.sized):
         return _external_shape(external, request)
-    base = recipe.base
+    base, width, depth, parts = recipe.base, request.width, request.depth, request.tensor_parallel
     aspect = request.aspect or base.width / base.depth
     family = Family(
-        base=recipe.reference,
-        aspect=aspect,
-        tensor_parallel=request.tensor_parallel,
-        width=request.width,
-        depth=request.depth,
+        base=recipe.reference, aspect=aspect, tensor_parallel=parts, width=width, depth=depth
     )
     by_aspect = f"aspect ratio {aspect:.4g} {'given' if request.aspect else 'of the recipe'}"
     heads = f"whole heads ({family.unit} features)"
     reasons = {"width": f"{by_aspect}, {heads}", "depth": f"{by_aspect}, whole layers"}
     if request.sized and not request.shape_given:
         model = _sized(family, request, rule)
-        if request.depth or request.width:
+        if depth or width:
             reasons = {"width": f"by the budget, {heads}", "depth": "by the budget, whole layers"}
     else:
-        width, depth = request.width, request.depth
         if request.aspect is None:
             reasons = dict.fromkeys(reasons, "the base's")
             width, depth = width or base.width, depth or base.depth
@@ -182,10 +186,8 @@ def _shape(recipe: Recipe, request: TargetRequest, rule: TokenRule) -> tuple[Mod
     decisions = _shape_decisions(model, reasons)
     if model.ffn * base.width != recipe.reference.ffn * model.width:
         ratio = recipe.reference.ffn / base.width
-        reason = f"{ratio:.4g} x the width as at the base, rounded to "
-        reason += (
-            "a whole number" if request.tensor_parallel == 1 else f"{request.tensor_parallel} parts"
-        )
+        rounded = "a whole number" if parts == 1 else f"{parts} parts"
+        reason = f"{ratio:.4g} x the width as at the base, rounded to {rounded}"
         decisions.append(Decision(name="ffn", value=model.ffn, reason=reason))
     return model, decisions
 
@@ -236,19 +238,6 @@ def _tokens(request: TargetRequest, model: Model, rule: TokenRule) -> tuple[int,
     return paid, reason if known else f"{reason} (the shape is the nearest to {rule.reason})"
 
 
-def _less_than_a_batch(request: TargetRequest, model: Model, tokens: int, batch: int) -> str:
-    if request.flops is None:
-        return (
-            f"tokens is {tokens}; expected at least one batch of {batch} tokens: "
-            "give more tokens or a smaller batch"
-        )
-    return (
-        f"flops is {request.flops:.4g}; one batch of {batch:,} tokens through the nearest model "
-        f"(width {model.width}, depth {model.depth}) takes {float(training_flops(model, batch)):.4g}: "
-        "give more"
-    )
-
-
 def _batch(recipe: Recipe, tokens: int, given: int | None) -> tuple[int, str]:
     """Tokens per step, and the reason."""
     context, base = recipe.model.context, recipe.base
@@ -284,5 +273,4 @@ def microbatch(recipe: Recipe, batch: int) -> int:
 
 def best_batch(recipe: Recipe, tokens: int) -> float:
     """Tokens per step: the base's batch, grown with the tokens."""
-    grown: float = recipe.base.batch * (tokens / recipe.base.tokens) ** BATCH_EXPONENT
-    return grown
+    return float(recipe.base.batch * (tokens / recipe.base.tokens) ** BATCH_EXPONENT)

@@ -68,9 +68,8 @@ class LossLaw:
                 )
 
     def tokens(self, parameters: int) -> float:
-        log_tokens = (
-            math.log(self.beta * self.B / (self.alpha * self.A)) + self.alpha * math.log(parameters)
-        ) / self.beta
+        ratio = math.log(self.beta * self.B / (self.alpha * self.A))
+        log_tokens = (ratio + self.alpha * math.log(parameters)) / self.beta
         if log_tokens >= math.log(2.0**1023):
             return math.inf
         return math.exp(max(log_tokens, math.log(SMALLEST)))

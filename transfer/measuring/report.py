@@ -184,7 +184,7 @@ def _row(cell: _Cell, base: Sweep | None) -> dict[str, Any]:
             "place": here.place,
             "octaves": cell.estimate(here.optimum_R),
             "loss": float(here.loss_R(here.optimum_R)[0]) if inside else None,
-            "parabola": dataclasses.asdict(here.parabola) if inside else None,
+            "parabola": here.parabola if inside else None,
         }
     if here is not None and base is not None and base.place == "inside":
         moved = cell.estimate(here.optimum_R - base.optimum_R)

@@ -77,9 +77,7 @@ def limitations(plan: Plan) -> Iterator[str]:
         "same training with AdamW and with no other optimizer."
     )
     if plan.output_multiplier != 1.0:
-        yield (
-            "The model has no multiplier on the logits: it is folded into lm_head, in the same way."
-        )
+        yield "The model has no multiplier on the logits: it is folded into lm_head, in the same way."
     if plan.train.clip:
         yield (
             "Trainer would clip by the norm of the folded gradients, which is another norm: its "

@@ -7,7 +7,6 @@ near the reference; the file names what nanoGPT's GPT lacks and refuses a GPT th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from completedp.errors import UserError
 from completedp.plan import Plan
@@ -38,13 +37,14 @@ def render(plan: Plan) -> str:
 
     Raises `UserError` for grouped queries: c_attn has as many keys and values as queries.
     """
-    if plan.reference.queries_per_kv != 1:
+    model, train = plan.reference, plan.train
+    if model.queries_per_kv != 1:
         raise UserError(
-            f"model.queries_per_kv is {plan.reference.queries_per_kv}; nanoGPT's attention has as many keys "
+            f"model.queries_per_kv is {model.queries_per_kv}; nanoGPT's attention has as many keys "
             "and values as queries: use --format torch, hf or torchtitan"
         )
     # train.py's plain names show a hidden matrix of the middle layer.
-    middle = ("ffn_up", plan.reference.depth // 2)
+    middle = ("ffn_up", model.depth // 2)
     row = next(row for row in plan.tensors if (row.module_type, row.layer) == middle)
     reference = {
         "learning_rate": row.lr,
@@ -52,11 +52,27 @@ def render(plan: Plan) -> str:
         "beta1": row.beta1,
         "beta2": row.beta2,
     }
+    at_once = train.microbatch or train.batch
     tables = {
-        **_settings(plan, row.lr),
+        "n_layer": model.depth,
+        "n_head": model.heads,
+        "n_embd": model.width,
+        "block_size": model.context,
+        "bias": False,
+        "dropout": 0.0,
+        "batch_size": at_once // model.context,
+        "gradient_accumulation_steps": train.batch // at_once,
+        "max_iters": train.steps - 1,  # the last step's number, counted from 0
+        "decay_lr": train.schedule == "cosine",
+        "warmup_iters": round(train.warmup * train.steps),
+        "lr_decay_iters": train.steps,
+        "min_lr": row.lr * train.final_lr,
+        "grad_clip": 0.0,
+        "dtype": train.precision,
+        "compile": train.compile,
         **reference,
         "init_seed": 0,
-        "FFN: int": plan.reference.ffn,
+        "FFN: int": model.ffn,
         "REFERENCE: dict[str, float]": reference,
     }
     return python_file.render(
@@ -80,9 +96,7 @@ def limitations(plan: Plan) -> Iterator[str]:
     if any(parts.values()):
         lacks = ", ".join(part for part, is_needed in parts.items() if is_needed)
         yield f"nanoGPT's GPT lacks {lacks}; it is refused until model.py has them."
-    yield (
-        "nanoGPT's GPT ties lm_head to wte and keeps q, k and v in one matrix: the file separates them."
-    )
+    yield "nanoGPT's GPT ties lm_head to wte and keeps q, k and v in one matrix: the file separates them."
     yield (
         "nanoGPT's GPT has no residual multipliers: they are folded into both c_proj, which is the same "
         "training with AdamW and with no other optimizer."
@@ -93,9 +107,7 @@ def limitations(plan: Plan) -> Iterator[str]:
         "looked at; another learning_rate scales all, another of the others is refused."
     )
     if plan.output_multiplier != 1.0:
-        yield (
-            "nanoGPT's GPT has no multiplier on the logits: it is folded into lm_head, in the same way."
-        )
+        yield "nanoGPT's GPT has no multiplier on the logits: it is folded into lm_head, in the same way."
     if train.schedule != "cosine":
         yield (
             f"train.py's only schedule is a cosine: decay_lr is False, and the optimizer applies "
@@ -111,29 +123,4 @@ def limitations(plan: Plan) -> Iterator[str]:
             "train.py has no z-loss: GPT adds it in training, so the loss of a step is printed with it "
             "(those of an evaluation without)."
         )
-    yield (
-        f"Vocabulary and data are train.py's own: give it a data set of {model.vocab_size} tokens."
-    )
-
-
-def _settings(plan: Plan, lr: float) -> dict[str, Any]:
-    model, train = plan.reference, plan.train
-    at_once = train.microbatch or train.batch
-    return {
-        "n_layer": model.depth,
-        "n_head": model.heads,
-        "n_embd": model.width,
-        "block_size": model.context,
-        "bias": False,
-        "dropout": 0.0,
-        "batch_size": at_once // model.context,
-        "gradient_accumulation_steps": train.batch // at_once,
-        "max_iters": train.steps - 1,  # the last step's number, counted from 0
-        "decay_lr": train.schedule == "cosine",
-        "warmup_iters": round(train.warmup * train.steps),
-        "lr_decay_iters": train.steps,
-        "min_lr": lr * train.final_lr,
-        "grad_clip": 0.0,
-        "dtype": train.precision,
-        "compile": train.compile,
-    }
+    yield f"Vocabulary and data are train.py's own: give it a data set of {model.vocab_size} tokens."

@@ -61,17 +61,13 @@ def limitations(plan: Plan) -> Iterator[str]:
         "Initial values are drawn by torchtitan's generator: their standard deviations are the plan's, "
         "their numbers are not those of `completedp train`."
     )
-    yield (
-        "A parameter pattern must match in every model part, so there is no pipeline parallelism."
-    )
+    yield "A parameter pattern must match in every model part, so there is no pipeline parallelism."
     yield (
         "torchtitan's warm-up is a step shorter than the plan's: lr_scheduler is replaced, and its options "
         "are refused."
     )
     if plan.output_multiplier != 1.0:
-        yield (
-            "The model has no multiplier on the logits: it is folded into lm_head, in the same way."
-        )
+        yield "The model has no multiplier on the logits: it is folded into lm_head, in the same way."
     if plan.train.clip:
         yield (
             "torchtitan would clip by the norm of the folded gradients, which is another norm: max_norm "
@@ -83,4 +79,4 @@ def limitations(plan: Plan) -> Iterator[str]:
             "torchtitan has no z-loss: a loss with it replaces its own, is the sum in the log, and "
             "refuses logits that tensor parallelism has split."
         )
-    yield ("Data, evaluation, microbatches and compilation are torchtitan's own settings.")
+    yield "Data, evaluation, microbatches and compilation are torchtitan's own settings."

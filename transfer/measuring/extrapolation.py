@@ -70,8 +70,8 @@ class Law:
 
     base: float
     E: float
-    A: tuple[float, float]
-    gamma: tuple[float, float]
+    A: tuple[float, ...]
+    gamma: tuple[float, ...]
 
     @np.errstate(all="ignore")
     def loss(self, arm: int, flops: Vector | float) -> Any:
@@ -204,14 +204,8 @@ def _fits(data: Measured, mean_RAS: Vector) -> list[Law]:
     for r, g in enumerate(best_R):
         slope_A = slope_RGA[r, g]
         A_A = np.exp(y_RGA[r, g] - slope_A * x_RGA[r, g])
-        laws.append(
-            Law(
-                base=base,
-                E=float(E_RG[r, g]),
-                A=(float(A_A[0]), float(A_A[1])),
-                gamma=(-float(slope_A[0]), -float(slope_A[1])),
-            )
-        )
+        A, gamma = tuple(A_A.tolist()), tuple((-slope_A).tolist())
+        laws.append(Law(base=base, E=float(E_RG[r, g]), A=A, gamma=gamma))
     return laws
 
 

@@ -1,7 +1,7 @@
-"""The study configuration: what is trained, on what, how, from which values, and where to search.
+"""The study configuration: the model, the data, the training, the start values, and the search.
 
-Plain frozen dataclasses with checks of their own, so that a worker with only torch and numpy can build
-them; `completedp.files` reads and writes them as YAML.
+These are plain frozen dataclasses that check themselves. A worker that has only torch and numpy can build
+them. `completedp.files` and `completedp.validation` read and write them as YAML.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ Schedule = Literal["cosine", "wsd", "linear"]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The reference decoder's shape. Width grows by heads of a fixed `head_dim`; sizes are in features."""
+    """The reference decoder's shape: sizes in features, `depth` in layers, `context` in tokens.
+
+    Width grows by heads of a fixed `head_dim`. Raises `UserError` for a shape that cannot be built.
+    """
 
     kind: Literal["reference"] = "reference"
     width: int
@@ -39,7 +42,7 @@ class ModelConfig:
     qk_norm: bool = True
     rope_base: float = 10_000.0
 
-    # Far beyond any model, and yet every tensor of one can be listed.
+    # Far beyond any model, but small enough that every tensor can be listed.
     LARGEST: ClassVar[Mapping[str, int]] = {
         "width": 2**18,
         "depth": 2**12,
@@ -52,15 +55,7 @@ class ModelConfig:
         for name, most in self.LARGEST.items():
             if getattr(self, name) > most:
                 raise UserError(f"model.{name} is {getattr(self, name)}; expected at most {most}")
-        for name in (
-            "width",
-            "depth",
-            "head_dim",
-            "ffn",
-            "vocab_size",
-            "context",
-            "queries_per_kv",
-        ):
+        for name in (*self.LARGEST, "head_dim", "queries_per_kv"):
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name} is {getattr(self, name)}; expected 1 or more")
         if not (math.isfinite(self.rope_base) and self.rope_base > 0):
@@ -88,8 +83,10 @@ class ModelConfig:
         return self.activation == "swiglu"
 
     def scaled(self, *, width: int, depth: int, ffn_multiple: int = 1) -> ModelConfig:
-        """The same family at another width and depth; d_ff / d_model stays, but for rounding d_ff to a
-        multiple of `ffn_multiple`."""
+        """The same family at another width and depth.
+
+        d_ff / d_model stays, except that d_ff is rounded to a multiple of `ffn_multiple`.
+        """
         ffn = ffn_multiple * max(1, round(self.ffn * width / self.width / ffn_multiple))
         return dataclasses.replace(self, width=width, depth=depth, ffn=ffn)
 
@@ -109,9 +106,12 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ExternalModel:
-    """An external model at one width and depth. `source` is `hf:CONFIG.json` or `package.module:factory`.
-    `modules` are pairs (pattern, module type) in order; the first match wins. `context` is the length of the
-    sequences it trains on, in tokens."""
+    """An external model at one width (features) and depth (layers).
+
+    `source` is `hf:CONFIG.json` or `package.module:factory`. `modules` are pairs (pattern, module type) in
+    order, and the first match wins. `context` is the length of a training sequence in tokens. Raises
+    `UserError` for a size out of range.
+    """
 
     kind: Literal["external"] = "external"
     source: str
@@ -123,7 +123,7 @@ class ExternalModel:
 
     def __post_init__(self) -> None:
         pairs = tuple((pattern, module_type) for pattern, module_type in self.modules)
-        object.__setattr__(self, "modules", pairs)  # lists, where it comes from JSON
+        object.__setattr__(self, "modules", pairs)  # JSON gives lists
         for name in ("width", "depth", "vocab_size", "context"):
             value = getattr(self, name)
             if not 1 <= value <= ModelConfig.LARGEST[name]:
@@ -137,7 +137,7 @@ class ExternalModel:
 
 
 class _ByKind:
-    """Tells the two apart by `kind` where pydantic reads a file; nothing imports pydantic before."""
+    """Tells the two kinds apart by `kind` when pydantic reads a file. Nothing imports pydantic before."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         from pydantic_core import core_schema
@@ -147,7 +147,7 @@ class _ByKind:
 
     @staticmethod
     def tag(data: Any) -> Any:
-        """The kind that a file gives. Earlier versions gave none: only external models have a source."""
+        """The kind in a file. Earlier versions wrote none, but only external models have a source."""
         if not isinstance(data, Mapping):
             return None
         return data.get("kind", "external" if "source" in data else "reference")
@@ -157,7 +157,7 @@ Model = Annotated[ModelConfig | ExternalModel, _ByKind()]
 
 
 Format = Literal["text", "rows", "parquet", "tokens"]
-# What a file holds, by the ending of its name in any case.
+# A file's content by the ending of its name, in any case.
 ENDINGS: Mapping[str, Format] = {
     ".txt": "text",
     ".md": "text",
@@ -173,15 +173,18 @@ ENDINGS: Mapping[str, Format] = {
 
 
 def format_of(name: str) -> Format | None:
-    """What a file of that name holds; None where its ending does not tell."""
+    """The content of a file of that name. None if the ending does not tell."""
     return ENDINGS.get(PurePath(name).suffix.lower())
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where the text comes from. `source`: `embedded` (the standard library's own source text), a path
-    to text, JSON rows, parquet, token files or a folder of them (docs/data.md), or `hf:<name>`.
-    `tokenizer`: `bytes`, or `bpe` (trained on the train split, as large as the model's vocabulary)."""
+    """The source of the text and its tokenizer. Raises `UserError` for an empty source.
+
+    `source` is `embedded` (the source text of Python's standard library), `hf:<name>`, or a path to text,
+    JSON rows, parquet, token files or a folder of them (docs/data.md). `tokenizer` is `bytes`, or `bpe`,
+    which is trained on the train split to the size of the model's vocabulary.
+    """
 
     source: str = "embedded"
     tokenizer: Literal["bytes", "bpe"] = "bytes"
@@ -195,14 +198,14 @@ class DataConfig:
 
     @property
     def formats(self) -> frozenset[Format]:
-        """What the source may hold, as far as its name tells: a folder has any name."""
+        """The formats that the source may hold, by its name. A folder's name does not tell."""
         if self.source == "embedded" or self.source.startswith("hf:"):
             return frozenset({"text"})
         known = format_of(self.source)
         return frozenset(ENDINGS.values()) if known is None else frozenset({known})
 
     def check_vocabulary(self, vocab_size: int) -> None:
-        """Raises `UserError` where the tokenizer of a text has not the model's vocabulary."""
+        """Raises `UserError` if a text's tokenizer does not have the model's vocabulary."""
         if self.tokenizer == "bytes" and vocab_size != 256:
             raise UserError(
                 f"model.vocab_size is {vocab_size}; the bytes tokenizer has exactly 256"
@@ -211,10 +214,13 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One run. `tokens`, `batch`, `microbatch`, `eval_tokens` are in tokens; `warmup` and `decay` (WSD's
-    tail) are fractions of the steps, `final_lr` of the peak. `clip` is a threshold on the global gradient
-    norm, 0 for none; it has no published scaling rule and stays the base constant. `loop` is
-    `package.module:factory` of a training function of the user's, in the place of the built-in loop."""
+    """One training run. Raises `UserError` for values that cannot be trained with.
+
+    `tokens`, `batch`, `microbatch` and `eval_tokens` are in tokens. `warmup` and `decay` (WSD's tail) are
+    fractions of the steps. `final_lr` is a fraction of the peak. `clip` is a threshold on the global gradient
+    norm, and 0 means none. It has no published scaling rule, so every scale uses the base's. `loop` is
+    `package.module:factory` of the user's own training function, which replaces the built-in loop.
+    """
 
     tokens: int
     batch: int
@@ -265,10 +271,13 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """Where and how to search. Bounds are in octaves (log2 of the multiplier of the preset's value; for
-    β of 1-β) to either side: `global_octaves` for the global values, `module_octaves` for a module type's
-    and a depth's multiplier of the global one. `frozen` kinds stay at the preset's values.
-    `global_share` of the search trials goes to the global arm."""
+    """The strategy and the bounds of a search. Raises `UserError` for bounds or kinds that do not exist.
+
+    A bound is in octaves to either side: log2 of the multiplier of the preset's value, or of 1-β for a β.
+    `global_octaves` bound the global values. `module_octaves` bound the multipliers of a module type and of
+    a depth. `frozen` kinds stay at the preset's values. `global_share` is the global arm's share of the
+    search trials.
+    """
 
     strategy: str = "trust-region-bo"
     global_share: float = 0.25
@@ -291,7 +300,7 @@ class SearchConfig:
                         f"search.{part}.{kind} is {octaves}; expected octaves above 0, at most "
                         f"{self.LARGEST_OCTAVES}"
                     )
-        # The bounds in force are part of the study, whatever a later version's defaults are.
+        # The bounds in force are part of the study. A later version may have other defaults.
         for i, part in enumerate(("global_octaves", "module_octaves")):
             defaults = {name: kind.octaves[i] for name, kind in KINDS.items()}
             bounds = {**defaults, **getattr(self, part)}
@@ -302,7 +311,7 @@ class SearchConfig:
             raise UserError("search.frozen names every kind; leave at least one to search")
 
     def octaves(self, part: Literal["global", "module"], kind: str) -> float:
-        """The bound in force for a kind."""
+        """The bound in force for a kind, in octaves."""
         return (self.global_octaves if part == "global" else self.module_octaves)[kind]
 
 
@@ -323,22 +332,30 @@ def _known_kind(path: str, kind: str) -> None:
 
 
 def check_together(model: Model, data: DataConfig, train: TrainConfig) -> None:
-    """What must hold between the three, in any file. Raises `UserError` naming the key."""
+    """Raises `UserError`, naming the key, if the model, the data and the training do not fit together."""
     for name in ("batch", "microbatch", "eval_tokens"):
         if getattr(train, name) % model.context:
             raise UserError(
                 f"train.{name} is {getattr(train, name)}; expected a multiple of "
                 f"model.context = {model.context}"
             )
-    # Tokens are of any vocabulary, and a folder may hold some: `prepare` looks. A loop of the user's has data
-    # of its own.
+    # Token files have any vocabulary, and a folder may hold some: `prepare` checks. The user's own loop reads
+    # its own data.
     if "tokens" not in data.formats and train.loop is None:
         data.check_vocabulary(model.vocab_size)
 
 
+def scale_of(model: Model, train: TrainConfig) -> Scale:
+    """The scale of a training: width and depth of the model, batch and tokens of the run."""
+    return Scale(width=model.width, depth=model.depth, batch=train.batch, tokens=train.tokens)
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:
-    """A preset file is one of these, and so is a study's own `study.yaml`."""
+    """The content of a preset file, and of a study's `study.yaml`.
+
+    Raises `UserError` if the model, the data and the training do not fit together.
+    """
 
     model: Model
     data: DataConfig
@@ -352,14 +369,9 @@ class StudyConfig:
 
     @property
     def scale(self) -> Scale:
-        """The base scale a recipe found here is tied to."""
-        return Scale(
-            width=self.model.width,
-            depth=self.model.depth,
-            batch=self.train.batch,
-            tokens=self.train.tokens,
-        )
+        """The base scale of the recipe that the search finds."""
+        return scale_of(self.model, self.train)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, in the order of the fields."""
+        """The fields as plain JSON types, in their order."""
         return dataclasses.asdict(self)

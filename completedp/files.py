@@ -1,4 +1,4 @@
-"""Files of ours: the one YAML loader, and atomic replacement."""
+"""The only YAML loader, and atomic replacement of files."""
 
 from __future__ import annotations
 
@@ -29,13 +29,16 @@ except ImportError:
 LARGEST_YAML = 1 << 24
 # Suffix of a file while it is written. `completedp doctor --repair` removes one that a kill left behind.
 TEMPORARY = ".tmp"
-# Characters that are quoted of a message of PyYAML, which can hold a key of any length.
+# Characters quoted from a PyYAML message. The message can hold a key of any length.
 MOST_OF_YAML = 400
 
 
 class _Loader(_SafeLoader):
-    """YAML 1.1 with three changes. `3e-4` is a number. A date, `010` (eight in YAML) and `1:30` (ninety) are
-    text. A key that is given twice is an error."""
+    """YAML 1.1 with three changes.
+
+    `3e-4` is a number. A date, `010` (eight in YAML) and `1:30` (ninety) are text. A key that is given twice
+    is an error.
+    """
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         # PyYAML refuses a value that contains itself only if it builds depth first, which is not its default.
@@ -44,7 +47,7 @@ class _Loader(_SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()
         for key_node, _ in node.value:
-            # The keys that a merge key (`<<: *name`) brings may be given again: that is its purpose.
+            # A key that a merge key (`<<: *name`) brings may be given again: merging is meant for that.
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
             key = self.construct_object(key_node, deep=True)
@@ -120,25 +123,25 @@ def write_json(path: Path, data: object) -> None:
 def write_figure(path: Path, figure: Any, dpi: int = 130) -> None:
     """Replace `path` atomically by a matplotlib figure as PNG. Equal figures give equal bytes."""
     content = io.BytesIO()
-    # Without the name of the software, which changes with its version.
+    # The software's name would change the bytes with its version.
     figure.savefig(content, format="png", dpi=dpi, metadata={"Software": None})
     write_bytes(path, content.getvalue())
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` atomically by text, as `write_bytes` does."""
+    """Replace `path` atomically by text in UTF-8."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def check_place(path: Path) -> None:
-    """Make the folder of `path`. Raises `UserError` if nothing can be written there, so that a measurement
-    fails before its start and not at its end."""
-    try:
+    """Make the folder of `path`. Raises `UserError` if nothing can be written there.
+
+    A measurement calls this first, so that it fails before its start and not at its end.
+    """
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
-    except OSError as error:
-        raise _unwritable(path, error) from None
     if path.is_dir():
         raise UserError(f"{path}: is a folder; give a file's name")
 
@@ -146,35 +149,32 @@ def check_place(path: Path) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write to a temporary file beside `path`, fsync, and rename it to `path`.
 
-    Raises `UserError` if that fails. The old content then stays.
+    Raises `UserError` if this fails. The old content then stays.
     """
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(
             dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY
         )
-    except OSError as error:
-        raise _unwritable(path, error) from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise _unwritable(path, error) from None
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an `OSError` from within into a `UserError`: `path` cannot be written, and how to go on."""
+    """Turn an `OSError` from within into a `UserError` that `path` cannot be written, and how to go on."""
     try:
         yield
     except OSError as error:
-        raise _unwritable(path, error) from None
+        mend = "make room, then go on" if is_full(error) else "give another place"
+        raise UserError(f"{path}: cannot be written ({error.strerror}); {mend}") from None
 
 
 def free_name(path: Path, word: str) -> Path:
@@ -186,11 +186,6 @@ def free_name(path: Path, word: str) -> Path:
 def is_full(error: OSError) -> bool:
     """Whether the disk, or the user's share of it, is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-def _unwritable(path: Path, error: OSError) -> UserError:
-    mend = "make room, then go on" if is_full(error) else "give another place"
-    return UserError(f"{path}: cannot be written ({error.strerror}); {mend}")
 
 
 def digest(data: object) -> str:

@@ -1,4 +1,4 @@
-"""How this process was started (alone or by torchrun, and from which packages), and how it ends."""
+"""The start of this process (alone or by torchrun, and from which packages), and its end."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def launched() -> bool:
 
 
 def processes() -> int:
-    """How many processes torchrun has started for one run; 1 without it."""
+    """Number of processes that torchrun started for one run. 1 without torchrun."""
     return int(os.environ["WORLD_SIZE"]) if launched() else 1
 
 
 def rank() -> int:
-    """This process's number among them; 0 without torchrun."""
+    """This process's number among them, from 0. 0 without torchrun."""
     return int(os.environ["RANK"]) if launched() else 0
 
 
@@ -41,8 +41,10 @@ def end(status: int) -> NoReturn:
 
 
 def check_packages() -> None:
-    """Raises `UserError` if a folder of the user's shadows one of our packages, as `./search` does under
-    `python -m`."""
+    """Raises `UserError` if a folder of the user shadows one of our packages.
+
+    Under `python -m`, a folder `./search` does.
+    """
     home = Path(__file__).resolve().parents[1]
     for name in ("search", "transfer"):
         found = importlib.util.find_spec(name)

@@ -1,6 +1,6 @@
-"""Both kinds of model behind one face: the reference model and external models.
+"""One interface for both kinds of model: the reference model and external models.
 
-No other file asks which kind a model is: they call `kind_of(model)`, or one of the functions below.
+No other file asks which kind a model is. Callers use `kind_of(model)` or the functions below.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from completedp.hparams import HParams
 from completedp.kinds import KINDS
 from completedp.modules import Inventory
 
-# Kind → where its `ModelKind` is. Imported on first use: a run of the reference model loads no adapter.
+# Kind → location of its `ModelKind`. It is imported on first use, so the reference model loads no adapter.
 _KINDS: Mapping[str, str] = {
     "reference": "completedp.models:REFERENCE",
     "external": "completedp.adapters.kind:EXTERNAL",
@@ -28,8 +28,8 @@ _KINDS: Mapping[str, str] = {
 class ModelKind(Protocol):
     """Everything that differs between the kinds of model.
 
-    `task` is the training function that a job names. `needs_working_folder` says that a worker needs the
-    files and modules of the folder in which the command was given.
+    `task` is the training function that a job names. `needs_working_folder`: a worker needs the files and
+    modules of the folder in which the command was given.
     """
 
     task: str
@@ -51,11 +51,11 @@ class ModelKind(Protocol):
         """The user's own function that builds the model, `package.module:function`, if there is one."""
 
     def run_arguments(self, base: Any, parameterization: str) -> dict[str, Any]:
-        """The arguments of the training function beside those that all kinds take."""
+        """The training function's arguments that only this kind takes."""
 
 
 class ReferenceKind:
-    """The reference model: its shapes are closed forms of its configuration. Needs no torch."""
+    """The reference model, whose counts are closed forms of its configuration. Needs no torch."""
 
     task = trust.LANGUAGE_MODEL
     needs_working_folder = False
@@ -85,7 +85,7 @@ REFERENCE = ReferenceKind()
 
 
 def kind_of(model: Model) -> ModelKind:
-    """The kind of a model."""
+    """The kind of a model. The first call for an external model imports the adapters."""
     return _kind(model.kind)
 
 
@@ -97,9 +97,9 @@ def _kind(name: str) -> ModelKind:
 
 
 def own_inventory(model: Model) -> Inventory:
-    """The tensors of the model as its own base; a fused tensor is one.
+    """The tensors of the model as its own base. A fused tensor counts as one.
 
-    Raises `UserError` for an external model that is no member of a family.
+    Raises `UserError` for an external model that cannot be built at other sizes.
     """
     return kind_of(model).own_inventory(model)
 
@@ -107,7 +107,7 @@ def own_inventory(model: Model) -> Inventory:
 def grown_inventory(model: Model, base: Model, hparams: HParams | None = None) -> Inventory:
     """The tensors of the model with the fan-ins of `base`, the same family at another size.
 
-    A fused tensor is one, unless `hparams` names its parts.
+    A fused tensor counts as one, unless `hparams` names its parts.
     """
     assert model.kind == base.kind, "a model and its base are of one family"
     return kind_of(model).inventory(model, base, hparams)
@@ -122,12 +122,15 @@ def parameter_count(model: Model) -> int:
 
 
 def training_flops(model: Model, tokens: int) -> int:
-    """FLOPs of forward and backward over `tokens` tokens; linear in `tokens`."""
+    """FLOPs of forward and backward over `tokens` tokens. Linear in `tokens`."""
     return tokens * kind_of(model).flops_per_token(model)
 
 
 def reference_model(model: Model, otherwise: str) -> ModelConfig:
-    """The model, which has to be the reference model. Raises `UserError` with the text `otherwise`."""
+    """The model if it is the reference model. Else raises `UserError` with the text `otherwise`.
+
+    The text may hold `{source}`.
+    """
     if isinstance(model, ExternalModel):
         raise UserError(otherwise.format(source=model.source))
     return model
@@ -141,7 +144,7 @@ def external_model(model: Model) -> ExternalModel | None:
 def content_of(model: Model) -> dict[str, Any]:
     """The model as plain JSON types, without its kind.
 
-    Runs are known by digests of such content, and the runs of earlier versions had no kind in it.
+    Digests of this content name the runs, and runs of earlier versions had no kind in it.
     """
     plain = dataclasses.asdict(model)
     del plain["kind"]
@@ -149,7 +152,7 @@ def content_of(model: Model) -> dict[str, Any]:
 
 
 def check_types(hparams: HParams, inventory: Inventory) -> None:
-    """Raises `UserError` for a multiplier that no tensor takes: the values would not be those trained."""
+    """Raises `UserError` for multipliers of module types that the model does not have."""
     have = set(inventory.module_types)
     absent = sorted(
         {
@@ -162,6 +165,7 @@ def check_types(hparams: HParams, inventory: Inventory) -> None:
     )
     if absent:
         raise UserError(
-            f"the recipe has multipliers for module types that the model has not: {', '.join(absent)}; it "
-            f"has {', '.join(sorted(have))}. Search on this family, or take them out of the recipe"
+            "the recipe has multipliers for module types that the model does not have: "
+            f"{', '.join(absent)}; it has {', '.join(sorted(have))}. Search on this family, or take them out "
+            "of the recipe"
         )

@@ -1,4 +1,4 @@
-"""The plan: a recipe at one target scale, with every tensor's values."""
+"""The plan: a recipe carried to one target scale, with the values of every tensor."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ _ONLY_REFERENCE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything a trainer needs. `parameters` counts every trainable number, `flops` a whole training;
-    `which` of the recipe's values it has. `corpus` is the digest of the text that the recipe was tuned on,
-    where it is known.
+    """Everything that a trainer needs.
 
-    A fused tensor of another's model whose parts have values of their own has a row a part, as `name[part]`.
+    `parameters` is the number of trainable parameters, `flops` the FLOPs of the whole training. `which` names
+    the recipe's configuration: tuned or baseline. `corpus` is the digest of the text that the recipe was
+    tuned on, None if unknown. `residual` has one coefficient per layer for each branch. A fused tensor of an
+    external model has one row per part, named `name[part]`, if its parts have values of their own.
     """
 
     parameterization: str
@@ -52,7 +53,7 @@ class Plan:
 
     @property
     def resolved(self) -> Resolved:
-        """The values as the training loop takes them."""
+        """The values in the form that the training loop takes."""
         return Resolved(
             tensors=self.tensors,
             residual=self.residual,
@@ -67,7 +68,7 @@ class Plan:
 
     @property
     def base(self) -> Model:
-        """The model that this one was grown from: the recipe's, in size."""
+        """The model at the recipe's width and depth."""
         return self.model.scaled(
             width=round(self.scale.width / self.ratios.width),
             depth=round(self.scale.depth / self.ratios.depth),
@@ -86,15 +87,18 @@ class Plan:
         return {name: data[name] for name in (*first, *(k for k in data if k not in first))}
 
     def write(self, path: Path) -> None:
-        """Replace `path` atomically."""
+        """Replace the YAML file `path` atomically. Raises `UserError` if it cannot be written."""
         files.write_yaml(path, self.to_dict())
 
     @classmethod
     def read(cls, path: Path) -> Plan:
-        """Raises `UserError` naming the file and the offending path."""
+        """Read a plan file. Raises `UserError` that names the file and the wrong key."""
         return cls.from_dict(files.read_yaml(path), where=str(path))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "plan") -> Plan:
-        """From the file's content. `completedp.plan_check` says whether a trainer can use its values."""
+        """A plan from its file's content. Raises `UserError` that begins with `where`.
+
+        The values are not checked here: `completedp.plan_check` does that.
+        """
         return validation.validate(cls, dict(data), where)

@@ -1,4 +1,4 @@
-"""Whether a trainer can use a plan: its values, and that they belong to its model."""
+"""The check of a plan: a trainer can use its values, and they belong to its model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from completedp import files
-from completedp.config import check_together
+from completedp.config import check_together, scale_of
 from completedp.errors import UserError, located
 from completedp.kinds import POSITIVE
 from completedp.models import grown_inventory, parameter_count, training_flops
@@ -15,16 +15,15 @@ from completedp.modules import FUSED, TensorSpec
 from completedp.optimizer import TensorRow
 from completedp.plan import Plan
 from completedp.rules import PARAMETERIZATIONS
-from completedp.scale import Scale
 
 
 def read_plan(path: Path) -> Plan:
-    """A plan file. Raises `UserError` that names the file and the offending path."""
+    """Read and check a plan file. Raises `UserError` that names the file and the wrong key."""
     return plan_of(files.read_yaml(path), str(path))
 
 
 def plan_of(content: Mapping[str, Any], where: str = "plan") -> Plan:
-    """A plan from the content of its file, checked. Raises `UserError` that begins with `where`."""
+    """A checked plan from its file's content. Raises `UserError` that begins with `where`."""
     plan = Plan.from_dict(content, where)
     with located(where):
         check_plan(plan)
@@ -32,7 +31,7 @@ def plan_of(content: Mapping[str, Any], where: str = "plan") -> Plan:
 
 
 def check_plan(plan: Plan) -> None:
-    """Raises `UserError` for values that no trainer can use, and names their path."""
+    """Raises `UserError`, naming the key, for values that no trainer can use."""
     _check_rules(plan)
     _check_sizes(plan)
     _check_tensors(plan)
@@ -50,11 +49,10 @@ def _check_rules(plan: Plan) -> None:
 
 
 def _check_sizes(plan: Plan) -> None:
-    """The scale, the counts, and what must hold between model, data and training."""
-    train, model, scale = plan.train, plan.model, plan.scale
-    said = Scale(width=model.width, depth=model.depth, batch=train.batch, tokens=train.tokens)
-    if said != scale:
-        raise UserError(f"scale is {scale}, but model and train say {said}; they must agree")
+    """The scale, the counts, and the fit of model, data and training."""
+    train, model = plan.train, plan.model
+    if (scale := scale_of(model, train)) != plan.scale:
+        raise UserError(f"scale is {plan.scale}, but model and train say {scale}; they must agree")
     check_together(model, plan.data, train)
     for name, counted in (
         ("parameters", parameter_count(model)),
@@ -65,7 +63,7 @@ def _check_sizes(plan: Plan) -> None:
 
 
 def _check_tensors(plan: Plan) -> None:
-    """One row for each tensor of the model, with values that its optimizer takes."""
+    """One row per tensor of the model, with values that the optimizer takes."""
     specs = {spec.name: spec for spec in grown_inventory(plan.model, plan.model)}
     expected = _expected(plan.tensors, specs)
     for i, row in enumerate(plan.tensors):
@@ -91,7 +89,7 @@ def _check_multipliers(plan: Plan) -> None:
 
 
 def _expected(rows: tuple[TensorRow, ...], specs: Mapping[str, TensorSpec]) -> dict[str, str]:
-    """Module type by name of the expected rows: a fused tensor has a row per part if one is given."""
+    """Module type by name for each expected row. A fused tensor has one row per part if any part has one."""
     apart = {row.name.partition("[")[0] for row in rows if "[" in row.name}
     expected: dict[str, str] = {}
     for name, spec in specs.items():

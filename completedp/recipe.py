@@ -1,4 +1,4 @@
-"""The recipe: what a search found, tied to the scale and model family it was found at."""
+"""The recipe: the values that a search found, with the base scale and the model family they belong to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from completedp import files, validation
-from completedp.config import SCHEMA, DataConfig, Model, ModelConfig, TrainConfig, check_together
+from completedp.config import (
+    SCHEMA,
+    DataConfig,
+    Model,
+    ModelConfig,
+    TrainConfig,
+    check_together,
+    scale_of,
+)
 from completedp.errors import UserError, located
 from completedp.hparams import HParams
 from completedp.models import content_of, reference_model
@@ -19,11 +27,11 @@ from completedp.scale import Scale
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Hyperparameters at the base scale with all that is needed to carry and to judge them.
+    """Hyperparameters at the base scale, with everything that is needed to carry and to judge them.
 
-    `hparams` is the tuned configuration; `baseline` the best global one, on the same base. `provenance`
-    holds data digest, seeds, versions and confirmed losses, and no clock time: identical searches give
-    identical bytes.
+    `hparams` is the tuned configuration, `baseline` the best global one at the same base. `provenance` holds
+    the data's digest, seeds, versions and confirmed losses. It holds no clock time, so identical searches
+    give identical bytes.
     """
 
     parameterization: str
@@ -36,13 +44,8 @@ class Recipe:
 
     @property
     def base(self) -> Scale:
-        """The scale the values belong to."""
-        return Scale(
-            width=self.model.width,
-            depth=self.model.depth,
-            batch=self.train.batch,
-            tokens=self.train.tokens,
-        )
+        """The scale that the values belong to."""
+        return scale_of(self.model, self.train)
 
     @property
     def reference(self) -> ModelConfig:
@@ -70,24 +73,24 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """Identity of the recipe: a hash of its whole content, but for the model's kind.
+        """A hash of the recipe's content without the model's kind, as `sha256:<hex>`.
 
-        Recipes of earlier versions did not name the kind, and keep their digest.
+        Recipes of earlier versions did not name the kind. They keep their digest.
         """
         return files.digest({**self.to_dict(), "model": content_of(self.model)})
 
     def write(self, path: Path) -> None:
-        """Replace `path` atomically."""
+        """Replace the YAML file `path` atomically. Raises `UserError` if it cannot be written."""
         files.write_yaml(path, self.to_dict())
 
     @classmethod
     def read(cls, path: Path) -> Recipe:
-        """Raises `UserError` naming the file and the offending path."""
+        """Read a recipe file. Raises `UserError` that names the file and the wrong key."""
         return cls.from_dict(files.read_yaml(path), where=str(path))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "recipe") -> Recipe:
-        """From the file's content."""
+        """A recipe from its file's content. Raises `UserError` that begins with `where`."""
         if data.get("kind", "recipe") != "recipe":
             raise UserError(
                 f"{where}: kind is {data.get('kind')!r}; expected a 'recipe', as a search writes it"
@@ -106,8 +109,7 @@ class Recipe:
             check_together(recipe.model, recipe.data, recipe.train)
         if file.base != recipe.base:
             raise UserError(
-                f"{where}: base is {file.base}, but model and train say {recipe.base}; "
-                "they must agree"
+                f"{where}: base is {file.base}, but model and train say {recipe.base}; they must agree"
             )
         if recipe.parameterization not in PARAMETERIZATIONS:
             raise UserError(
@@ -130,7 +132,7 @@ def _check_depth(hparams: HParams, layers: int, where: str) -> None:
     for kind, by_layer in hparams.depth.items():
         if len(by_layer) != layers:
             raise UserError(
-                f"{where}.depth.{kind} has {len(by_layer)} numbers; expected {layers}, one a base layer"
+                f"{where}.depth.{kind} has {len(by_layer)} numbers; expected {layers}, one per base layer"
             )
 
 

@@ -1,4 +1,4 @@
-"""Ratios between two training scales, and the scale itself."""
+"""A training scale, and the ratios of one scale to another."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 from completedp.errors import UserError
 
-LARGEST = 2**63 - 1  # of any size: what a tensor library can count
+LARGEST = 2**63 - 1  # the largest size that a tensor library can count
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """One training scale: `width` (d_model), `depth` (layers), `batch` and `tokens` in tokens."""
+    """One training scale: `width` (d_model), `depth` (layers), `batch` and `tokens` in tokens.
+
+    Raises `UserError` for a size below 1 or above `LARGEST`.
+    """
 
     width: int
     depth: int
@@ -28,7 +31,7 @@ class Scale:
                 raise UserError(f"scale.{name} is {value:.4g}; expected at most {LARGEST:.4g}")
 
     def ratios_to(self, base: Scale) -> Ratios:
-        """The ratios this scale / `base`."""
+        """The ratios of this scale to `base`, each without a unit."""
         return Ratios(
             width=self.width / base.width,
             depth=self.depth / base.depth,
@@ -39,7 +42,10 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True)
 class Ratios:
-    """Target / base: m_N (width), m_L (depth), m_B (batch in tokens), m_D (training tokens)."""
+    """Target / base: m_N (width), m_L (depth), m_B (batch in tokens), m_D (training tokens).
+
+    Raises `UserError` for a ratio that is not a finite number above 0.
+    """
 
     width: float = 1.0
     depth: float = 1.0
@@ -61,5 +67,5 @@ class Ratios:
 
     @property
     def steps(self) -> float:
-        """S = m_D / m_B, the ratio of training steps, in every parameterisation."""
+        """S = m_D / m_B, the ratio of training steps, in every parameterization."""
         return self.tokens / self.batch

@@ -1,4 +1,4 @@
-"""Seeds of their own for everything random that one seed decides."""
+"""Independent seeds for everything random, all derived from one seed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import hashlib
 
 
 def derive_seed(seed: int, purpose: str, number: int = 0) -> int:
-    """A 31-bit seed that depends on a seed, the purpose and a number only."""
+    """A 31-bit seed that depends only on `seed`, `purpose` and `number`."""
     text = f"{seed}/{purpose}/{number}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) >> 1

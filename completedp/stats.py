@@ -11,9 +11,9 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The mean of paired differences tuned - baseline, in nats per token; negative is a gain.
+    """The mean of paired differences tuned - baseline, in nats per token. A negative one is a gain.
 
-    `low` and `high` are the ends of the 95 % interval, `pairs` the number of seeds.
+    `low` and `high` are the ends of the 95 % interval. `pairs` is the number of seeds.
     """
 
     pairs: int
@@ -27,7 +27,7 @@ class Comparison:
 
 
 def compare(baseline: Mapping[int, float], tuned: Mapping[int, float]) -> Comparison | None:
-    """The comparison of losses by seed, over the seeds that both have; None with fewer than two."""
+    """Compare losses by seed over the seeds that both have. None with fewer than two such seeds."""
     differences = [tuned[seed] - loss for seed, loss in baseline.items() if seed in tuned]
     if len(differences) < 2:
         return None
@@ -43,13 +43,16 @@ def mean_interval(samples: Sequence[float]) -> tuple[float, float, float]:
 
 
 def jackknife_error(left_out: Sequence[float]) -> float:
-    """The standard error of an estimate from n samples; `left_out` has one for each sample left out."""
+    """The standard error of an estimate from n samples.
+
+    `left_out` holds n estimates, each made without one of the samples.
+    """
     n, mean = len(left_out), statistics.fmean(left_out)
     return math.sqrt((n - 1) / n * sum((value - mean) ** 2 for value in left_out))
 
 
 def t_reach(samples: int) -> float:
-    """Half of a 95 % interval, in standard errors of an estimate from two or more samples."""
+    """Half the width of a 95 % interval, in standard errors, for two or more samples."""
     from scipy.stats import t as student
 
     return float(student.ppf(0.975, samples - 1))

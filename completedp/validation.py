@@ -1,4 +1,4 @@
-"""Plain data of a file as one of our dataclasses, by pydantic, with the path of every offending key."""
+"""Check a file's plain data and build one of our dataclasses from it, by pydantic."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from completedp.errors import FieldError, UserError, clipped, nearest, shown
 T = TypeVar("T")
 Location = tuple[int | str, ...]
 
-# Characters of an offending key's path.
+# Characters shown of a wrong key's path.
 LONGEST_PATH = 200
-# Offending keys that one message names.
+# Wrong keys that one message names.
 MOST_NAMED = 8
 _UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden", "dataclass_exact_type")
 _MISSING = ("missing", "missing_argument", "missing_keyword_only_argument")
 
 
 def validate(kind: type[T], data: object, where: str) -> T:
-    """Plain data as the dataclass `kind`. Raises `UserError` with the path of every offending key."""
+    """Plain data as the dataclass `kind`. Raises `UserError` with the path of each wrong key."""
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
     for path, value in _beyond_floats(data, ()):
         raise UserError(f"{where}: {'.'.join(path)} is {value}; expected a finite number")
     _forbid_extra_keys(kind, ConfigDict(extra="forbid", strict=True))
     try:
-        # JSON mode is strict about types, yet takes a list for a tuple.
+        # JSON mode is strict about types, but takes a list for a tuple.
         return TypeAdapter(kind).validate_json(json.dumps(data))
     except (TypeError, RecursionError) as error:
         raise UserError(f"{where}: {error}") from None
@@ -46,7 +46,7 @@ def validate(kind: type[T], data: object, where: str) -> T:
 
 
 def _beyond_floats(data: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """The path and name of every NaN, infinity, and whole number that no float holds."""
+    """The path and a name of each NaN, infinity and whole number that no float can hold."""
     if isinstance(data, float) and not math.isfinite(data):
         yield path, str(data)
     if isinstance(data, int) and abs(data) > sys.float_info.max:
@@ -93,7 +93,7 @@ def _sentence(kind: Any, fault: Mapping[str, Any], where: str) -> str:
 
 
 def _resolved(kind: Any, location: Location) -> tuple[list[str], Any]:
-    """The keys of a path without the tags of unions, and the dataclass that the last key should be in."""
+    """The keys of a path without the tags of unions, and the dataclass that should have the last key."""
     keys: list[str] = []
     owner = kind
     for part in location:
@@ -108,12 +108,12 @@ def _resolved(kind: Any, location: Location) -> tuple[list[str], Any]:
 
 @functools.cache
 def _hints(kind: Any) -> Mapping[str, Any]:
-    """The declared types of a dataclass's fields. Cached: a long list of wrong rows asks for each row."""
+    """The declared types of a dataclass's fields. Cached, because every wrong row of a long list asks."""
     return typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
 
 
 def _members(kind: Any) -> list[Any]:
-    """The dataclasses of a union that is told apart by `kind`."""
+    """The dataclasses of a union whose members differ in `kind`."""
     if typing.get_origin(kind) not in (typing.Union, types.UnionType):
         return []
     return [m for m in typing.get_args(kind) if "kind" in _hints(m)]

@@ -30,25 +30,27 @@ def run(
 ) -> Recipe:
     """Find per-module hyperparameters on a proxy, and confirm what they gain over the best global ones.
 
-    As `completedp search`: the study is a folder `root`/studies/`name`, with journal, recipe and figures.
+    The verb `completedp search` does the same. The study is the folder `root`/studies/`name`, with its
+    journal, recipe and figures.
 
     Args:
-        config: what is trained, and where to search; a preset's name and a path to a YAML file stand for one.
-        budget: the cost of all training, confirmation included, in runs of `config`; 12 or more.
-        root: folder of studies and of the MLflow database.
-        name: the study's name; None: `study-<n>`.
-        seed: of everything random, 0 or more.
-        workers: runs at a time; None: one a core or GPU.
+        config: The model, the data, the training and the search: a configuration, the name of a preset, or
+            the path of a YAML file.
+        budget: The cost of all training, confirmation included, in runs of `config`. 12 or more.
+        root: The folder of studies and of the MLflow database.
+        name: The study's name. None: `study-<n>`.
+        seed: Decides everything random. 0 or more.
+        workers: Number of runs at a time. None: one per core or GPU.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        executor: where runs train, in the place of `workers` processes here; it is closed at the end.
-        hours: begin nothing new after so many hours; 0: no limit.
-        on_progress: called as `on_progress(event, study)` when a run reports, finishes or dies, with the
-            `completedp.runs.job` event and the `search.study.Study` that already knows of it.
+        executor: Trains the runs in place of `workers` processes here. It is closed at the end.
+        hours: Begin nothing new after so many hours. 0: no limit.
+        on_progress: Called as `on_progress(event, study)` when a run reports, finishes or dies. `event` is
+            one of `completedp.runs.job`, and the `search.study.Study` already knows of it.
 
     Raises:
-        UserError: something given is wrong, or nothing could be trained; also if it was stopped, by `hours`
-            or by the first Ctrl-C. Then `resume` goes on with it.
-        KeyboardInterrupt: the second Ctrl-C. Runs that it ended are made again by `resume`.
+        UserError: An argument is wrong, or nothing could be trained. Also if `hours` or the first Ctrl-C
+            stopped the study. Then `resume` goes on with it.
+        KeyboardInterrupt: The second Ctrl-C. `resume` makes the runs that it ended again.
 
     >>> import dataclasses, search
     >>> from completedp.lm.preset_files import load_preset
@@ -85,10 +87,10 @@ def resume(
     hours: float = 0,
     on_progress: OnProgress | None = None,
 ) -> Recipe:
-    """Go on with the study `name` of `root`; returns the recipe at once if it is done.
+    """Go on with the study `name` under `root`. If it is done, return its recipe at once.
 
-    `budget` raises its total. The other arguments and errors are those of `run`; a study that does not exist
-    is a `UserError` too.
+    `budget` is its new total, None to keep the present one. The other arguments and errors are those of
+    `run`. Also raises `UserError` for a study that does not exist.
     """
     from search.request import device_for, going_on
     from search.study_folder import StudyFolder
@@ -115,7 +117,7 @@ def _trained(
     from search.display import Callback
     from search.study_run import train
 
-    # It tells a run that hangs from a slow one.
+    # Seconds that a run should take: they tell a run that hangs from a slow one.
     forecast = None if request.study.done else request.forecast(workers=1).seconds_per_run
     folder = request.begin(logging.getLogger(__name__).warning)
     summary = train(

@@ -1,7 +1,7 @@
 """The Ax experiment of a study: one `Client` that proposes the search trials and learns their outcomes.
 
-A diverged trial is marked failed. A trial that was set aside is marked abandoned. No non-finite number may
-reach Ax, because `inf` would spoil its data.
+A diverged trial is marked failed, and a trial that was set aside is marked abandoned. No non-finite number
+may reach Ax, because `inf` would spoil its data.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ax.generation_strategy.generation_strategy import GenerationStrategy
 from ax.utils.common.logger import set_stderr_log_level
 
 logging.disable(logging.NOTSET)
-# Not logger by logger: another thread may be making loggers while Ax walks over all of them.
+# This sets the level of one handler. Setting that of every logger fails if another thread is making loggers.
 set_stderr_log_level(logging.WARNING)
 from completedp import files
 from completedp.runs.journal import TrialRecord
@@ -39,8 +39,8 @@ NO_TIME = "1970-01-01 00:00:00.000000"
 class View:
     """The part of a study that one proposal is about.
 
-    `free` names the coordinates that move. `fixed` holds values of others; the rest is 0. `trials` are the
-    numbers of the trials that the strategy sees, oldest first. The first of them is its start.
+    `free` names the coordinates that move. `fixed` holds octaves of others, and the rest is 0. `trials` are
+    the numbers of the trials that the strategy sees, oldest first. The first of them is its start.
     """
 
     phase: str
@@ -84,7 +84,7 @@ class AxExperiment:
         self._client._experiment.trials[index].update_run_metadata({"trial": trial, "phase": phase})
 
     def ask(self, trial: int, view: View) -> dict[str, float]:
-        """The strategy's next point, registered as `trial`: every coordinate's octaves."""
+        """The strategy's next point, registered as `trial`: the octaves of every coordinate."""
         node = _ViewNode(self, trial, view)
         self._client.set_generation_strategy(GenerationStrategy(name=node.name, nodes=[node]))
         held = {
@@ -110,18 +110,17 @@ class AxExperiment:
     def save(self, path: Path) -> None:
         """Write a file for `Client.load_from_json_file`, atomically.
 
-        Equal studies give equal bytes, so the times in the file are not real. In place of our generation
-        strategy the file holds Ax's default one: Ax's storage knows its own nodes only, and the analyses
-        use the default one's model.
+        Equal studies give equal bytes, so the times in the file are not real. The file holds Ax's default
+        generation strategy in place of ours: Ax can store only its own nodes, and its analyses use the
+        default strategy's model.
         """
         self._client.configure_generation_strategy()
         with tempfile.TemporaryDirectory() as folder:
             snapshot = Path(folder) / path.name
             self._client.save_to_json_file(str(snapshot))
             saved = json.loads(snapshot.read_text(), object_hook=_without_time)
-        saved["generation_strategy"]["experiment"] = (
-            None  # a second copy, which loading does not use
-        )
+        # A second copy of the experiment, which loading does not use.
+        saved["generation_strategy"]["experiment"] = None
         files.write_text(path, json.dumps(saved, allow_nan=False))
 
 

@@ -37,7 +37,8 @@ def diverged_by_arm(confirmations: Sequence[TrialRecord]) -> dict[str, int]:
 def confirmed_arm(comparison: Comparison | None, diverged: dict[str, int]) -> str:
     """The arm to hand over: the one that diverged on fewer fresh seeds.
 
-    If both diverged on as many, it is the per-module one if there are pairs and it is no worse on average.
+    If both diverged on equally many, the per-module arm wins if there are pairs and it is no worse on
+    average.
     """
     if diverged["module"] != diverged["global"]:
         return min(ARMS, key=lambda arm: diverged[arm])
@@ -45,7 +46,7 @@ def confirmed_arm(comparison: Comparison | None, diverged: dict[str, int]) -> st
 
 
 def verdict(comparison: Comparison | None, diverged: dict[str, int]) -> str:
-    """What the confirmation says about the per-module configuration."""
+    """The result of the confirmation for the per-module configuration, in words."""
     if diverged["module"] > diverged["global"]:
         return f"no gain: the per-module configuration diverged on {diverged['module']} fresh seeds"
     beside = ""

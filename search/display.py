@@ -1,4 +1,4 @@
-"""The display of a running study: a live panel on a terminal, one plain line a trial elsewhere."""
+"""The display of a running study: a live panel on a terminal, else one plain line per trial."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from search.study import Study
 
 
 class Display(Protocol):
-    """Shows the engine's events. It is entered and left as a context."""
+    """Shows the engine's events. The caller enters and leaves it as a context."""
 
     def __enter__(self) -> Self: ...
 
@@ -38,7 +38,7 @@ OnProgress = Callable[[Event, Study], object]
 
 
 def status_in_words(study: Study) -> dict[str, str]:
-    """The state of a study in a few words each; `status` prints them too."""
+    """The state of a study: a few words for each label. The verb `status` prints them too."""
     state = status_of(study)
     few = {
         "diverged": state.diverged,
@@ -62,7 +62,7 @@ def status_in_words(study: Study) -> dict[str, str]:
 
 
 def _phase(state: StudyStatus) -> str:
-    """Which part of the budget is being spent."""
+    """The part of the budget that is being spent."""
     if state.stage == "done":
         return "done"
     if state.stage == "stuck":
@@ -72,7 +72,7 @@ def _phase(state: StudyStatus) -> str:
 
 
 def _lead(state: StudyStatus) -> str:
-    """The incumbent's difference to global: confirmed if that has begun, else as the search sees it."""
+    """The per-module incumbent's difference to the global one: confirmed, else as the search sees it."""
     if (found := state.confirmed) is not None:
         return (
             f"{found['mean']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}] nats over "
@@ -85,7 +85,7 @@ def _lead(state: StudyStatus) -> str:
 
 
 def trial_line(record: TrialRecord, budget: int) -> str:
-    """One finished trial."""
+    """The line of one finished trial."""
     width = len(str(budget - 1))
     seconds = f"{record.seconds:6.1f} s" if record.status != "set_aside" else " " * 8
     if record.status == "completed":
@@ -99,14 +99,14 @@ def trial_line(record: TrialRecord, budget: int) -> str:
 
 
 def retry_line(event: Event, study: Study) -> str | None:
-    """Says that a trial died and is tried again. None for one given up, which has its trial line."""
+    """A line if a trial died and is tried again. A trial that is given up has its trial line: None."""
     if not isinstance(event, Died) or study.trials[event.trial].status is not None:
         return None
     return f"trial {event.trial} died ({event.reason}); it is tried again"
 
 
 class PlainDisplay:
-    """One line a trial, for logs."""
+    """One line per trial, for logs."""
 
     def __init__(self, study: Study, console: Console) -> None:
         self._study = study
@@ -186,7 +186,7 @@ class LiveDisplay:
                 f"train loss {progress.loss:.3f}",
             )
         recent = [Text(trial_line(t, study.budget)) for t in study.ended[-self.RECENT :]]
-        bar = Table.grid()  # a bar by itself does not end its line
+        bar = Table.grid()  # a bar on its own does not end its line
         bar.add_row(ProgressBar(total=study.budget, completed=spent, width=60))
         return Group(facts, bar, running, *recent)
 
@@ -199,7 +199,7 @@ class LiveDisplay:
 
 
 class Callback:
-    """For programs: events go to a function, together with the study. Lines go to the log."""
+    """For programs: events go to a function, with the study. Lines go to the log."""
 
     def __init__(self, study: Study, on_progress: OnProgress | None) -> None:
         self._study = study
@@ -219,6 +219,6 @@ class Callback:
 
 
 def display_on(console: Console) -> Callable[[Study], Display]:
-    """Makes the display of a study: live on a terminal, plain elsewhere."""
+    """A function that makes the display of a study: live on a terminal, else plain."""
     kind = LiveDisplay if console.is_terminal else PlainDisplay
     return lambda study: kind(study, console)

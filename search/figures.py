@@ -18,14 +18,14 @@ from completedp.kinds import KINDS, Kind
 from completedp.models import own_inventory
 from search.study import Study
 
-_COLOURS = {"global": "#4c78a8", "module": "#e45756"}
+_COLORS = {"global": "#4c78a8", "module": "#e45756"}
 _LABELS = {"global": "global", "module": "per module"}
 
 
 def draw(study: Study, hparams: HParams, folder: Path) -> list[Path]:
     """Write every figure as PNG into `folder`, in place of earlier ones, and return their paths.
 
-    The multipliers drawn are those of `hparams`.
+    `hparams` gives the multipliers. Raises `UserError` if a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [_save(_loss_by_trial(study), folder / "loss_by_trial.png")]
@@ -34,7 +34,7 @@ def draw(study: Study, hparams: HParams, folder: Path) -> list[Path]:
         if name in hparams.types or name in hparams.depth:
             paths.append(_save(_multipliers(kind, hparams, study.spec.config.model), path))
         else:
-            path.unlink(missing_ok=True)  # an earlier configuration's
+            path.unlink(missing_ok=True)  # left by an earlier configuration
     return paths
 
 
@@ -46,11 +46,11 @@ def _save(figure: Any, path: Path) -> Path:
 
 def _loss_by_trial(study: Study) -> Any:
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    finite = [t.loss for phase in _COLOURS for t in study.completed(phase) if t.loss is not None]
-    # The interesting losses are near the best. One far worse than the median is drawn at the edge.
+    finite = [t.loss for phase in _COLORS for t in study.completed(phase) if t.loss is not None]
+    # The interesting losses are near the best. A loss far above the median is drawn at the edge.
     low, middle = min(finite), sorted(finite)[len(finite) // 2]
     top = middle + 1.5 * (middle - low) + 0.01
-    for phase, colour in _COLOURS.items():
+    for phase, color in _COLORS.items():
         done = [(t.trial, t.loss) for t in study.completed(phase) if t.loss is not None]
         if not done:
             continue
@@ -59,12 +59,12 @@ def _loss_by_trial(study: Study) -> Any:
             number,
             [min(x, top) for x in loss],
             s=14,
-            color=colour,
+            color=color,
             alpha=0.6,
             label=f"{_LABELS[phase]} ({len(done)})",
         )
         best = [min(loss[: i + 1]) for i in range(len(loss))]
-        axes.step(number, best, where="post", color=colour, linewidth=1.5)
+        axes.step(number, best, where="post", color=color, linewidth=1.5)
     diverged = [t.trial for t in study.of_phase("global", "module") if t.status == "diverged"]
     if diverged:
         label = f"diverged ({len(diverged)})"
@@ -108,9 +108,9 @@ def _multipliers(kind: Kind, hparams: HParams, model: Model) -> Any:
     axes.set_xticks(range(model.depth), [f"layer {i}" for i in range(model.depth)])
     for i, row in enumerate(table):
         for j, x in enumerate(row):
-            colour = "white" if abs(x) > 0.6 * reach else "black"
-            shown = round(x, 1) + 0.0  # no minus before a nought
-            axes.text(j, i, f"{shown:+.1f}", ha="center", va="center", fontsize=7, color=colour)
+            color = "white" if abs(x) > 0.6 * reach else "black"
+            shown = round(x, 1) + 0.0  # no minus sign before 0
+            axes.text(j, i, f"{shown:+.1f}", ha="center", va="center", fontsize=7, color=color)
     axes.set_title(f"{kind.label}: log2 of type × depth", fontsize=9)
     figure.colorbar(image, ax=axes, shrink=0.8)
     return figure

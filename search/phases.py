@@ -1,6 +1,6 @@
 """The phases of a study, in the order in which they spend its budget: global, per module, confirmation.
 
-Light: a phase decides from the study alone which trial comes next. It asks its caller for the values.
+Light: a phase chooses the next trial from the study alone. It asks its caller for the values.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from search.scales import PROXY
 from search.space import Part
 from search.study import Study, confirmation_runs
 
-# More than a round of confirmation has, so that every round has seeds of its own.
+# More seeds than a round of confirmation has, so that no two rounds share one.
 MOST_SEEDS = 1000
 
 Split = Literal["select", "report"]
@@ -31,7 +31,7 @@ Ask = Callable[["SearchPhase"], Mapping[str, float]]
 class TrialSpec:
     """A trial to be trained: its number, values in octaves, seed, evaluation split and scale.
 
-    `ratios` are width, depth, batch and tokens over the study's own. `extra` goes into the journal as it is.
+    `ratios` are width, depth, batch and tokens over the study's own. `extra` goes into the journal unchanged.
     """
 
     trial: int
@@ -43,7 +43,7 @@ class TrialSpec:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def to_record(self) -> dict[str, Any]:
-        """The journal's record of the proposal. A trial at the study's own scale has no `ratios` there."""
+        """The journal's record of the proposal. A trial at the study's own scale has no `ratios` in it."""
         scale = {} if self.ratios == PROXY else {"ratios": dataclasses.asdict(self.ratios)}
         return {
             "event": "proposed",
@@ -57,7 +57,7 @@ class TrialSpec:
 
     @classmethod
     def of(cls, record: TrialRecord) -> TrialSpec:
-        """A trial that the journal holds."""
+        """The specification of a trial that the journal holds."""
         return cls(
             trial=record.trial,
             phase=record.phase,
@@ -70,20 +70,20 @@ class TrialSpec:
 
 
 class Phase(Protocol):
-    """A part of the budget: what it trains, and for how long."""
+    """A part of the budget: it hands out trials until it is over."""
 
     name: str  # in the journal
     title: str
     split: Split
 
     def runs(self, study: Study) -> Fraction:
-        """The part of the budget that it may spend, in proxy runs."""
+        """The part of the budget that the phase may spend, in proxy runs."""
 
     def over(self, study: Study) -> bool:
-        """Whether it hands out no more trials."""
+        """Whether the phase hands out no more trials."""
 
     def next(self, study: Study, ask: Ask) -> TrialSpec | None:
-        """The next trial, with the values that `ask` gives for it. None: nothing to hand out now.
+        """The next trial, with values from `ask`. None if there is nothing to hand out now.
 
         Raises `UserError` if there is nothing to go on from.
         """
@@ -92,8 +92,8 @@ class Phase(Protocol):
 class SearchPhase:
     """A phase whose trials a strategy proposes.
 
-    They share one seed, so that their differences are those of the hyperparameters. `free`: the parts of the
-    space that the strategy moves.
+    The trials share one seed, so that only their hyperparameters differ. `free` are the parts of the space
+    that the strategy moves.
     """
 
     name: str
@@ -101,8 +101,8 @@ class SearchPhase:
     split: Split = "select"
     free: tuple[Part, ...]
 
-    def centre(self, study: Study) -> TrialRecord | None:
-        """The trial that the strategy moves around. None: the preset's own values."""
+    def center(self, study: Study) -> TrialRecord | None:
+        """The trial that the strategy moves around. None stands for the preset's own values."""
         return None
 
     def ratios(self, study: Study) -> Ratios:
@@ -110,7 +110,7 @@ class SearchPhase:
         return PROXY
 
     def over(self, study: Study) -> bool:
-        """Whether the confirmation has begun, or the next trial would take what it needs."""
+        """Whether the confirmation has begun, or the next trial would spend a part of its budget."""
         spent = study.cost(study.searched)
         return bool(study.confirmations) or spent + self._next_cost(study) > study.search_limit
 
@@ -129,7 +129,7 @@ class SearchPhase:
 
 
 class Global(SearchPhase):
-    """The global values, around the preset's."""
+    """Searches the global values around the preset's."""
 
     name, title = "global", "global values"
     free: tuple[Part, ...] = ("global",)
@@ -143,7 +143,7 @@ class Global(SearchPhase):
 
 
 class Module(SearchPhase):
-    """Multipliers by module type and depth, around the best global configuration."""
+    """Searches multipliers by module type and depth around the best global configuration."""
 
     name, title = "module", "per-module multipliers"
     free: tuple[Part, ...] = ("type", "depth")
@@ -151,21 +151,21 @@ class Module(SearchPhase):
     def runs(self, study: Study) -> Fraction:
         return study.search_limit - study.global_limit
 
-    def centre(self, study: Study) -> TrialRecord | None:
-        return study.centre
+    def center(self, study: Study) -> TrialRecord | None:
+        return study.center
 
     def next(self, study: Study, ask: Ask) -> TrialSpec | None:
         if not study.of_phase(self.name):
             if any(trial.phase == "global" for trial in study.pending):
-                return None  # the centre is not known yet
+                return None  # the center is not known yet
             incumbents(study)  # refuses to go on from nothing
         return super().next(study, ask)
 
 
 class Confirm:
-    """Both arms on fresh seeds and the report split, one after the other on each seed.
+    """Trains both arms on fresh seeds, one after the other on each seed, and judges on the report split.
 
-    An interrupted study so holds whole pairs.
+    So an interrupted study has whole pairs.
     """
 
     name, title = "confirm", "confirmation on fresh seeds"
@@ -202,7 +202,7 @@ def phase_named(name: str) -> Phase:
 
 
 def current_phase(study: Study) -> Phase:
-    """The first phase that is not over, or the last one."""
+    """The first phase that is not over, or the last phase."""
     return next((phase for phase in PHASES if not phase.over(study)), PHASES[-1])
 
 
@@ -212,7 +212,7 @@ def all_over(study: Study) -> bool:
 
 
 def incumbents(study: Study) -> dict[str, TrialRecord]:
-    """The best trial of each arm. A study without a per-module trial that completed has only the global one.
+    """The best trial of each arm. Without a completed per-module trial there is only the global one.
 
     Raises `UserError` if no global trial completed.
     """

@@ -1,4 +1,4 @@
-"""Before anything runs: which preset, how large a budget, and what it will cost."""
+"""Before anything runs: the choice of a preset, the check of the budget, and its cost."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from completedp.training.forecast import MOST_EPOCHS, Forecast, mean_seconds
 from search.space import Space
 from search.study import SMALLEST_BUDGET, Study, confirmation_runs
 
-BYTES_PER_BPE_TOKEN = 4  # of English text with a 32k vocabulary, roughly
-PROXY_50M_TOKENS = 1.6e9
+BYTES_PER_BPE_TOKEN = 4  # roughly, for English text and a 32k vocabulary
+PROXY_50M_TOKENS = 1.6e9  # of one run of the preset
 
 
 def check_budget(budget: int) -> None:
-    """Raises `UserError` under the smallest budget."""
+    """Raises `UserError` for a budget below the smallest one."""
     if budget < SMALLEST_BUDGET:
         raise UserError(
             f"--budget is {budget}; expected at least {SMALLEST_BUDGET} runs: 4 confirm the result on "
@@ -24,7 +24,7 @@ def check_budget(budget: int) -> None:
 
 
 def choose_preset(device: str, data: DataConfig) -> tuple[str, str]:
-    """The preset that `auto` stands for, and the reason."""
+    """The preset that `auto` stands for, and the reason in words."""
     if device == "cpu":
         return "tiny", "there is no GPU: a run must take seconds on one core"
     size = sources.size(data.source)
@@ -43,7 +43,7 @@ def choose_preset(device: str, data: DataConfig) -> tuple[str, str]:
 def forecast(
     config: StudyConfig, *, runs: int, workers: int, train_tokens: int | None, device: str
 ) -> Forecast:
-    """What `runs` runs will cost. `train_tokens`: in the data, None if that is not known."""
+    """The cost of `runs` runs. `train_tokens` is the size of the train split, None if unknown."""
     return Forecast(
         runs=runs,
         workers=workers,

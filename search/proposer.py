@@ -1,4 +1,4 @@
-"""The study as a source of jobs: it proposes, confirms, and writes every decision to the journal first."""
+"""The study as a source of jobs. Every decision goes to the journal before it takes effect."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Append = Callable[[Mapping[str, Any]], None]
 
 
 class JobFactory(Protocol):
-    """How a trial becomes a job: which task with which arguments."""
+    """Makes the job of a trial."""
 
     def __call__(
         self, trial: int, hparams: HParams, seed: int, split: Split, ratios: Ratios
@@ -28,7 +28,8 @@ class JobFactory(Protocol):
 class Proposer:
     """The engine's source of jobs for one study.
 
-    A proposal is a pure function of the study's seed and its journal: nothing else is kept.
+    A proposal is a pure function of the study's seed and its journal. Raises `UserError` if the study cannot
+    go on.
     """
 
     def __init__(self, study: Study, append: Append, make_job: JobFactory) -> None:
@@ -46,7 +47,7 @@ class Proposer:
         return all_over(self.study) and not self.study.pending
 
     def next(self) -> Job | None:
-        """The next job: that of an interrupted trial again, or of a new one."""
+        """The next job: an interrupted trial again, else a new trial. None if there is none now."""
         if self._waiting:
             spec: TrialSpec | None = TrialSpec.of(self._waiting.pop(0))
         else:
@@ -77,14 +78,15 @@ class Proposer:
             self._ax.tell(record)
 
     def _ask(self, phase: SearchPhase) -> dict[str, float]:
-        """The next trial's values: those that the phase moves, and those that it takes from its centre.
+        """The next trial's values in octaves: those that the phase moves, and those of its center.
 
-        Losses at different scales cannot be compared, so the strategy sees trials at the scale of the next.
+        Losses at different scales cannot be compared. So the strategy sees only trials at the next one's
+        scale.
         """
-        centre, ratios = phase.centre(self.study), phase.ratios(self.study)
+        center, ratios = phase.center(self.study), phase.ratios(self.study)
         free = [c.name for c in self._space.part(*phase.free)]
-        fixed = centre.values if centre else {}
-        trials = [*([centre] if centre else []), *self.study.of_phase(phase.name)]
+        fixed = center.values if center else {}
+        trials = [*([center] if center else []), *self.study.of_phase(phase.name)]
         seen = [t.trial for t in trials if t.ratios == ratios]
         view = View(phase=phase.name, free=free, fixed=fixed, trials=seen)
         values = self._ax.ask(len(self.study.trials), view)

@@ -1,4 +1,4 @@
-"""A study that somebody wants trained: a new one, or one to go on with."""
+"""The request to train a study: a new one, or one to go on with."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from completedp import root_layout
 from completedp.config import StudyConfig
 from completedp.lm.data import SPLITS, Corpus, prepare
 from completedp.lm.preset_files import load_preset
@@ -23,10 +24,10 @@ from search.study_folder import StudyFolder, free_name
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A study and how it is to be trained. Nothing is written before `begin`.
+    """A study that is to be trained. Nothing is written before `begin`.
 
-    `study` has the budget that was asked for; a new one has no data yet. `device`: where its runs train.
-    `named`: its user chose the name, and no other will do.
+    `study` has the requested budget. A new study has no data yet. Its runs train on `device`. `named`: the
+    user chose the name, so no other name will do.
     """
 
     folder: StudyFolder
@@ -41,15 +42,15 @@ class Request:
 
     @property
     def cache(self) -> Path:
-        """Where prepared corpora are, whatever folder a worker runs in."""
-        return self.folder.root.resolve() / "data"
+        """The folder of prepared corpora. It is absolute, because a worker may run in another folder."""
+        return root_layout.data_cache(self.folder.root)
 
     @cached_property
     def corpus(self) -> Corpus | None:
-        """The prepared corpus; None if a loop of the user's reads data of its own.
+        """The prepared corpus. None if the user's own loop reads its own data.
 
-        A study that goes on takes the text that it began with, from the root if the source is gone or has
-        changed. Raises `UserError` if neither has it.
+        A study that goes on keeps the text that it began with. If the source is gone or has changed, that
+        text comes from the root. Raises `UserError` if the text is in neither place.
         """
         train = self.config.train
         if train.loop is not None:
@@ -63,7 +64,7 @@ class Request:
         )
 
     def forecast(self, workers: int) -> Forecast:
-        """What the rest of the budget will cost here."""
+        """The cost of the rest of the budget on this machine."""
         left = self.study.budget - self.study.cost(self.study.ended)
         return preflight.forecast(
             self.config,
@@ -74,9 +75,10 @@ class Request:
         )
 
     def begin(self, say: Callable[[str], object]) -> StudyFolder:
-        """Write what makes the study exist, or its raised budget; returns its folder.
+        """Write the new study, or the raised budget, and return the study's folder.
 
-        `say` is told if another search has taken the name meanwhile.
+        If another search has taken the name meanwhile, `say` gets a line. Raises `UserError` if the study can
+        have no other name, and if its folder cannot be written.
         """
         if not self.new:
             study_folder.raise_budget(self.folder, self.study.budget)
@@ -97,10 +99,10 @@ def new_study(
     seed: int,
     device: str,
 ) -> Request:
-    """A study that does not exist yet. `config` may be a preset's name or a file's path.
+    """The request for a new study. `config` may be the name of a preset or the path of a file.
 
-    Raises `UserError` for a budget that is too small, a name that is taken, an unknown strategy, and what
-    `load_preset` refuses.
+    Raises `UserError` for a budget that is too small, a name that is taken, an unknown strategy, and a preset
+    that `load_preset` refuses.
     """
     preflight.check_budget(budget)
     folder = StudyFolder(root=root, name=name or free_name(root))
@@ -114,9 +116,9 @@ def new_study(
 
 
 def going_on(folder: StudyFolder, *, budget: int | None, device: str) -> Request:
-    """A study that has begun. `budget`: its new total; None leaves it.
+    """The request to go on with a study. `budget` is its new total, None to keep the present one.
 
-    Raises `UserError` if there is none, if it cannot go on, and for a total that is of no use.
+    Raises `UserError` if there is no such study, if it cannot go on, and if the new total is of no use.
     """
     study = folder.read()
     if budget is not None or not study.done:
@@ -128,12 +130,15 @@ def going_on(folder: StudyFolder, *, budget: int | None, device: str) -> Request
 
 
 def device_for(device: str, *, remote: bool) -> str:
-    """Where runs train. A cluster's GPUs need not be seen from here, so a device named for it is taken."""
+    """The device of the runs. A `remote` device is taken as named: a cluster's GPU need not be here.
+
+    Raises `UserError` for a device that is not here, or that does not exist.
+    """
     return device if remote and device in ("cpu", "cuda") else str(pick_device(device))
 
 
 def _provenance(corpus: Corpus | None) -> dict[str, Any]:
-    """The journal's word on the data. Nothing is known of the data of a user's loop."""
+    """The journal's description of the data. The data of the user's own loop is unknown."""
     if corpus is None:
         return {"digest": None, "tokens": {}, "bytes_per_token": dict.fromkeys(SPLITS)}
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,8 +22,8 @@ PARAMETERIZATION = "completed-p"
 def build_recipe(study: Study) -> Recipe:
     """The recipe of a study whose confirmation has ended.
 
-    It holds the per-module configuration if that is confirmed (`confirmed_arm`). Otherwise the global one
-    stands in both places, and `provenance.chosen` says so.
+    The recipe holds the per-module configuration if `confirmed_arm` chooses it. Otherwise it holds the global
+    one in both places, and `provenance.chosen` says so.
     """
     config = study.spec.config
     space = Space.from_config(config)
@@ -35,7 +36,7 @@ def build_recipe(study: Study) -> Recipe:
         confirmed["verdict"] = "nothing to compare: no per-module trial completed"
     tuned = best[chosen] or baseline
     judged = (_judged(study.confirmations_of(number)) for number in range(study.round))
-    # Who raises the budget until there is a gain should be seen to. A round may have confirmed nothing.
+    # A reader should see if the budget was raised until there was a gain. A round may have confirmed nothing.
     earlier = [found for _, found in judged if found]
     provenance: dict[str, Any] = {
         "chosen": tuned.phase,
@@ -74,7 +75,7 @@ def build_recipe(study: Study) -> Recipe:
 
 
 def _judged(trials: Sequence[TrialRecord]) -> tuple[str, dict[str, Any]]:
-    """The arm that a round's confirmation is for, and what may be said of it; nothing if it has no trials."""
+    """The arm that a round's confirmation chooses, and its figures. They are empty without trials."""
     if not trials:
         return "global", {}
     losses, diverged = losses_by_arm(trials), diverged_by_arm(trials)
@@ -87,7 +88,7 @@ def _judged(trials: Sequence[TrialRecord]) -> tuple[str, dict[str, Any]]:
 
 
 def arm_summary(by_seed: dict[int, float]) -> dict[str, Any]:
-    """Mean, spread and losses by seed of one confirmed arm."""
+    """Mean, spread and losses by seed of one confirmed arm, in nats per token."""
     values = list(by_seed.values())
     spread = statistics.stdev(values) if len(values) > 1 else None
     return {
@@ -98,16 +99,13 @@ def arm_summary(by_seed: dict[int, float]) -> dict[str, Any]:
 
 
 def outcome_counts(study: Study) -> dict[str, int]:
-    """How the study's runs ended, by status."""
-    counts: dict[str, int] = {}
-    for trial in study.trials.values():
-        status = trial.status or "pending"
-        counts[status] = counts.get(status, 0) + 1
+    """Number of the study's runs by status."""
+    counts = Counter(trial.status or "pending" for trial in study.trials.values())
     return dict(sorted(counts.items()))
 
 
 def summarize(study: Study, recipe: Recipe) -> dict[str, Any]:
-    """A finished study in brief, as plain JSON."""
+    """The summary of a finished study, as plain JSON types."""
     confirmed = recipe.provenance["confirmed"]
     bytes_per_token = study.spec.data["bytes_per_token"]["report"]
     return {

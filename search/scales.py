@@ -1,4 +1,4 @@
-"""Trials at other scales than the study's own: the model and training they stand for, and their cost."""
+"""Trials at other scales than the study's own: their model, their training and their cost."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from completedp.errors import UserError
 from completedp.models import training_flops
 from completedp.scale import Ratios
 
-# The study's own scale: that of the proxy.
+# The study's own scale, which is the proxy's.
 PROXY = Ratios()
 
 
 def at_scale(config: StudyConfig, ratios: Ratios) -> StudyConfig:
     """The same study at `ratios` of its width, depth, batch and tokens.
 
-    The batch is rounded to whole microbatches (whole sequences if there are none), the tokens to a whole
-    number. Raises `UserError` for a width or depth that the model cannot have.
+    The batch is rounded to whole microbatches, or to whole sequences if there are no microbatches. The tokens
+    are rounded to a whole number. Raises `UserError` for a width or depth that the model cannot have.
     """
     if ratios == PROXY:
         return config
@@ -45,7 +45,7 @@ def at_scale(config: StudyConfig, ratios: Ratios) -> StudyConfig:
 def cost_at(config: StudyConfig, ratios: Ratios) -> Fraction:
     """Training FLOPs of a run at `ratios`, in units of one run at the study's own scale.
 
-    A fraction, so that a budget adds up exactly.
+    It is a fraction, so that a budget adds up exactly.
     """
     if ratios == PROXY:
         return Fraction(1)

@@ -21,9 +21,9 @@ from completedp.models import own_inventory
 Part = Literal["global", "type", "depth"]
 Values = Mapping[str, float]
 
-# A larger 1-β leaves β so near 0 that the average is a single gradient.
+# A larger 1-β leaves β so near 0 that the average is of a single gradient.
 LARGEST_ONE_MINUS_BETA = 0.99
-# Journal values are read by people: a millionth of an octave is far below what a run can feel.
+# People read the journal's values. A millionth of an octave is far below any effect on a run.
 DECIMALS = 6
 
 
@@ -45,17 +45,20 @@ class Coordinate:
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """All coordinates of a study and their meaning. A value that is left out is 0 (multiplier 1)."""
+    """All coordinates of a study and their meaning, in octaves.
+
+    A coordinate without a value is at 0 (multiplier 1). `stacked_types` are the module types in the stack of
+    layers: only these take depth multipliers.
+    """
 
     base: GlobalValues
     layers: int
     coordinates: tuple[Coordinate, ...]
-    # The module types of the model that are in the stack and so take depth multipliers.
     stacked_types: frozenset[str]
 
     @classmethod
     def from_config(cls, config: StudyConfig) -> Space:
-        """The full space of the study's model without its frozen kinds."""
+        """The space of the study's model without the frozen kinds. Raises `UserError` if that is empty."""
         inventory = own_inventory(config.model)
         present = inventory.module_types
         search = config.search
@@ -66,7 +69,7 @@ class Space:
             coordinates.append(Coordinate(part=part, kind=kind, key=key, octaves=octaves))
 
         for name, kind in global_kinds().items():
-            # No multiplier moves a value whose logarithm is that of 0 (weight decay).
+            # No multiplier moves a value of 0, as a weight decay may be.
             movable = kind.shown(getattr(config.values, name)) != 0
             if kind.name not in search.frozen and movable:
                 add("global", kind.name, name)
@@ -104,8 +107,10 @@ class Space:
                 )
 
     def project(self, values: Values) -> dict[str, float]:
-        """The nearest point inside the box with every 1-β at most `LARGEST_ONE_MINUS_BETA`, rounded for the
-        journal."""
+        """The nearest point inside the box with each 1-β at most `LARGEST_ONE_MINUS_BETA`.
+
+        The octaves are rounded for the journal.
+        """
         inside = {
             c.name: min(max(round(values[c.name], DECIMALS), -limit), limit)
             for c in self.coordinates
@@ -117,7 +122,7 @@ class Space:
         return inside
 
     def _project_beta(self, kind: str, inside: dict[str, float]) -> None:
-        """Lower, in this order, the global value, the depths and the types of one β."""
+        """Lower the global value, the depths and the types of one β, in this order."""
         room = _floor(math.log2(LARGEST_ONE_MINUS_BETA / (1 - getattr(self.base, kind))))
         name = f"global.{kind}"
         if name in inside:
@@ -125,7 +130,7 @@ class Space:
         room -= inside.get(name, 0.0)
         depths = [c.name for c in self.part("depth") if c.kind == kind]
         types = [c for c in self.part("type") if c.kind == kind]
-        # A type's coordinate ends at -octaves. If a depth takes more than that, no type can give it back.
+        # A type's coordinate ends at -octaves. If a depth takes more than that, no type can make up for it.
         give = min((c.octaves for c in types), default=0.0)
         for depth in depths:
             if depth in inside:

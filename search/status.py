@@ -1,4 +1,4 @@
-"""Where a study stands, in numbers. `status --json` prints them, displays put them into words."""
+"""The state of a study in numbers. `status --json` prints them, and displays put them into words."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from search.study import Study
 
 @dataclass(frozen=True, kw_only=True)
 class StudyStatus:
-    """Runs by state, the part of the budget that is being spent, and the incumbents (select split, nats).
+    """Runs by state, the phase that spends the budget, and the incumbents. Losses are in nats per token.
 
-    `spent`: the cost of the trials that have ended, of `budget`, in proxy runs. `unfinished`: begun and not
-    ended, at work or interrupted. `stage`: a phase, `done`, or `stuck`: no global trial completed, so there
-    is nothing to go on from. `stage_done` of `stage_runs`: the part of the phase's budget that its trials
-    take. `confirmed`: the difference per module less global on fresh paired seeds. `lead`: the same on the
-    search's own seed. `scatter`: the standard deviation of the better half of the global trials. They differ
-    in more than noise, so it overstates the uncertainty.
+    `budget`, `spent`, `stage_done` and `stage_runs` are in proxy runs. `spent` is the cost of the trials that
+    have ended. `unfinished` trials have begun and not ended. `stage` is a phase, `done` or `stuck`: no global
+    trial completed, so there is nothing to go on from. `stage_done` is the cost of the phase's trials, and
+    `stage_runs` its part of the budget. `best` holds the incumbents (select split). `confirmed` is the
+    difference per module - global on fresh paired seeds (report split). `lead` is the same difference on the
+    search's own seed (select split). `scatter` is the standard deviation of the better half of the global
+    trials. It overstates the uncertainty, because these trials differ in more than noise.
     """
 
     budget: int
@@ -43,12 +44,12 @@ class StudyStatus:
     scatter: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON."""
+        """The fields as plain JSON types."""
         return dataclasses.asdict(self)
 
 
 def status_of(study: Study) -> StudyStatus:
-    """Where the study stands by its journal alone."""
+    """The state of a study, from its journal alone."""
     trials = study.ended
     count = {
         status: sum(t.status == status for t in trials)
@@ -84,6 +85,7 @@ def status_of(study: Study) -> StudyStatus:
 
 
 def _stage(study: Study) -> tuple[str, Fraction, Fraction]:
+    """The stage, the cost of its trials, and its part of the budget."""
     if study.done:
         return "done", Fraction(study.budget), Fraction(study.budget)
     phase = current_phase(study)
@@ -99,5 +101,5 @@ def _stage(study: Study) -> tuple[str, Fraction, Fraction]:
 
 
 def _number(cost: Fraction) -> float:
-    """A whole number if it is one, as it is without trials at other scales."""
+    """An `int` if the cost is whole, as it is without trials at other scales."""
     return int(cost) if cost.denominator == 1 else float(cost)

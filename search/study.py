@@ -1,4 +1,4 @@
-"""What a study's journal says: its configuration, budget, trials, incumbents and confirmation runs."""
+"""A study as its journal tells it: configuration, budget, trials, incumbents and confirmation runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SMALLEST_BUDGET = 12  # 4 confirmation runs and 8 to search with
 
 
 def _is_data(value: Any) -> bool:
-    """A corpus's digest and the report split's bytes per token. Either may be unknown."""
+    """Whether this is a corpus's digest and the report split's bytes per token. Both may be unknown."""
     if not isinstance(value, dict) or not isinstance(value.get("bytes_per_token"), dict):
         return False
     per_token = value["bytes_per_token"].get("report")
@@ -37,12 +37,15 @@ _DATA = Field(_is_data, "an object with digest and bytes_per_token")
 
 
 def confirmation_runs(budget: int) -> int:
-    """Runs of a budget kept for the confirmation: both arms on 2 to 8 fresh seeds."""
+    """Number of a budget's runs for the confirmation: both arms on 2 to 8 fresh seeds."""
     return 2 * max(2, min(8, budget // 20))
 
 
 def global_runs(share: float, searching: Fraction) -> int:
-    """Search runs of the global arm: its share, and at least the preset's own values and one other."""
+    """Number of the global arm's search runs: its share, but at least two.
+
+    One of the two trains the preset's own values.
+    """
     return max(2, round(share * searching))
 
 
@@ -58,7 +61,7 @@ def versions_now() -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class StudySpec:
-    """The first record of a journal: what does not change in the life of a study."""
+    """The first record of a journal: everything about a study that never changes."""
 
     name: str
     config: StudyConfig
@@ -68,7 +71,7 @@ class StudySpec:
     versions: Mapping[str, str] = field(default_factory=versions_now)
 
     def to_record(self) -> dict[str, Any]:
-        """The journal's first record; the journal adds event and schema."""
+        """The journal's first record. The journal adds `event` and `schema`."""
         config = self.config.to_dict()
         return {
             "name": self.name,
@@ -82,9 +85,12 @@ class StudySpec:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], where: str) -> StudySpec:
-        """Raises `UserError` for a configuration that is not this version's or was edited."""
+        """The specification in a journal's first record.
+
+        Raises `UserError` for a configuration that this version does not know, or that was edited.
+        """
         with located(f"{where}, line 1: the journal is damaged"):
-            # First: what another version has written is told by the keys of its configuration.
+            # Validated first: unknown keys of the configuration tell that another version has written it.
             config = validation.validate(
                 StudyConfig, without_stopping(record.get("config")), "config"
             )
@@ -101,7 +107,7 @@ class StudySpec:
 
 @dataclass
 class Study:
-    """A study and its trials so far: a view of the journal's records, old and new.
+    """A study and its trials so far: a view of the journal's records.
 
     The budget and all costs are in proxy runs: the training FLOPs of one run at the study's own scale.
     """
@@ -113,13 +119,13 @@ class Study:
 
     @classmethod
     def from_records(cls, records: Sequence[Mapping[str, Any]], where: str) -> Study:
-        """Raises `UserError` for records that are no whole, consistent study."""
+        """A study from its records. Raises `UserError` if they are not a whole, consistent study."""
         held = [dict(record) for record in records]
         spec = StudySpec.from_record(held[0], where)
         return cls(spec=spec, records=held, trials=trials(held, where))
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Take a record that the journal has just taken."""
+        """Add a record that the journal has just taken."""
         take(self.trials, record)
         self.records.append(dict(record))
 
@@ -136,13 +142,13 @@ class Study:
 
     @property
     def budget(self) -> int:
-        """The total in force: the study's own, or what it was last raised to."""
+        """The total in force, in proxy runs: the first one, or the last raised one."""
         raised = [int(r["budget"]) for r in self.records if r["event"] == "budget"]
         return raised[-1] if raised else self.spec.budget
 
     @property
     def round(self) -> int:
-        """How often the budget was raised; confirmations of an earlier round are stale."""
+        """Number of times that the budget was raised. Confirmations of an earlier round are stale."""
         return sum(r["event"] == "budget" for r in self.records)
 
     @property
@@ -175,22 +181,22 @@ class Study:
         return self.confirmations_of(self.round)
 
     def confirmations_of(self, number: int) -> list[TrialRecord]:
-        """Those of a round, the first being 0."""
+        """The confirmation trials of one round, counted from 0."""
         return [t for t in self.of_phase("confirm") if t.extra.get("round") == number]
 
     @property
     def search_limit(self) -> Fraction:
-        """The part of the budget that is for search."""
+        """The part of the budget for search, in proxy runs."""
         confirmed = self.cost(self.of_phase("confirm")) - self.cost(self.confirmations)
         return self.budget - confirmed - confirmation_runs(self.budget)
 
     def raised_to(self, budget: int) -> Study:
-        """The study as it will be when the budget has been raised."""
+        """The study with its budget raised. Nothing is written."""
         return Study.from_records([*self.records, {"event": "budget", "budget": budget}], "raised")
 
     @property
     def global_limit(self) -> int:
-        """The part of it that is for the global arm."""
+        """The part of the search's budget for the global arm, in proxy runs."""
         return global_runs(self.spec.config.search.global_share, self.search_limit)
 
     def completed(self, phase: str) -> list[TrialRecord]:
@@ -198,11 +204,11 @@ class Study:
         return [t for t in self.of_phase(phase) if t.loss is not None and t.ratios == PROXY]
 
     def best(self, phase: str) -> TrialRecord | None:
-        """The completed trial with the lowest loss; the earlier one of equals."""
+        """The completed trial with the lowest loss, and the earliest one of equals."""
         return min(self.completed(phase), key=lambda t: t.loss or 0.0, default=None)
 
     @property
-    def centre(self) -> TrialRecord | None:
+    def center(self) -> TrialRecord | None:
         """The global configuration that the per-module phase moves around: the best before it began.
 
         Later global trials (of a raised budget) compete as the baseline, but do not move it: per-module
@@ -214,16 +220,16 @@ class Study:
 
     @property
     def pending(self) -> list[TrialRecord]:
-        """Proposed, neither finished nor set aside."""
+        """The trials that are neither finished nor set aside."""
         return [t for t in self.trials.values() if t.status is None]
 
     @property
     def ended(self) -> list[TrialRecord]:
-        """Finished or set aside."""
+        """The trials that are finished or set aside."""
         return [t for t in self.trials.values() if t.status is not None]
 
     def check_raise(self, budget: int) -> None:
-        """Raises `UserError` for another total than the present one that is of no use."""
+        """Raises `UserError` if the total `budget` leaves no run to search with."""
         if budget < (least := self.smallest_raise()):
             raise UserError(
                 f"--budget is {budget}; study {self.spec.name!r} has {self.budget}, and the next useful "
@@ -231,7 +237,7 @@ class Study:
             )
 
     def smallest_raise(self) -> int:
-        """The least budget beyond the present one that leaves a run to search with."""
+        """The smallest total above the present one that leaves a run to search with."""
         confirmed, searched = self.cost(self.of_phase("confirm")), self.cost(self.searched)
         budget = max(self.budget, math.floor(confirmed + searched)) + 1
         while budget - confirmed - confirmation_runs(budget) < searched + 1:

@@ -1,4 +1,4 @@
-"""Where studies are on disk: which there are, how one begins, how it gets more runs.
+"""Studies on disk: the list of them, the start of one, and the raise of its budget.
 
 Light: nothing here trains or proposes.
 """
@@ -18,7 +18,7 @@ from completedp.runs.lock import Held, Lock
 from search.study import Study, StudySpec
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_MOMENT = 0.05  # s
+_MOMENT = 0.05  # seconds between two looks at the journal of another process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class StudyFolder:
         return self.path / root_layout.LOCK
 
     def read(self) -> Study:
-        """The study as its journal tells it. Raises `UserError` if there is none."""
+        """The study as its journal tells it. Raises `UserError` if there is none, or if it is damaged."""
         if not exists(self.journal):
             known = study_names(self.root)
             there = f"there are: {', '.join(known)}" if known else "there is none yet"
@@ -74,7 +74,8 @@ class StudyFolder:
     def begin(self, spec: StudySpec) -> bool:
         """Write `study.yaml`, then the journal, whose first line makes the study exist.
 
-        Returns whether this was done: False if the folder holds a study already.
+        Returns False, and writes nothing, if the folder holds a study already. Raises `UserError` if the
+        folder cannot be made.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -97,7 +98,7 @@ def study_names(root: Path) -> list[str]:
 
 
 def free_name(root: Path) -> str:
-    """`study-1`, or the first number not taken."""
+    """`study-1`, or the first such name that is not taken."""
     number = 1
     while exists(StudyFolder(root=root, name=f"study-{number}").journal):
         number += 1
@@ -105,10 +106,10 @@ def free_name(root: Path) -> str:
 
 
 def create(folder: StudyFolder, spec: StudySpec, *, rename: bool = False) -> StudyFolder:
-    """Begin a study, and return its folder.
+    """Begin a study and return its folder.
 
-    If another search has taken the name meanwhile, `rename` takes the next free one. Raises `UserError`
-    without it.
+    If another search has taken the name meanwhile, `rename` allows the next free name. Without `rename`,
+    this raises `UserError`.
     """
     while True:
         if not rename:
@@ -121,11 +122,14 @@ def create(folder: StudyFolder, spec: StudySpec, *, rename: bool = False) -> Stu
         except Held:
             if not rename:
                 raise
-            time.sleep(_MOMENT)  # until the other one's journal says that the name is taken
+            time.sleep(_MOMENT)  # until the other search's journal shows that the name is taken
 
 
 def raise_budget(folder: StudyFolder, budget: int) -> None:
-    """Give a study a larger total budget. A budget equal to the present one changes nothing."""
+    """Give a study a larger total budget. A budget equal to the present one changes nothing.
+
+    Raises `UserError` if another process writes the study, and if the new total is of no use.
+    """
     with Lock(folder.lock):
         study = folder.read()
         if budget == study.budget:

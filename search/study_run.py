@@ -49,9 +49,9 @@ def train(
     hours: float = 0,
     forecast: float | None = None,
 ) -> dict[str, Any] | None:
-    """Run the study that was asked for and has begun in `folder`, as `run` does.
+    """Run the requested study, which has begun in `folder`. See `run` for the rest.
 
-    Its runs train in `workers` processes here (None: one a core or GPU), or in `executor`, which is closed
+    The runs train in `workers` processes here (None: one per core or GPU), or in `executor`. That is closed
     at the end.
     """
     config, device = request.config, request.device
@@ -75,7 +75,7 @@ def train(
             make_job,
             display=display,
             hours=hours,
-            # Nothing is known beforehand of a loop of the user's.
+            # The time of the user's own loop is not known beforehand.
             forecast=None if config.train.loop else forecast,
         )
 
@@ -91,15 +91,15 @@ def run(
 ) -> dict[str, Any] | None:
     """Run a study to its end and return its summary, or None if it was interrupted first.
 
-    Nothing new is begun after `hours` (0: no limit). `forecast`: how many seconds a run should take, None if
-    nobody knows. It tells a run that hangs from a slow one (`completedp.runs.engine`).
+    Nothing new is begun after `hours` (0: no limit). `forecast` is the number of seconds that a run should
+    take, None if unknown. It tells a run that hangs from a slow one (`completedp.runs.engine`).
     """
     ends = time.monotonic() + hours * 3600
     with Lock(folder.lock), Journal.open(folder.journal) as journal:
         study = folder.read()
         shown = display(study)
         source = None if study.done else Proposer(study, journal.append, make_job)
-        tracker = Tracker(folder.root, folder.path, warn=shown.say)  # last: it has a thread
+        tracker = Tracker(folder.root, folder.path, warn=shown.say)  # last, because it has a thread
 
         def on_event(event: Event) -> None:
             shown.event(event)
@@ -122,7 +122,7 @@ def run(
                     )
                 if not done:
                     return None
-            journal.check()  # a folder that was moved away must not be made anew
+            journal.check()  # a folder that was moved away must not come back
             summary = _write_results(folder, study)
             if not study.done:
                 journal.append({"event": "done"})
@@ -142,7 +142,7 @@ def language_model_job(
 ) -> Job:
     """A run of the study's model, with the values carried by Complete(d)P to `ratios` of the study's scale.
 
-    `digest`: of the study's corpus, if it is known.
+    `digest` is the digest of the study's corpus, None if unknown.
     """
     at = at_scale(config, ratios)
     inventory, base = own_inventory(config.model), dict[str, Any]()
@@ -167,7 +167,7 @@ def language_model_job(
 def report(folder: StudyFolder, *, warn: Callable[[str], object]) -> dict[str, Any]:
     """Write a finished study's results again from its journal, and return the summary.
 
-    If nothing can be written there, it warns and only returns the summary. Raises `UserError` for a study
+    If the folder cannot be written, it warns and only returns the summary. Raises `UserError` for a study
     that is not done.
     """
     study = folder.read()

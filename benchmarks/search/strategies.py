@@ -179,7 +179,7 @@ def judged(place: StudyFolder, strategy: str, seed: int, checkpoints: list[int])
     config = study.spec.config
     space = Space.from_config(config)
     modules = study.of_phase("module")
-    start = study.centre
+    start = study.center
     assert start is not None
     chosen: dict[int, TrialRecord] = {0: start}
     for number in checkpoints:

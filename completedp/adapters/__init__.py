@@ -1,1 +1,1 @@
-"""Other people's models: what their parameters are, and how they take a recipe's values."""
+"""External models: the inventory of their parameters, and a recipe's values on them."""

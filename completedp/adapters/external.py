@@ -1,4 +1,4 @@
-"""A study's model that nobody here wrote, built and classified; its inventory is made once a process."""
+"""A study's external model: built, classified and tried. Each inventory is made once a process."""
 
 from __future__ import annotations
 
@@ -14,49 +14,57 @@ from completedp.errors import UserError
 
 
 def build_model(model: ExternalModel, device: str | torch.device = "meta") -> nn.Module:
-    """The model with its own code's values."""
+    """The model with the initial values of its own code."""
     return source_of(model.source, model.vocab_size).build(model.width, model.depth, str(device))
 
 
 @functools.lru_cache(maxsize=16)
-def grown(model: ExternalModel, base: ExternalModel) -> ExternalInventory:
-    """The inventory of the model as grown from `base`, the same family at another size. Raises `UserError`
-    where it is not of the size asked for."""
+def external_inventory(model: ExternalModel, base: ExternalModel) -> ExternalInventory:
+    """The inventory of the model as grown from `base`, the same family at another size.
+
+    Raises `UserError` if the built model has another size than `model` says.
+    """
     found = inventory_of(build_model(model), build_model(base), model.modules)
     if (found.width, found.whole.layers) != (model.width, model.depth):
         raise UserError(
             f"{model.source} at width {model.width} and depth {model.depth} has width {found.width} and "
-            f"{found.whole.layers} layers; expected what it was asked for"
+            f"{found.whole.layers} layers; expected the size that it was asked for"
         )
     return found
 
 
 @functools.lru_cache(maxsize=4)
-def found_in(model: ExternalModel) -> ExternalInventory:
-    """The inventory of the model as its own base. Raises `UserError` where it is not of the size asked for,
-    or has fewer tokens than the data."""
-    # Twice as large beside it: what does not grow as its type should is refused before the search, not after.
-    grown(model.scaled(width=2 * model.width, depth=2 * model.depth), model)
-    found = grown(model, model)
-    (rows,) = (p.shape[0] for p in found.observed.parameters if p.name == _embedding(found))
+def base_inventory(model: ExternalModel) -> ExternalInventory:
+    """The inventory of the model as its own base.
+
+    Raises `UserError` as `external_inventory` does, and for an embedding of fewer tokens than the data has.
+    """
+    # A model twice as large is read too: a tensor that grows otherwise than its type should is refused
+    # before the search, not after it.
+    external_inventory(model.scaled(width=2 * model.width, depth=2 * model.depth), model)
+    found = external_inventory(model, model)
+    embedding = next(s.name for s in found.whole if s.module_type == "embedding")
+    (rows,) = (p.shape[0] for p in found.observed.parameters if p.name == embedding)
     if rows < model.vocab_size:
         raise UserError(
-            f"{model.source} has {rows} rows in {_embedding(found)}; the data's vocabulary has "
+            f"{model.source} has {rows} rows in {embedding}; the data's vocabulary has "
             f"{model.vocab_size}: build it with at least as many"
         )
     return found
 
 
 def check_runs(model: ExternalModel) -> None:
-    """Run the model once on one sequence here. Raises `UserError` where it does not give its logits, or has
-    fewer of them than the data has tokens."""
+    """Run the model once on one sequence, on the CPU.
+
+    Raises `UserError` if it returns no logits, or logits of fewer tokens than the data has.
+    """
     built = build_model(model, "cpu")
-    # From the last token down: what the model has too few rows for is among them.
+    # The largest tokens come first, because they are the ones that a model may have no rows for.
     tokens_BT = (model.vocab_size - 1 - torch.arange(model.context) % model.vocab_size)[None]
     try:
         with torch.no_grad():
             logits_BTV = logits_of(built, tokens_BT)
-    except Exception as error:  # whatever their code raises
+    except Exception as error:  # whatever the user's code raises
         raise UserError(
             f"{model.source} does not run on {model.context} tokens ({type(error).__name__}: {error}); "
             "expected a model that maps tokens B x T to logits B x T x V, or to an output that holds them"
@@ -75,11 +83,7 @@ def check_runs(model: ExternalModel) -> None:
 
 
 def logits_of(model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
-    """What the model gives for tokens: logits, or an output with them as `logits`."""
+    """The logits that the model returns for tokens, alone or as the attribute `logits` of its output."""
     output = model(tokens_BT)
     logits_BTV: torch.Tensor = getattr(output, "logits", output)
     return logits_BTV
-
-
-def _embedding(found: ExternalInventory) -> str:
-    return next(s.name for s in found.whole if s.module_type == "embedding")

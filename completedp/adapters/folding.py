@@ -25,8 +25,8 @@ def multipliers(
     """One multiplier per residual branch, one for the logits, and one that cancels a width-dependent factor
     in the model's own code. Multipliers equal to 1 are included.
 
-    Raises `UserError` for a layer whose branch has no end, or two, and for any other coefficient: such a one
-    needs code of its own in the model.
+    Raises `UserError` for a branch with no last linear map or with two. Raises it for any other coefficient
+    too: such a coefficient needs code of its own in the model.
     """
     if resolved.coefficients:
         raise UserError(
@@ -36,7 +36,7 @@ def multipliers(
     return (
         *_residual(found, resolved),
         _logits(found, resolved),
-        *_against_code(found, parameterization),
+        *_embedding(found, parameterization),
     )
 
 
@@ -49,29 +49,33 @@ def _residual(found: ExternalInventory, resolved: Resolved) -> Iterator[Multipli
             end = specs.get((BRANCH_POST_NORMS[branch], layer)) or specs.get(
                 (BRANCH_ENDS[branch], layer), []
             )
-            yield _on(end, c, f"layer {layer}", f"the last linear map of its {branch} branch")
+            yield _multiplier(
+                end, c, f"layer {layer}", f"the last linear map of its {branch} branch"
+            )
 
 
 def _logits(found: ExternalInventory, resolved: Resolved) -> Multiplier:
-    """On the final norm if the unembedding is tied: that matrix is the embedding as well."""
+    """On the final norm if the unembedding is tied, because that matrix is the embedding as well."""
     wanted = "final_norm" if found.whole.tied else "unembedding"
     specs = [s for s in found.whole if s.module_type == wanted]
-    return _on(specs, resolved.output_multiplier, "the model", f"its {wanted}, for the logits")
+    return _multiplier(
+        specs, resolved.output_multiplier, "the model", f"its {wanted}, for the logits"
+    )
 
 
-def _on(specs: Sequence[TensorSpec], c: float, where: str, what: str) -> Multiplier:
-    """On one weight or gain and its bias."""
+def _multiplier(specs: Sequence[TensorSpec], c: float, place: str, tensor: str) -> Multiplier:
+    """A multiplier on one weight or gain, and on its bias. `place` and `tensor` are for the message."""
     weights = [s for s in specs if not s.is_bias]
     if len(weights) != 1:
         raise UserError(
-            f"{where} has {len(weights)} tensors that would be {what}; expected one: correct the types by "
+            f"{place} has {len(weights)} tensors that would be {tensor}; expected one: correct the types by "
             "patterns"
         )
     return Multiplier(module=_owner(weights[0].name), tensors=tuple(s.name for s in specs), c=c)
 
 
-def _against_code(found: ExternalInventory, parameterization: str) -> Iterator[Multiplier]:
-    """Cancels the code's factor on the embedding, which grows with the width."""
+def _embedding(found: ExternalInventory, parameterization: str) -> Iterator[Multiplier]:
+    """Cancels the factor that the model's code puts on the embedding, which grows with the width."""
     if not PARAMETERIZATIONS[parameterization].standard:
         (embedding,) = (s for s in found.whole if s.module_type == "embedding")
         yield Multiplier(

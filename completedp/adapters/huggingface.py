@@ -1,7 +1,7 @@
 """Hugging Face's causal language models at another width and depth.
 
-The width of a configuration grows by heads of a fixed head dimension; d_ff / d_model and the number of
-query heads to a key-value head stay. Needs transformers (extra `hf`).
+A configuration grows in width by more heads of the same head dimension. d_ff / d_model and the number of
+query heads per key-value head stay. Needs transformers (extra `hf`).
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ from completedp.adapters import hf_files
 from completedp.adapters.hf_files import Configuration
 from completedp.errors import UserError, clipped, shown
 
-# Of a model's modules and parameters. A Llama of 1000 layers has 22,000. `inspect` builds two models and
-# reads them: where the larger has as many as this, in 7 s of a CPU (a GPT-2 in 12).
+# The most modules and parameters of a model. A Llama of 1000 layers has 22,000. `inspect` builds and reads
+# two models. If the larger one has this many parts, a CPU needs 7 s for a Llama and 12 s for a GPT-2.
 MOST_PARTS = 50_000
-# Characters of what transformers says, of which a value may be a megabyte.
-_LOGGED = 300
-# Names that are its code's, and no value of a file: through `attribute_map` a file could have any other value
-# read in the place of one that was looked at.
-_OF_THE_CODE = frozenset(
+# Characters of a message of transformers. A value in such a message may be a megabyte.
+_LONGEST_MESSAGE = 300
+# Names in a configuration's class that no file may set. A file that sets `attribute_map` could have another
+# value read in the place of a checked one.
+_RESERVED = frozenset(
     name
     for name in dir(PretrainedConfig)
     if name not in ("model_type", *(field.name for field in fields(PretrainedConfig)))
     and not isinstance(getattr_static(PretrainedConfig, name), property)
 )
-# Configurations answer to these names whatever their own are (GPT-2's n_embd).
-_GROW = (
+# The sizes that grow with the width. Every family's configuration answers to these common names.
+_WIDTHS = (
     "hidden_size",
     "intermediate_size",
     "n_inner",  # GPT-2's
@@ -63,31 +63,30 @@ _GROW = (
 def config_at(config: PretrainedConfig, *, width: int, depth: int) -> PretrainedConfig:
     """The same family at `width` (hidden_size) and `depth` (num_hidden_layers).
 
-    Raises `UserError` where a size does not come out whole, or the configuration has none of these names.
+    Raises `UserError` if the configuration lacks one of the two, or if a size would not be a whole number.
     """
-    was = size_of(config)[1]
-    at = copy.deepcopy(config)
-    for name in _GROW:
+    base_width, base_depth = size_of(config)
+    scaled = copy.deepcopy(config)
+    for name in _WIDTHS:
         size = getattr(config, name, None)
         if size is not None:
-            setattr(at, name, _grown(name, size, width, config.hidden_size))
-    at.num_hidden_layers = depth
+            setattr(scaled, name, _scaled(name, size, width, base_width))
+    scaled.num_hidden_layers = depth
     for name, values in vars(config).items():
-        if (
-            isinstance(values, list) and len(values) == was
-        ):  # one a layer: layer_types, no_rope_layers
-            setattr(at, name, [values[i % was] for i in range(depth)])
-    return at
+        # A list of one entry per layer: layer_types, no_rope_layers.
+        if isinstance(values, list) and len(values) == base_depth:
+            setattr(scaled, name, [values[i % base_depth] for i in range(depth)])
+    return scaled
 
 
 def size_of(config: PretrainedConfig) -> tuple[int, int]:
-    """Its width and depth. Raises `UserError` where it has none."""
+    """The width and depth of a configuration. Raises `UserError` if it has none."""
     width = getattr(config, "hidden_size", None)
     depth = getattr(config, "num_hidden_layers", None)
     if not (width and depth):
         raise UserError(
             f"the configuration {type(config).__name__} has no hidden_size or num_hidden_layers; expected "
-            "that of a decoder"
+            "a decoder's configuration"
         )
     for name, size in (("hidden_size", width), ("num_hidden_layers", depth)):
         if not (isinstance(size, int) and size > 0):
@@ -96,7 +95,7 @@ def size_of(config: PretrainedConfig) -> tuple[int, int]:
 
 
 def with_vocabulary(config: PretrainedConfig, size: int) -> PretrainedConfig:
-    """The configuration with `size` tokens; special tokens beyond them are none."""
+    """The configuration with `size` tokens. Special tokens beyond them are set to None."""
     changed = copy.deepcopy(config)
     changed.vocab_size = size
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
@@ -106,36 +105,32 @@ def with_vocabulary(config: PretrainedConfig, size: int) -> PretrainedConfig:
     return changed
 
 
-def _grown(name: str, size: object, width: int, was: int) -> int:
+def _scaled(name: str, size: object, width: int, base_width: int) -> int:
     if not isinstance(size, int):
         raise UserError(f"{name} is {shown(size)}; expected a whole number")
-    if size * width % was:
+    if size * width % base_width:
         raise UserError(
-            f"{name} is {size} at width {was}; at width {width} it would be {size * width / was:g}: give a "
-            "width at which it is whole"
+            f"{name} is {size} at width {base_width}; at width {width} it would be "
+            f"{size * width / base_width:g}: give a width at which it is whole"
         )
-    return size * width // was
-
-
-def read_config(path: Path) -> PretrainedConfig:
-    """A config.json, or the folder it is in, as `config_of` has it."""
-    return config_of(read_file(path))
+    return size * width // base_width
 
 
 def read_file(path: Path) -> Configuration:
-    """The content of a config.json, or of the folder's. Raises `UserError` as `hf_files.read` does."""
-    return hf_files.read(path, _OF_THE_CODE)
+    """The content of the config.json at `path`, a file or its folder. Raises as `hf_files.read` does."""
+    return hf_files.read(path, _RESERVED)
 
 
 def config_of(file: Configuration) -> PretrainedConfig:
-    """The configuration of a decoder that transformers itself knows. Nothing that the file names is loaded.
+    """The configuration of a decoder that is part of transformers. Nothing that the file names is loaded.
 
-    Raises `UserError` for another, for sizes beyond every model's, and for what the family refuses.
+    Raises `UserError` for any other family, for sizes beyond every model's, and for values that the family
+    refuses.
     """
     family = _family(file)
     file.check_sizes(family.attribute_map)
     with TemporaryDirectory() as folder:
-        # Through the library's own door, which knows what has been renamed since a file was written.
+        # AutoConfig knows the names that have changed since a file was written.
         (Path(folder) / hf_files.FILE_NAME).write_text(json.dumps(file.content), "utf-8")
         try:
             with _short_logs():
@@ -144,8 +139,8 @@ def config_of(file: Configuration) -> PretrainedConfig:
                 )
         except Exception as error:  # whatever the model's own validation raises
             raise UserError(
-                f"{file.path}: not a configuration of transformers ({_said(error)}); give one of "
-                f"{shown(file.model_type)} that it takes"
+                f"{file.path}: not a configuration of transformers ({_one_line(error)}); give values that "
+                f"its {shown(file.model_type)} takes"
             ) from None
     config.name_or_path = str(file.path)
     return config
@@ -177,25 +172,25 @@ def _family(file: Configuration) -> type[PretrainedConfig]:
 def build(
     config: PretrainedConfig, device: str = "meta", dtype: torch.dtype = torch.float32
 ) -> Any:
-    """The causal language model of a configuration, with its own initial values.
+    """The causal language model of a configuration, with the initial values of transformers.
 
-    Raises `UserError` where transformers builds none, or one of more than `MOST_PARTS`.
+    Raises `UserError` if transformers builds none, and for a model of more than `MOST_PARTS` parts.
     """
     try:
         with _short_logs(), _bounded(), torch.device(device):
             return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     except (torch.OutOfMemoryError, UserError):
-        raise  # of the moment, and no mistake in the configuration; of the bound
+        raise  # memory may be free later; the bound has its own message
     except Exception as error:  # whatever the model's own code raises
         raise UserError(
             f"transformers builds no causal language model from {type(config).__name__} "
-            f"({type(error).__name__}: {_said(error)}); expected a decoder's configuration"
+            f"({type(error).__name__}: {_one_line(error)}); expected a decoder's configuration"
         ) from None
 
 
 @contextmanager
 def _bounded() -> Iterator[None]:
-    """What is built within has at most `MOST_PARTS` modules and parameters."""
+    """Refuses a model of more than `MOST_PARTS` modules and parameters while it is built."""
     parts = 0
 
     def count(*_: Any) -> None:
@@ -203,8 +198,8 @@ def _bounded() -> Iterator[None]:
         parts += 1
         if parts > MOST_PARTS:
             raise UserError(
-                f"the configuration makes more than {MOST_PARTS:,} modules and parameters; give one of fewer "
-                "layers, or experts"
+                f"the configuration makes more than {MOST_PARTS:,} modules and parameters; give one with "
+                "fewer layers or experts"
             )
 
     with (
@@ -216,12 +211,12 @@ def _bounded() -> Iterator[None]:
 
 @contextmanager
 def _short_logs() -> Iterator[None]:
-    """What transformers logs may hold a whole configuration: of each message the beginning and the end."""
+    """Cuts each logged message in its middle, because it may hold a whole configuration."""
 
     def shorten(record: logging.LogRecord) -> bool:
         text = record.getMessage()
-        if len(text) > 2 * _LOGGED:  # what one handler has shortened another leaves
-            record.msg, record.args = clipped(text, _LOGGED), None
+        if len(text) > 2 * _LONGEST_MESSAGE:  # a cut message reaches the next handler's filter
+            record.msg, record.args = clipped(text, _LONGEST_MESSAGE), None
         return True
 
     handlers = list(logging.getLogger("transformers").handlers)
@@ -234,13 +229,16 @@ def _short_logs() -> Iterator[None]:
             handler.removeFilter(shorten)
 
 
-def _said(error: Exception) -> str:
-    """In one line: what is wrong with a field stands in the second."""
-    return clipped(" ".join(str(error).split()), _LOGGED) or type(error).__name__
+def _one_line(error: Exception) -> str:
+    """The error's text in one line. Its first line alone would not say what is wrong with a field."""
+    return clipped(" ".join(str(error).split()), _LONGEST_MESSAGE) or type(error).__name__
 
 
 def base_of(model: nn.Module, *, width: int, depth: int) -> nn.Module:
-    """A Hugging Face model's own family at the base's scale, on the meta device."""
+    """The same family as a Hugging Face model, at the base's width and depth, on the meta device.
+
+    Raises `UserError` for any other model.
+    """
     config = getattr(model, "config", None)
     if not isinstance(config, PretrainedConfig):
         raise UserError(

@@ -1,4 +1,4 @@
-"""The face of external models: each is built on the meta device, and its own code is imported only then."""
+"""The kind of external models. Their code is imported only when a model is built, on the meta device."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import math
 from typing import Any
 
 from completedp import flops, trust
-from completedp.adapters.external import found_in, grown
+from completedp.adapters.external import base_inventory, external_inventory
 from completedp.config import ExternalModel
 from completedp.hparams import HParams
 from completedp.modules import Inventory
 
 
 class ExternalKind:
-    """External models, as `completedp.models.ModelKind`."""
+    """A `completedp.models.ModelKind`."""
 
     task = trust.FOREIGN_MODEL
     needs_working_folder = True
@@ -21,17 +21,17 @@ class ExternalKind:
     def inventory(
         self, model: ExternalModel, base: ExternalModel, hparams: HParams | None = None
     ) -> Inventory:
-        found = grown(model, base)
+        found = external_inventory(model, base)
         return found.whole if hparams is None else found.for_hparams(hparams)
 
     def own_inventory(self, model: ExternalModel) -> Inventory:
-        return found_in(model).whole
+        return base_inventory(model).whole
 
     def parameter_count(self, model: ExternalModel) -> int:
         return sum(_elements_by_role(model).values())
 
     def flops_per_token(self, model: ExternalModel) -> int:
-        """Every layer is taken to mix its whole width over the whole context."""
+        """Each layer's attention is counted at the model's width and its whole context."""
         elements = _elements_by_role(model)
         multiplied = elements["hidden_weight"] + elements["unembedding"]
         return flops.training_flops_per_token(model, multiplied)
@@ -51,7 +51,7 @@ EXTERNAL = ExternalKind()
 
 def _elements_by_role(model: ExternalModel) -> dict[str, int]:
     """Trainable parameters by role. A tied embedding is multiplied, so it counts as the unembedding."""
-    found = found_in(model)
+    found = base_inventory(model)
     shapes = {p.name: p.shape for p in found.observed.parameters}
     elements: dict[str, int] = {}
     for spec in found.whole:

@@ -1,7 +1,7 @@
-"""Which module type a parameter's name means: one ordered table, before it the user's own patterns.
+"""The module type that a parameter's name means: the user's patterns first, then one ordered table.
 
-Names inside a layer are searched without the layer's prefix, names outside it whole, both without the last
-part (`weight`). The first pattern found anywhere in the name decides.
+The table searches the path of the module that owns the parameter: below the layer for a module in the stack,
+whole for a module outside it. The first pattern found anywhere in the path decides.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from completedp.modules import MODULE_TYPES
 
 @dataclass(frozen=True, kw_only=True)
 class Naming:
-    """`pattern` means `module_type`, where the layer (or the part outside of the stack) also has a
-    parameter whose path holds `beside`."""
+    """`pattern` means `module_type` if a parameter of the same layer has `beside` in its path. The parameters
+    outside the stack count as one layer."""
 
     pattern: str
     module_type: str
@@ -26,7 +26,7 @@ class Naming:
 
 
 def _named(module_type: str, *names: str, within: str = "", beside: str = "") -> Naming:
-    """The names as whole parts of a path, the last of them; `within`: after a part with that in it."""
+    """`names` are the whole last part of a path. An earlier part must contain `within`."""
     any_of = "|".join(names)
     before = rf"(^|\.)[^.]*({within})[^.]*\.(.*\.)?" if within else r"(^|\.)"
     return Naming(pattern=rf"{before}({any_of})$", module_type=module_type, beside=beside)
@@ -34,7 +34,7 @@ def _named(module_type: str, *names: str, within: str = "", beside: str = "") ->
 
 _ATTENTION = "attn|attention"
 _FFN = "mlp|ffn|feed_forward|feedforward"
-# Of the families that transformers, nanoGPT, torchtitan, OLMo and torch.nn hold.
+# The names in the families of transformers, nanoGPT, torchtitan, OLMo and torch.nn.
 IN_LAYER: tuple[Naming, ...] = (
     _named("q_norm", "q_norm", "q_layernorm", "query_norm", "q_ln", "norm_q"),
     _named("k_norm", "k_norm", "k_layernorm", "key_norm", "k_ln", "norm_k"),
@@ -50,15 +50,15 @@ IN_LAYER: tuple[Naming, ...] = (
     ),
     _named("gate_up", "gate_up_proj", "w13", "Wi"),
     _named("ffn_gate", "gate_proj", "gate", "c_gate"),
-    # Llama's own names, where w1 is the gate; without a w3 nobody can tell.
+    # In Llama's own names w1 is the gate. Without a w3 the name w1 says nothing.
     _named("ffn_gate", "w1", beside=r"(^|\.)w3\."),
     _named("ffn_down", "w2", beside=r"(^|\.)w3\."),
     _named("ffn_up", "w3", beside=r"(^|\.)w1\."),
     _named("ffn_up", "up_proj", "up", "c_fc", "fc1", "fc_in", "linear1", "dense_h_to_4h", "wi"),
     _named("ffn_down", "down_proj", "down", "fc2", "fc_out", "linear2", "dense_4h_to_h", "ff_out"),
     _named("ffn_down", "c_proj", "wo", within=_FFN),
-    # `post_attention_layernorm` comes before the feed-forward in Llama, and ends the branch where there is a
-    # norm after the feed-forward too (OLMo-2, Gemma 2).
+    # `post_attention_layernorm` comes before the feed-forward in Llama. In layers with a norm after the
+    # feed-forward (OLMo-2, Gemma 2) it ends the attention branch.
     _named("attention_post_norm", "post_attention_layernorm", beside="post_feedforward_layernorm"),
     _named("ffn_post_norm", "post_feedforward_layernorm"),
     _named("attention_norm", "input_layernorm", "ln_1", "ln1", "norm1", "attention_norm", "attn_norm"),
@@ -83,12 +83,12 @@ OUTSIDE: tuple[Naming, ...] = (
 def module_types(
     observed: Observed, modules: Sequence[tuple[str, str]] = ()
 ) -> dict[str, str | None]:
-    """The module type of each parameter by its name, None where nothing says.
+    """The module type of each parameter, by qualified name; None if neither a pattern nor the table has one.
 
-    `modules` are the user's pairs of pattern and type, searched first in the whole qualified names. Raises
-    `UserError` for a type that is not known, a pattern that is none, or one that decides no parameter.
+    `modules` are the user's pairs (pattern, module type), searched first, in the whole qualified names.
+    Raises `UserError` for an unknown type, an invalid pattern, and a pattern that decides no parameter.
     """
-    own = [(_compiled(pattern), _known(pattern, t)) for pattern, t in modules]
+    own = [(_compiled(pattern), _checked(pattern, t)) for pattern, t in modules]
     used: set[re.Pattern[str]] = set()
     types: dict[str, str | None] = {}
     for parameter in observed.parameters:
@@ -99,8 +99,8 @@ def module_types(
     for pattern, _ in own:
         if pattern not in used:
             raise UserError(
-                f"the pattern {pattern.pattern!r} decides no parameter: none has it in its name, or an "
-                "earlier pattern took them all; remove it, or see the names with `completedp inspect`"
+                f"the pattern {pattern.pattern!r} decides no parameter: no name matches it, or an earlier "
+                "pattern took all of them; remove it, or see the names with `completedp inspect`"
             )
     return types
 
@@ -121,10 +121,10 @@ def _compiled(pattern: str) -> re.Pattern[str]:
         raise UserError(f"the pattern {pattern!r} is no regular expression: {error}") from None
 
 
-def _known(pattern: str, module_type: str) -> str:
+def _checked(pattern: str, module_type: str) -> str:
     if module_type not in MODULE_TYPES:
         raise UserError(
             f"the pattern {pattern!r} names the module type {module_type!r}"
-            f"{nearest(module_type, MODULE_TYPES)}; known: {', '.join(MODULE_TYPES)}"
+            f"{nearest(module_type, MODULE_TYPES)}"
         )
     return module_type

@@ -1,6 +1,6 @@
-"""What a model's code says of its parameters: shapes, owners, layers, and how they grow from a base.
+"""A model's parameters as its code has them: shapes, owners, layers, and growth from a base.
 
-Nothing is computed and nothing is read but shapes, so both models may be on the meta device.
+Only shapes are read and nothing is computed, so both models may be on the meta device.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from completedp.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """One trainable parameter, and the one of the base model that it grew from.
+    """One trainable parameter, with the shape of the base's parameter that it grew from.
 
-    `path` is its qualified name below the stack's layer (`self_attn.q_proj.weight`), or the whole name
-    outside of it. `also` are the other names of a tied parameter. `beside` are the paths of its layer.
+    `path` is the qualified name, without the layer's prefix inside the stack (`self_attn.q_proj.weight`).
+    `also` are the other names of a tied parameter. `beside` are the paths of all parameters of its layer.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Parameter:
 
     @property
     def leaf(self) -> str:
-        """`weight`, `bias`: the attribute's name."""
+        """The attribute's name: `weight`, `bias`."""
         return self.name.rpartition(".")[2]
 
     @property
@@ -47,13 +47,13 @@ class Parameter:
 
     @property
     def growth(self) -> tuple[float, ...]:
-        """Each dimension over the base's."""
+        """The ratio of each dimension to the base's."""
         return tuple(n / b for n, b in zip(self.shape, self.base_shape, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """All trainable parameters of a model, with the depth of its stack and of the base's."""
+    """All trainable parameters of a model, and the depths of its stack and the base's."""
 
     parameters: tuple[Parameter, ...]
     stack: str
@@ -62,8 +62,11 @@ class Observed:
 
 
 def observe(model: nn.Module, base: nn.Module) -> Observed:
-    """Every trainable parameter beside its base. Raises `UserError` where the two are not one family:
-    other names, other numbers of dimensions, or no single stack of layers."""
+    """Every trainable parameter of `model` beside the base's.
+
+    Raises `UserError` if the two are not one family: their names or numbers of dimensions differ, or there is
+    no single stack of layers.
+    """
     stack, layers = _stack(model, base)
     base_layers = len(list(base.get_submodule(stack).children()))
     base_shapes = {name: tuple(p.shape) for name, p in _all_names(base)}
@@ -81,14 +84,14 @@ def observe(model: nn.Module, base: nn.Module) -> Observed:
     for name, *also in names.values():
         path, layer = split[name]
         origin = name if layer is None else f"{stack}.{layer * base_layers // layers}.{path}"
-        parameter = model.get_parameter(name)
+        shape = tuple(model.get_parameter(name).shape)
         parameters.append(
             Parameter(
                 name=name,
                 path=path,
                 layer=layer,
-                shape=tuple(parameter.shape),
-                base_shape=_base_shape(name, origin, tuple(parameter.shape), base_shapes),
+                shape=shape,
+                base_shape=_base_shape(name, origin, shape, base_shapes),
                 owner=model.get_submodule(name.rpartition(".")[0]),
                 also=tuple(also),
                 beside=frozenset(beside[layer]),
@@ -114,8 +117,8 @@ def _base_shape(
     found = base_shapes[origin]
     if len(found) != len(shape):
         raise UserError(
-            f"{name} has {len(shape)} dimensions, {origin} of the base model {len(found)}; expected the "
-            "same family at another width and depth"
+            f"{name} has {len(shape)} dimensions, and {origin} of the base model has {len(found)}; expected "
+            "the same family at another width and depth"
         )
     if 0 in (*shape, *found):
         raise UserError(f"{name} has a size of 0 (its shape is {shape}); expected 1 or more")
@@ -128,7 +131,7 @@ def _split(name: str, stack: str) -> tuple[str, int | None]:
 
 
 def _stack(model: nn.Module, base: nn.Module) -> tuple[str, int]:
-    """The name and length of the list of layers: the outermost list of modules with equal parameters."""
+    """The name and length of the stack: the outermost list of modules with equally named parameters."""
     stacks = dict(_stacks(model, ""))
     if len(stacks) > 1:
         base_stacks = dict(_stacks(base, ""))
@@ -145,16 +148,15 @@ def _stack(model: nn.Module, base: nn.Module) -> tuple[str, int]:
 
 def _stacks(module: nn.Module, prefix: str) -> Iterable[tuple[str, int]]:
     for name, child in module.named_children():
-        place = f"{prefix}{name}"
         if isinstance(child, nn.ModuleList | nn.Sequential) and _is_stack(child):
-            yield place, len(child)
+            yield f"{prefix}{name}", len(child)
         else:
-            yield from _stacks(child, f"{place}.")
+            yield from _stacks(child, f"{prefix}{name}.")
 
 
 def _is_stack(module: nn.Module) -> bool:
     parameters = [{n for n, _ in child.named_parameters()} for child in module.children()]
-    # A layer has several parameters; two linear maps one after the other are no stack.
+    # A layer has more than two parameters. A sequence of linear maps is no stack.
     return (
         bool(parameters) and len(parameters[0]) > 2 and all(p == parameters[0] for p in parameters)
     )

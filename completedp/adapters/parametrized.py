@@ -1,4 +1,4 @@
-"""A recipe's values on an external model: `parametrize`, and what it returns."""
+"""A recipe's values on an external model: `parametrize` and its result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from completedp import optimizer
-from completedp.adapters.external import build_model, grown
+from completedp.adapters.external import build_model, external_inventory
 from completedp.adapters.folding import multipliers
 from completedp.adapters.infer import ExternalInventory, Fused, inventory_of
 from completedp.config import ExternalModel
@@ -33,8 +33,8 @@ Residual = Literal["fold", "hook"]
 
 @dataclass(frozen=True, kw_only=True)
 class Parametrized:
-    """A model with its values. `resolved` has the values that its optimizer takes, `folded` the multiplier
-    that went into each tensor, `part_std` the init std of each part of a fused tensor."""
+    """A model with its values. `resolved` has the values that the optimizer takes. `folded` has the
+    multiplier in each tensor, and `part_std` the init std of each part of a fused tensor."""
 
     model: nn.Module
     inventory: ExternalInventory
@@ -56,8 +56,11 @@ class Parametrized:
         return self.resolved.coefficients
 
     def initialize(self, seed: int) -> None:
-        """Set every trainable parameter to its initial value, in place; a function of seed and names. Call it
-        before sharding the model. Raises `UserError` for a sharded model, and for one on the meta device."""
+        """Set every trainable parameter to its initial value, in place.
+
+        The values depend on the seed and the names alone. Call it before sharding the model. Raises
+        `UserError` for a model that is sharded or on the meta device.
+        """
         if any(hasattr(p, "placements") for p in self.model.parameters()):
             raise UserError("the model is sharded already; call initialize() before fully_shard()")
         for name, p in self.model.named_parameters():
@@ -67,15 +70,15 @@ class Parametrized:
                     "has values (its buffers need them too): only `base` may stay on meta"
                 )
         optimizer.initialize(self.model, self.resolved, seed)
-        stds = {row.name: row.init_std for row in self.tensors}
+        whole_std = {row.name: row.init_std for row in self.tensors}
+        fused = {f.name: f for f in self.inventory.fused}
         with torch.no_grad():
-            for fused in self.inventory.fused:
-                whole = stds[fused.name]
-                for part, start, stop in fused.parts if fused.name in self.part_std else ():
-                    assert whole is not None, "a tensor whose parts have a std is a weight"
-                    self.model.get_parameter(fused.name).narrow(
-                        fused.dimension, start, stop - start
-                    ).mul_(self.part_std[fused.name][part] / whole)
+            for name, stds in self.part_std.items():
+                parameter, whole = self.model.get_parameter(name), whole_std[name]
+                assert whole is not None, "a tensor whose parts have a std is a weight"
+                for part, start, stop in fused[name].parts:
+                    values = parameter.narrow(fused[name].dimension, start, stop - start)
+                    values.mul_(stds[part] / whole)
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Groups for `torch.optim.AdamW`, one for each set of equal values."""
@@ -86,7 +89,7 @@ class Parametrized:
         return optimizer.adamw(self.model, self.resolved)
 
     def clip_grad_norm_(self, max_norm: float) -> torch.Tensor:
-        """`torch.nn.utils.clip_grad_norm_` by the norm of the hooked model's gradients; returns that norm."""
+        """`torch.nn.utils.clip_grad_norm_` by the norm of the hooked model's gradients. Returns that norm."""
         folded = {plain_name(name): c for name, c in self.folded.items()}
         norms = [
             folded.get(plain_name(name), 1.0) * torch.linalg.vector_norm(p.grad)
@@ -98,7 +101,7 @@ class Parametrized:
         return norm
 
     def remove_hooks(self) -> None:
-        """Take this call's forward hooks off the model."""
+        """Remove the forward hooks that this object put on the model."""
         for handle in self.handles:
             handle.remove()
 
@@ -116,13 +119,14 @@ def parametrize(
     parameterization: str | None = None,
     **options: Any,
 ) -> Parametrized:
-    """The recipe carried to `model`, to be trained on `tokens` in batches of `batch` tokens.
+    """The recipe carried to `model`, which trains on `tokens` tokens in batches of `batch` tokens.
 
     `base` is the same family at the recipe's width and depth, best on the meta device. By default it is the
-    recipe's own model; for a recipe of the reference model it is derived from `model`, which must then be a
-    Hugging Face model. `modules`: ordered (pattern, module type), searched in qualified names before the
-    table. `residual`: `fold` multipliers into tensors, or `hook` them. `options` are those of
-    `completedp.rules.RuleOptions`. Call `initialize` of the result to set the values.
+    recipe's own model. For a recipe of the reference model it is derived from `model`, which must then be a
+    Hugging Face model. `modules` are pairs (pattern, module type) in order, searched in qualified names
+    before the table of names. `residual` says whether to `fold` multipliers into tensors or to `hook` them.
+    `options` are the fields of `completedp.rules.RuleOptions`. Call `initialize` of the result to set the
+    values.
 
     Raises `UserError` for a parameter that cannot be classified, for a base at another scale than the
     recipe's, for multipliers of types that the model does not have, and as `resolve` does.
@@ -149,8 +153,8 @@ def parametrize(
 
 
 def _base_of(model: nn.Module, recipe: Recipe) -> nn.Module:
-    """The model that the recipe was found on; for a recipe of the reference model, the Hugging Face model's
-    own family at the recipe's scale."""
+    """The model that the recipe was found on. If that is the reference model, the family of `model` at the
+    recipe's scale; `model` must then be a Hugging Face model."""
     if (external := external_model(recipe.model)) is not None:
         return build_model(external)
     from completedp.adapters.huggingface import base_of
@@ -168,7 +172,7 @@ def apply_values(
     parameterization: str = "completed-p",
     **options: Any,
 ) -> Parametrized:
-    """As `parametrize`, from hyperparameters and ratios."""
+    """The result of `parametrize`, from hyperparameters and ratios."""
     if residual not in ("fold", "hook"):
         raise UserError(f"residual is {residual!r}; expected 'fold' or 'hook'")
     inventory = found.for_hparams(hparams)
@@ -180,13 +184,13 @@ def apply_values(
         parameterization=parameterization,
         **{**carrying_options(parameterization), **options},
     )
-    return with_resolved(model, found, resolved, ratios, parameterization, residual)
+    return _with_resolved(model, found, resolved, ratios, parameterization, residual)
 
 
 def trial_values(net: nn.Module, resolved: Resolved, model: Mapping[str, Any]) -> Parametrized:
-    """A search trial's values on `net`, the study's model at its own scale, residual coefficients folded.
-    A training function of the user calls it with its `resolved`, and with the `model` its factory got.
+    """A search trial's values on `net`, the study's model at its own scale, with folded coefficients.
 
+    The user's training function calls it with its `resolved` and with the `model` that its factory got.
     Raises `UserError` for a model that is not the study's.
     """
     described = ExternalModel(**model)
@@ -200,13 +204,15 @@ def values_at(
     resolved: Resolved,
     parameterization: str = "completed-p",
 ) -> Parametrized:
-    """The values of `model`, as grown from `base`, on `net`, which is that model; coefficients folded. At
-    the base every parameterization is the same."""
+    """The values of `model`, as grown from `base`, with folded coefficients. `net` is that model, built.
+
+    The default `parameterization` is right at the base, where all are the same.
+    """
     ratios = Ratios(width=model.width / base.width, depth=model.depth / base.depth)
-    return with_resolved(net, grown(model, base), resolved, ratios, parameterization)
+    return _with_resolved(net, external_inventory(model, base), resolved, ratios, parameterization)
 
 
-def with_resolved(
+def _with_resolved(
     model: nn.Module,
     found: ExternalInventory,
     resolved: Resolved,
@@ -214,7 +220,7 @@ def with_resolved(
     parameterization: str,
     residual: Residual = "fold",
 ) -> Parametrized:
-    """As `parametrize`, from the rows of `found.for_hparams`."""
+    """The result of `parametrize`, from values for the specs of `found.for_hparams`."""
     part_std, rows = _joined(resolved.tensors, found.fused)
     wanted = tuple(m for m in multipliers(found, resolved, parameterization) if m.c != 1)
     hooked = tuple(m for m in wanted if m.must_hook or residual == "hook")
@@ -243,24 +249,25 @@ def with_resolved(
 def _joined(
     rows: Sequence[TensorRow], fused: Sequence[Fused]
 ) -> tuple[dict[str, dict[str, float]], list[TensorRow]]:
-    """The init std of each part of a fused weight, and the rows with such parts joined again. Raises
-    `UserError` if the parts differ in a value that a tensor has only once."""
+    """The init std of each part of a fused weight, and the rows with such parts joined again.
+
+    Raises `UserError` if the parts differ in a value that the optimizer has only once for a tensor.
+    """
     by_name = {row.name: row for row in rows}
     stds: dict[str, dict[str, float]] = {}
     wholes: dict[str, TensorRow] = {}
     for tensor in fused:
-        parts = {t: by_name.get(f"{tensor.name}[{t}]") for t, _, _ in tensor.parts}
-        found = {t: row for t, row in parts.items() if row is not None}
-        if found:
-            first, *others = found.values()
-            for row in others:
-                _check_equal(tensor.name, first, row)
-            drawn = {t: row.init_std for t, row in found.items() if row.init_std is not None}
-            if drawn:
-                stds[tensor.name] = drawn
-            wholes[first.name] = dataclasses.replace(
-                first, name=tensor.name, module_type=tensor.module_type
-            )
+        names = [f"{tensor.name}[{t}]" for t, _, _ in tensor.parts]
+        parts = [by_name[name] for name in names if name in by_name]
+        if not parts:
+            continue
+        for other in parts[1:]:
+            _check_equal(tensor.name, parts[0], other)
+        if drawn := {p.module_type: p.init_std for p in parts if p.init_std is not None}:
+            stds[tensor.name] = drawn
+        wholes[parts[0].name] = dataclasses.replace(
+            parts[0], name=tensor.name, module_type=tensor.module_type
+        )
     joined = [wholes.get(row.name, row) for row in rows]
     return stds, [row for row in joined if not row.name.endswith("]")]
 

@@ -15,7 +15,7 @@ from completedp.plan import Plan
 
 
 def planned(plan: Plan) -> Parametrized:
-    """The values of an external model's plan, coefficients folded, on the meta device."""
+    """The values of an external model's plan with folded coefficients, on the meta device."""
     model, base = external_model(plan.model), external_model(plan.base)
     assert model is not None, "the reference model's plan needs no folding"
     assert base is not None, "a model and its base are of one family"
@@ -31,9 +31,9 @@ def audit(
 ) -> Audit:
     """Compare every tensor's values in force, and the coefficients of the forward pass, with `plan`.
 
-    `plan` is a `Plan`, a `Resolved`, or what `parametrize` returned. Any wrapper may be on the model. Hooked
-    multipliers must have run. The coefficients of an external model's plan are expected to be folded, as
-    `completedp train` has them; if they are hooked, give what `parametrize` returned.
+    `plan` is a `Plan`, a `Resolved`, or the result of `parametrize`. Any wrapper may be on the model. Hooked
+    multipliers must have run. The coefficients of an external model's plan are expected to be folded, as in
+    `completedp train`. If they are hooked, give the result of `parametrize`.
 
     The planned lr is a peak, so the lr in force is compared with the peak times `schedule`, the scheduler's
     multiplier at this step. Without `schedule` the multiplier is taken to be the same for all tensors, above

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
-# Where a file names what an option names.
+# The key in a file that names the same function as an option.
 _KEYS = {"--model": "model.source", "--loop": "train.loop"}
 
 
@@ -28,14 +28,14 @@ class ModelSource(Protocol):
 
     @property
     def own(self) -> tuple[int, int] | None:
-        """The width and depth that the source itself is of, where it says."""
+        """The source's own width and depth, or None if it has none."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a person should know of the source before anything is built from it."""
+        """Remarks for the user, before anything is built."""
 
     def build(self, width: int, depth: int, device: str = "meta") -> nn.Module:
-        """The model there, with whatever values its own code gives it."""
+        """The model at that size, with the initial values of its own code."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +75,8 @@ class FactorySource:
             with torch.device(device):
                 model = self.factory(width=width, depth=depth)
         except torch.OutOfMemoryError:
-            raise  # of the moment, and no mistake in the code
-        except Exception as error:  # whatever their code raises
+            raise  # memory may be free later: no mistake in the user's code
+        except Exception as error:  # whatever the user's code raises
             raise UserError(
                 f"{self.name}(width={width}, depth={depth}) failed ({error!r}); expected a function of these "
                 "two keywords that returns the model"
@@ -94,8 +94,10 @@ class FactorySource:
 
 
 def source_of(name: str, vocab_size: int | None = None) -> ModelSource:
-    """The family that `name` means, a configuration's with another vocabulary where one is given. Raises
-    `UserError` where there is none."""
+    """The family that `name` means. A configuration's vocabulary is set to `vocab_size` if that is given.
+
+    Raises `UserError` if there is no such family.
+    """
     if name.startswith("hf:"):
         if name == "hf:":
             raise UserError("--model hf: names no file; give hf:CONFIG.json")
@@ -103,10 +105,9 @@ def source_of(name: str, vocab_size: int | None = None) -> ModelSource:
             from completedp.adapters.huggingface import config_of, read_file, with_vocabulary
         file = read_file(Path(name.removeprefix("hf:")))
         config = config_of(file)
-        return HuggingFaceSource(
-            config=config if vocab_size is None else with_vocabulary(config, vocab_size),
-            notes=file.notes,
-        )
+        if vocab_size is not None:
+            config = with_vocabulary(config, vocab_size)
+        return HuggingFaceSource(config=config, notes=file.notes)
     if not all(name.partition(":")):
         raise UserError(
             f"--model is {name!r}; expected hf:CONFIG.json, or package.module:factory, a function of "
@@ -116,18 +117,20 @@ def source_of(name: str, vocab_size: int | None = None) -> ModelSource:
 
 
 def imported(option: Literal["--model", "--loop"], name: str) -> Callable[..., Any]:
-    """The user's function `package.module:function`, which its option or a file names. Raises `UserError`
-    where there is none, or nobody has asked for it."""
+    """The user's function `package.module:function`, named by an option or in a file.
+
+    Raises `UserError` if there is no such function, or if the user has not allowed it.
+    """
     trust.check(_KEYS[option], name)
     module_name, _, attribute = name.partition(":")
-    # A console script has its own folder first on the path, not the user's, and a user's package named as
-    # one of ours must not come before it: so the user's comes last.
+    # A console script has its own folder on the path, not the user's. The user's folder comes last, so that
+    # no file in it hides a package of the same name.
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
-    except Exception as error:  # whatever their code raises
+    except Exception as error:  # whatever the user's code raises
         raise UserError(
             f"{option} {name}: {error}; expected a module that can be imported from here, and a function "
             "in it"

@@ -1,4 +1,4 @@
-"""An inventory as rows to read: one for all layers that are alike."""
+"""An inventory as a table, notes and JSON for `completedp inspect`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ COLUMNS = ("parameter", "module type", "role", "base shape", "shape", "fan-in", 
 
 
 def rows(found: ExternalInventory) -> list[tuple[str, ...]]:
-    """A row for each parameter of layer 0 and outside of the stack, in the model's order."""
+    """One row per parameter of layer 0 and per parameter outside the stack, in the model's order."""
     parameters = {p.name: p for p in found.observed.parameters}
     table: list[tuple[str, ...]] = []
     for spec in found.whole:
@@ -33,28 +33,28 @@ def rows(found: ExternalInventory) -> list[tuple[str, ...]]:
 
 
 def notes(found: ExternalInventory) -> list[str]:
-    """What is peculiar to this model, and what is done about it."""
-    said = []
+    """The model's peculiarities, and how each one is handled."""
+    lines = []
     if found.whole.tied:
-        said.append(
+        lines.append(
             "the unembedding is the embedding: it takes the embedding's row and begins at 1/√width of the "
             "base, and the logits are multiplied by 1/m_N through the final norm's gain"
         )
     if found.embedding_factor != 1:
         how = "by a hook, because the tensor is tied" if found.whole.tied else "by folding"
-        said.append(
+        lines.append(
             f"the code multiplies the embedding by a factor that grew {found.embedding_factor:.4g}-fold with "
-            f"the width; that is divided out {how}"
+            f"the width; this factor is divided out {how}"
         )
     if any(spec.offset for spec in found.whole):
-        said.append("the code adds 1 to the gains of its norms: they start at 0")
+        lines.append("the code adds 1 to the gains of its norms: they start at 0")
     for branch, post_norm in BRANCH_POST_NORMS.items():
         ends = post_norm if post_norm in found.whole.module_types else BRANCH_ENDS[branch]
-        said.append(f"the {branch} branch's coefficient is folded into {ends}")
+        lines.append(f"the {branch} branch's coefficient is folded into {ends}")
     for fused in {f.module_type: f for f in reversed(found.fused)}.values():
         parts = ", ".join(f"{t} {start}–{stop}" for t, start, stop in fused.parts)
-        said.append(f"{fused.module_type} holds {parts} along dimension {fused.dimension}")
-    return said
+        lines.append(f"{fused.module_type} holds {parts} along dimension {fused.dimension}")
+    return lines
 
 
 def document(found: ExternalInventory) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Training a model nobody here wrote, as a `TrainFunction` of the run engine.
+"""Training an external model, as a `TrainFunction` of the run engine.
 
-The loop, the data and the evaluation are the reference model's (`completedp.lm.train`); the model, its values
-and its loss are this file's.
+The loop, the data and the evaluation are the reference model's (`completedp.lm.train`). The model, its values
+and its loss are defined here.
 """
 
 from __future__ import annotations
@@ -26,33 +26,32 @@ from completedp.reading import Field
 from completedp.resolved import Resolved
 from completedp.rules import PARAMETERIZATIONS
 
-_OWN: Mapping[str, Field] = {
+
+def _is_size(base: object) -> bool:
+    return (
+        isinstance(base, Mapping)
+        and base.keys() == {"width", "depth"}
+        and all(map(reading.is_count, base.values()))
+    )
+
+
+def _are_patterns(pairs: object) -> bool:
+    return isinstance(pairs, list | tuple) and all(
+        isinstance(pair, list | tuple)
+        and len(pair) == 2
+        and all(isinstance(text, str) for text in pair)
+        for pair in pairs
+    )
+
+
+_ARGUMENTS: Mapping[str, Field] = {
     "base": Field(
-        lambda base: (
-            base is None
-            or (
-                isinstance(base, Mapping)
-                and base.keys() == {"width", "depth"}
-                and all(map(reading.is_count, base.values()))
-            )
-        ),
-        "an object with width and depth, or null",
+        lambda base: base is None or _is_size(base), "an object with width and depth, or null"
     ),
     "parameterization": reading.one_of(*PARAMETERIZATIONS),
 }
-_MODEL: Mapping[str, Field] = {
-    "modules": Field(
-        lambda pairs: (
-            isinstance(pairs, list | tuple)
-            and all(
-                isinstance(pair, list | tuple)
-                and len(pair) == 2
-                and all(isinstance(text, str) for text in pair)
-                for pair in pairs
-            )
-        ),
-        "pairs of a pattern and a module type",
-    ),
+_MODEL_FIELDS: Mapping[str, Field] = {
+    "modules": Field(_are_patterns, "pairs of a pattern and a module type"),
 }
 
 
@@ -64,19 +63,18 @@ def foreign_model(
 ) -> ExternalModelTask:
     """The factory that a `Job` names. It takes the fields of `RunArguments` as plain JSON types.
 
-    `base` is the width and depth of the base that the rows were carried from by `parameterization`; the
-    model's own by default. Raises `UserError` for several processes, which share the reference model only.
+    `base` is the width and depth that the rows were carried from by `parameterization`. By default it is the
+    model's own size. Raises `UserError` for a run of several processes: only the reference model has them.
     """
-    reading.check_fields(
-        {"base": base, "parameterization": parameterization}, _OWN, (), "arguments"
-    )
+    own = {"base": base, "parameterization": parameterization}
+    reading.check_fields(own, _ARGUMENTS, (), "arguments")
     described = reading.as_object(arguments.get("model"), "arguments.model")
-    reading.check_fields(described, _MODEL, (), "arguments.model")
+    reading.check_fields(described, _MODEL_FIELDS, (), "arguments.model")
     run = RunArguments.read(ExternalModel, arguments)
     if run.parallel is not None:
         raise UserError(
-            f"several processes share a run of the reference model only, not of {run.model.source}: start "
-            "one, or take the values by completedp.parametrize into a trainer of your own"
+            f"several processes can share a run of the reference model only, not of {run.model.source}: "
+            "start one, or take the values by completedp.parametrize into a trainer of your own"
         )
     return ExternalModelTask(
         run, run.model if base is None else run.model.scaled(**base), parameterization
@@ -84,7 +82,7 @@ def foreign_model(
 
 
 class ExternalModelTask(LanguageModelTask):
-    """As `LanguageModelTask`, for a model whose residual coefficients are folded."""
+    """A `LanguageModelTask` of a model whose residual coefficients are folded."""
 
     model_config: ExternalModel
 
@@ -97,34 +95,34 @@ class ExternalModelTask(LanguageModelTask):
 
     @cached_property
     def model(self) -> nn.Module:  # type: ignore[override]
-        """The model, on its device; between calls it holds the last run's weights."""
+        """The model, on its device. Between calls it holds the last run's weights."""
         return build_model(self.model_config, self.device).to(self.device)
 
     def set_values(self, resolved: Resolved, seed: int) -> Resolved:
-        """Initial values into the model; the folded rows, which its optimizer takes."""
+        """Initialize the model, and return the folded values, which its optimizer takes."""
         if self._values is not None:
             self._values.remove_hooks()
         values = self._values = values_at(
             self.model, self.model_config, self._base, resolved, self._parameterization
         )
         values.initialize(seed)
-        torch.manual_seed(seed)  # of its dropout
+        torch.manual_seed(seed)  # for dropout
         self.model.train()
         return values.resolved
 
     def clip_gradients(self, threshold: float) -> Tensor:
-        """By the norm of the unfolded gradients."""
+        """Clip by the norm of the unfolded gradients."""
         assert self._values is not None, "values are set before a step"
         return self._values.clip_grad_norm_(threshold)
 
     def run_content(self, resolved: Resolved, seed: int) -> dict[str, Any]:
-        """As the reference model's, with what its multipliers depend on."""
+        """The reference model's content, and the arguments that the multipliers depend on."""
         carried = {"base": content_of(self._base), "parameterization": self._parameterization}
         return super().run_content(resolved, seed) | carried
 
     @torch.no_grad()
     def evaluate(self) -> float:
-        """As the reference model's, without dropout."""
+        """The reference model's evaluation, without dropout."""
         self.model.eval()
         return super().evaluate()
 

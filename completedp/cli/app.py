@@ -17,10 +17,12 @@ from completedp.cli.doctor import doctor
 from completedp.cli.export import export
 from completedp.cli.inspect import inspect
 from completedp.cli.mlflow import track, ui
+from completedp.cli.preset import preset
+from completedp.cli.report import report
 from completedp.cli.rules import rules
 from completedp.cli.search import search
 from completedp.cli.speedup import speedup
-from completedp.cli.status import preset, report, status
+from completedp.cli.status import status
 from completedp.cli.train import train
 from completedp.cli.transfer import transfer
 from completedp.cli.transfer_check import transfer_check

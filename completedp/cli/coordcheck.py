@@ -1,10 +1,9 @@
-"""The verb that checks whether a parameterisation keeps a model's coordinates over scale."""
+"""The verb that checks whether a parameterization keeps a model's coordinates over scale."""
 
 from __future__ import annotations
 
 import math
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,9 +22,9 @@ from completedp.cli.options import (
     numbers,
     with_rule_options,
 )
-from completedp.cli.output import print_json, print_table
+from completedp.cli.output import print_json, print_table, sayer
 
-# Of what fails, the farthest from what is expected.
+# Failures that are printed, the farthest from their expectation first.
 _NAMED = 10
 
 
@@ -66,7 +65,7 @@ def coordcheck(
 ) -> None:
     """Train a model for a few steps at many scales: do its outputs, updates and gradients keep their size?
 
-    Exit status 1 and the names of the modules where they do not.
+    If they do not, it names the modules and ends with exit status 1.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from completedp import files
@@ -90,13 +89,9 @@ def coordcheck(
             files.check_place(place)
     config = with_model(load_preset(preset), model, width, depth, modules)
     subject = check.subject_of(config, root_layout.data_cache(root), pick_device(device))
-    stream = sys.stderr if json else sys.stdout
+    say = sayer(json)
     measured = check.measure(
-        subject,
-        setting,
-        lambda axis, seed, ratio: print(
-            f"{axis} x {ratio:g}, seed {seed}", file=stream, flush=True
-        ),
+        subject, setting, lambda axis, seed, ratio: say(f"{axis} x {ratio:g}, seed {seed}")
     )
     document = {"preset": preset, "model": model, **check.document(setting, measured)}
     if json:
@@ -114,7 +109,7 @@ def coordcheck(
 
 
 def _print(document: Mapping[str, Any]) -> None:
-    """A row a quantity with its farthest module, then what fails."""
+    """Print a row per quantity and axis with its farthest module, then the failures."""
     judged = [s for s in document["slopes"] if s["expected"] is not None]
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for slope in judged:
@@ -138,15 +133,12 @@ def _print(document: Mapping[str, Any]) -> None:
     if (more := len(document["failures"]) - _NAMED) > 0:
         print(f"and {more} more")
     undecided = sum(s["verdict"] == "open" for s in judged)
-    said = (
-        f"; {undecided} of {len(judged)} slopes are open, more seeds decide them"
-        if undecided
-        else ""
-    )
-    print(f"{'passes' if document['passes'] else 'fails'}{said}")
+    rest = f"; {undecided} of {len(judged)} slopes are open, more seeds decide them"
+    print(f"{'passes' if document['passes'] else 'fails'}{rest if undecided else ''}")
 
 
 def _said(slope: Mapping[str, Any]) -> Sequence[str]:
+    """Module, slope, the ends of its interval, and the expected slope."""
     place = "" if slope["place"] is None else f" {slope['place']}"
     least, greatest = slope["expected"]
     return [

@@ -1,4 +1,4 @@
-"""`inspect`: what the tool takes another's model for."""
+"""The verb that shows how the tool reads a user's model, and the model options of other verbs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Modules = Annotated[
 
 
 def patterns(path: Path | None) -> list[tuple[str, str]]:
-    """The pairs of a `--modules` file."""
+    """The pairs (pattern, module type) of a `--modules` file. Raises `UserError` for other content."""
     if path is None:
         return []
     from completedp import files
@@ -51,7 +51,7 @@ def patterns(path: Path | None) -> list[tuple[str, str]]:
 def sized(
     model: str, own: tuple[int, int] | None, width: int | None, depth: int | None
 ) -> tuple[int, int]:
-    """The width and depth given, else the model's own."""
+    """The given width and depth, or the model's own. Raises `UserError` if neither is known."""
     own_width, own_depth = own or (None, None)
     width, depth = width or own_width, depth or own_depth
     if width is None or depth is None:
@@ -76,8 +76,10 @@ def with_model(
     depth: int | None,
     modules: Path | None,
 ) -> StudyConfig:
-    """The configuration with the user's model, where one is named, on its vocabulary and context. Raises
-    `UserError` where that does not run."""
+    """The configuration with the user's model if `name` gives one, at the preset's vocabulary and context.
+
+    Raises `UserError` if the model does not run.
+    """
     if name is None:
         if width or depth or modules:
             raise UserError("--width, --depth and --modules belong to --model, which is not given")
@@ -96,7 +98,7 @@ def with_model(
         context=config.model.context,
         modules=tuple(patterns(modules)),
     )
-    if config.train.loop is None:  # a loop of the user's knows how its model is called
+    if config.train.loop is None:  # the user's own loop knows how to call its model
         check_runs(model)
     return dataclasses.replace(config, model=model)
 
@@ -131,7 +133,7 @@ def inspect(
     if (found.base_width, found.whole.base_layers) != (base_width, base_depth):
         raise UserError(
             f"--model {model} at width {base_width} and depth {base_depth} has width {found.base_width} and "
-            f"{found.whole.base_layers} layers; expected what it was asked for"
+            f"{found.whole.base_layers} layers; expected the size that it was asked for"
         )
     if json:
         print_json(summary.document(found))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from completedp.cli.options import DEFAULT_ROOT, Json, Root
-from completedp.cli.output import print_json
+from completedp.cli.output import print_json, warn
 
 
 def track(
@@ -21,7 +21,7 @@ def track(
     """Bring MLflow in line with the studies and trained plans; what is right already stays as it is."""
     from completedp.tracking import track as sync
 
-    results = sync(root, name, _warn)
+    results = sync(root, name, warn)
     for result in results:
         if result.fault:
             print(f"{result.name}: left out: {result.fault}", file=sys.stderr)
@@ -55,8 +55,4 @@ def ui(
             print(f"MLflow on {address} (Ctrl-C ends it)")
         sys.stdout.flush()
 
-    serve(root, host=host, port=port, ready=ready, warn=_warn)
-
-
-def _warn(line: str) -> None:
-    print(f"warning: {line}", file=sys.stderr, flush=True)
+    serve(root, host=host, port=port, ready=ready, warn=warn)

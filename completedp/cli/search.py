@@ -13,7 +13,7 @@ from completedp import trust
 from completedp.cli.inspect import Modules, with_model
 from completedp.cli.options import DEFAULT_ROOT, Device, Json, Root, RunCode, Seed
 from completedp.cli.output import print_json
-from completedp.cli.status import allow_code_of, show_summary
+from completedp.cli.report import allow_code_of, show_summary
 from completedp.errors import UserError, located
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def search(
         )
         folder = StudyFolder(root=root, name=resume)
         study = folder.read()
-        allow_code_of(study.spec.config)  # an option said so when it was begun
+        allow_code_of(study.spec.config)
         if budget is None and study.done:
             from search import study_run
 
@@ -153,7 +153,7 @@ def search(
     from search import study_run  # seconds of Ax and MLflow, which a refusal need not wait for
 
     folder, summary = asked.begin(console.print), None
-    # Stopped at once: what ran is begun, and its runs are made again.
+    # A second Ctrl-C stops at once. The runs that it ended are made again later.
     with contextlib.suppress(KeyboardInterrupt):
         summary = study_run.train(
             asked,
@@ -221,7 +221,7 @@ def _configured(
     freeze: str,
     start: Path | None,
 ) -> tuple[StudyConfig, str]:
-    """The preset with what the options say, and a word on it."""
+    """The preset changed by the options, and a few words on it."""
     from dataclasses import replace
 
     from completedp.adapters.source import imported
@@ -263,7 +263,7 @@ def _configured(
 
 
 def _start_values(recipe: Recipe, config: StudyConfig, path: Path) -> GlobalValues:
-    """The recipe's global values. They mean something at its own scale only."""
+    """The recipe's global values. They have a meaning only at the recipe's own scale."""
     if recipe.base != config.scale:
         raise UserError(
             f"--from {path}: the recipe is of {recipe.base}, the preset of {config.scale}; give a "

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from completedp.tracking import Tracker
     from completedp.training.run_folder import RunEnd
 
-# Lines of progress a run prints: a page on a terminal.
+# Lines of progress that a run prints: a page on a terminal.
 _LINES = 20
-# Losses that are read off a GPU together are reported within less.
+# Losses that are read off a GPU together arrive in less time than this, and show no speed.
 _AT_ONCE_SECONDS = 1e-3
 # torchrun kills its processes 30 s after Ctrl-C.
 _LAST_WORDS_SECONDS = 15.0
@@ -97,9 +97,9 @@ def train(
 
 
 def _collective_errors(kind: str | None) -> AbstractContextManager[None]:
-    """Around what each of several processes does alone: one mistake is told once and ends all of them."""
+    """Within it each of several processes works alone, and one mistake is told once and ends all of them."""
     if kind is None:
-        return nullcontext()  # without torch, so that a single process refuses at once
+        return nullcontext()  # no torch, so that a single process refuses at once
     from completedp.lm.parallel import join
 
     return join(kind).collective_errors()
@@ -119,7 +119,7 @@ def _caused_by_another_rank(error: Exception) -> bool:
 
 
 class _View:
-    """What a run shows while it trains: lines of progress, and MLflow where its folder is in the root."""
+    """Shows a run while it trains: lines of progress, and MLflow if `follow` is called."""
 
     def __init__(self, train: TrainConfig, job: Job, json: bool) -> None:
         self._train, self._job = train, job
@@ -144,7 +144,7 @@ class _View:
                 self._tracker.update()
 
     def _speed(self, step: int) -> str:
-        """Since the line before; nothing on the first."""
+        """The speed since the line before. Empty for the first line."""
         from completedp.training.run_folder import speedometer
 
         now = time.perf_counter()
@@ -186,7 +186,7 @@ def _print_loss(outcome: Outcome, folder: Path, train: TrainConfig) -> None:
         from completedp.lm.throughput import Speed
 
         print(Speed.of(metrics))
-    # The threshold has no scaling rule: how often it acts is for a person to compare.
+    # The threshold has no scaling rule, so a person has to compare how often it acts.
     if train.clip and "clipped_fraction" in metrics:
         share = metrics["clipped_fraction"]
         print(f"gradients clipped at norm {train.clip:g} in {share:.1%} of the steps")

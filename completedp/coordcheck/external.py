@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from completedp.adapters.external import build_model, found_in, grown, logits_of
+from completedp.adapters.external import base_inventory, build_model, external_inventory, logits_of
 from completedp.adapters.infer import ExternalInventory
 from completedp.adapters.parametrized import apply_values
 from completedp.adapters.task import mean_loss
@@ -33,9 +33,9 @@ class ExternalSubject(Subject):
         model = external_model(config.model)
         assert model is not None, "the reference model has its own subject"
         self._model = model
-        found_in(self._model)
+        base_inventory(self._model)
         # At the base, a gain over all heads looks like a gain that they share.
-        twice = grown(self._at(2 * model.width, model.depth), model)
+        twice = external_inventory(self._at(2 * model.width, model.depth), model)
         self._shared_gains = frozenset(s.module_type for s in twice.whole if s.role == "qk_norm")
 
     def _at(self, width: int, depth: int) -> ExternalModel:
@@ -44,7 +44,7 @@ class ExternalSubject(Subject):
     def scale(self, ratios: Ratios) -> Scale:
         """Also raises `UserError` if the model's own code builds no model of that size."""
         scale = super().scale(ratios)
-        grown(self._at(scale.width, scale.depth), self._model)
+        external_inventory(self._at(scale.width, scale.depth), self._model)
         return scale
 
     def ready(
@@ -52,7 +52,7 @@ class ExternalSubject(Subject):
     ) -> Ready:
         scale = self.scale(ratios)
         sized = self._at(scale.width, scale.depth)
-        model, found = build_model(sized, self._device), grown(sized, self._model)
+        model, found = build_model(sized, self._device), external_inventory(sized, self._model)
         hparams = HParams(global_=self.config.values)
         values = apply_values(
             model, found, hparams, ratios, parameterization=parameterization, **options

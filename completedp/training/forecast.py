@@ -1,4 +1,4 @@
-"""What trainings will cost here, before they begin, and whether that wants a second thought."""
+"""The cost of trainings on this machine before they begin, and reasons to ask first."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ from completedp.models import training_flops
 
 MOST_EPOCHS = 4  # repeated data is nearly as good as new up to about four times (arXiv 2305.16264)
 LONG_HOURS = 1.0
-# Share of the measured matmul rate that training reaches: tiny models on a CPU thread 0.4 to 0.5 of it,
-# larger ones on a GPU about 0.4. Only for the estimate printed before the start.
-UTILISATION = 0.4
-# Of a layer's kernels, forward and backward, by whether they are compiled; what is not in layers counts as
-# one more. Measured on an H100 at 2 and 5 layers: 5.9 and 12.1 ms a step, compiled 4.0 and 7.6, the latter
-# without the gradients of q and k (benchmarks/results/h100/card.json).
+# Share of the measured matmul rate that training reaches. Tiny models on a CPU thread reach 0.4 to 0.5,
+# larger ones on a GPU about 0.4. Only the estimate printed before the start uses it.
+UTILIZATION = 0.4
+# Seconds to launch a layer's kernels, forward and backward, by whether they are compiled. The rest of the
+# model counts as one more layer. Measured on an H100 (benchmarks/results/h100/card.json) at 2 and 5 layers:
+# 5.9 and 12.1 ms a step, compiled 4.0 and 7.6. The last figure is without the gradients of q and k.
 LAUNCH_SECONDS = {False: 2.0e-3, True: 1.3e-3}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """What runs will cost. `epochs` of the longest, where the data is known; `seconds_per_run` on the mean,
-    where the device is here; `seconds` for all runs on all workers together, in wall-clock time."""
+    """The cost of some runs, in wall-clock seconds.
+
+    `epochs` is that of the longest run, None if the data is not known. `seconds_per_run` is the mean, None if
+    the device is not here. `seconds` is for all runs on all workers together.
+    """
 
     runs: int
     workers: int
@@ -41,7 +44,7 @@ class Forecast:
 
     @property
     def doubts(self) -> list[str]:
-        """Why somebody should say --yes first."""
+        """Reasons for which a user should confirm the start by --yes."""
         doubts = []
         if self.epochs is not None and self.epochs > MOST_EPOCHS:
             doubts.append(
@@ -52,38 +55,39 @@ class Forecast:
         return doubts
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, the doubts and the total included."""
+        """Plain JSON types, with the doubts and the total."""
         return {**dataclasses.asdict(self), "seconds": self.seconds, "doubts": self.doubts}
 
 
 def mean_seconds(runs: Sequence[tuple[Model, TrainConfig]], device: str) -> float | None:
-    """Seconds of a training of these by one worker, from their FLOPs and a matmul rate measured now, and on a
-    GPU at least what its kernels take to be launched; None for a device that is not here, as of a cluster's
-    other machines."""
+    """Mean seconds that one worker takes for one of these trainings.
+
+    The estimate is the FLOPs over a matmul rate that is measured now. On a GPU it is at least the time to
+    launch the kernels. None for a device that this machine does not have, such as a cluster's GPU.
+    """
     import torch
 
     on_gpu = device.startswith("cuda")
     if on_gpu and not torch.cuda.is_available():
         return None
-    rate = UTILISATION * _matmul_rate(device, runs[0][1].precision)
-    seconds = [
+    rate = UTILIZATION * _matmul_rate(device, runs[0][1].precision)
+    return statistics.fmean(
         max(
             training_flops(model, train.tokens) / rate,
-            _launches(model, train) if on_gpu else 0.0,
+            _launch_seconds(model, train) if on_gpu else 0.0,
         )
         for model, train in runs
-    ]
-    return statistics.fmean(seconds)
+    )
 
 
-def _launches(model: Model, train: TrainConfig) -> float:
-    """Seconds in which the kernels of all of a training's passes can be launched."""
+def _launch_seconds(model: Model, train: TrainConfig) -> float:
+    """Seconds to launch the kernels of all passes of a training."""
     passes = math.ceil(train.batch / train.microbatch) if train.microbatch else 1
     return train.steps * passes * (model.depth + 1) * LAUNCH_SECONDS[train.compile]
 
 
 def _matmul_rate(device: str, precision: str) -> float:
-    """FLOP/s of a square matmul in the run's precision, on one thread where that is a CPU's."""
+    """FLOP/s of a square matmul in the run's precision. On a CPU it uses one thread."""
     import torch
 
     size = 512 if device == "cpu" else 4096

@@ -1,4 +1,4 @@
-"""Trainings as jobs of the run engine: which training function, with which arguments."""
+"""Trainings as jobs of the run engine: the training function and its arguments."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from completedp.runs.job import Job
 if TYPE_CHECKING:
     from completedp.lm.data import Corpus
 
-# An interruption costs at most a twentieth of a run; a checkpoint is three times the weights.
+# An interruption costs at most a twentieth of a run. A checkpoint is three times as large as the weights.
 CHECKPOINTS_PER_RUN = 20
 
 
 def user_code(model: Model, train: TrainConfig) -> dict[str, str]:
-    """The user's own functions, by the keys under which a file names them."""
+    """The user's own functions, by the key that names them in a file."""
     named = {}
     if train.loop:
         named["train.loop"] = train.loop
@@ -33,7 +33,7 @@ def user_code(model: Model, train: TrainConfig) -> dict[str, str]:
 
 
 def user_paths(model: Model, train: TrainConfig) -> list[Path]:
-    """Folders in which workers find the user's own modules: the present one, if there can be any."""
+    """Folders of the user's own modules for the workers: the current folder, if there can be any."""
     return [Path.cwd()] if train.loop or kind_of(model).needs_working_folder else []
 
 
@@ -54,8 +54,8 @@ def training_job(
     """A training by the built-in loop, or by the user's loop if `train` names one.
 
     Every training function takes the keywords model, data, train, split, cache and device, as plain JSON
-    types. `digest` (of the corpus to train on, if it is known) and `arguments` are for the built-in loop.
-    Raises `UserError` for user code that nobody has asked for: a worker imports what it is given.
+    types. Only the built-in loop takes `digest` (of the corpus to train on, None if unknown) and `arguments`.
+    Raises `UserError` for user code that was not allowed, because a worker imports whatever a job names.
     """
     for key, name in user_code(model, train).items():
         trust.check(key, name)
@@ -89,11 +89,11 @@ def plan_job(
     parallel: str | None = None,
     digest: str | None = None,
 ) -> Job:
-    """A plan as a job, evaluated on the report split.
+    """A plan as a job that is evaluated on the report split.
 
-    Checkpoints go to `folder`, if one is given. `digest` names the corpus, if it is known. Raises
-    `UserError` for a loop of the user's together with a folder (such a loop keeps no checkpoints here) or
-    with an external model (such a loop does not know the base that the values were carried from).
+    Checkpoints go to `folder`, if one is given. `digest` is the corpus's, None if unknown. Raises `UserError`
+    for the user's own loop in two cases. With a folder, because such a loop keeps no checkpoints. With an
+    external model, because such a loop does not know the base that the values were carried from.
     """
     own = kind_of(plan.model).run_arguments(plan.base, plan.parameterization)
     if plan.train.loop and (folder is not None or own):
@@ -123,7 +123,7 @@ def plan_job(
 def plan_jobs(
     runs: Iterable[tuple[Plan, int]], *, cache: Path, device: str, digest: str | None = None
 ) -> list[Job]:
-    """Each plan with its seed as a job without checkpoints; its number is its position."""
+    """Each plan with its seed as a job without checkpoints. A job's number is its position."""
     shared: dict[str, Any] = {"folder": None, "cache": cache, "device": device, "digest": digest}
     return [
         dataclasses.replace(plan_job(plan, data=plan.data, seed=seed, **shared), trial=i)
@@ -132,9 +132,9 @@ def plan_jobs(
 
 
 def kept_corpus(plan: Plan, data: DataConfig, cache: Path) -> Corpus | None:
-    """The corpus that the plan's recipe was tuned on, if its text is gone and the cache still has it.
+    """The corpus that the plan's recipe was tuned on, if its source is gone and the cache still has it.
 
-    Raises `UserError` if the cached corpus is damaged.
+    Else None. Raises `UserError` if the cached corpus is damaged.
     """
     from completedp.lm.data import cached_corpus
     from completedp.lm.sources import is_gone

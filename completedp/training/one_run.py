@@ -1,4 +1,4 @@
-"""Training one plan in a folder of its own: behind `completedp.train` and the verb `train`."""
+"""One plan trained in its own folder. `completedp.train` and the verb `train` call it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRun:
-    """A plan about to be trained. `corpus_note` says what was found in the data, if that wants a line."""
+    """A plan about to be trained. `corpus_note` is a line about the data for the user, or None."""
 
     plan: Plan
     job: Job
@@ -41,9 +41,10 @@ class PlanRun:
         parallel: str | None,
         stem: str,
     ) -> PlanRun:
-        """`data` is another source than the plan's, `out` a folder in place of one under `root`.
+        """Prepare a run. `data` replaces the plan's source, and `out` replaces the folder under `root`.
 
-        Raises `UserError` for data that cannot be read and for a plan of the user's own loop.
+        `stem` begins the folder's name. Raises `UserError` for data that cannot be read, and for a plan that
+        is trained by the user's own loop.
         """
         from completedp.lm import sources
         from completedp.training.jobs import kept_corpus, plan_job
@@ -71,7 +72,7 @@ class PlanRun:
         on_progress: Callable[[Progress], None] | None = None,
         on_start: Callable[[], None] | None = None,
     ) -> RunEnd:
-        """Train, or give the outcome again if the folder holds the finished run."""
+        """Train, or return the outcome again if the folder holds the finished run."""
         from completedp.training import run_folder
 
         heard = on_progress or (lambda _: None)
@@ -79,8 +80,8 @@ class PlanRun:
 
 
 def run_name(plan: Plan, data: DataConfig, seed: int, stem: str) -> str:
-    """A name that only the same run has, so that no other run's results are replaced."""
-    # The corpus is left out: it is part of the recipe, whose digest the plan has.
+    """A name that no other run has, so that no other run's results are replaced."""
+    # The corpus is left out because it is part of the recipe, whose digest the plan has.
     values = {**dataclasses.replace(plan, corpus=None).to_dict(), "model": content_of(plan.model)}
     digest = files.digest({"plan": values, "data": dataclasses.asdict(data), "seed": seed})
     return f"{stem}-seed{seed}-{digest.removeprefix('sha256:')[:8]}"
@@ -98,16 +99,18 @@ def train(
 ) -> Outcome:
     """Train a plan once on this machine, and return its outcome.
 
-    The run's folder is under `root`/runs, or `out`. A second call with the same arguments goes on from the
-    last checkpoint of an interrupted run, and gives the outcome of a finished one again. The loss is in
-    nats per token, on the report split.
+    The run's folder is `out`, or one under `root`/runs. A second call with the same arguments goes on from
+    the last checkpoint of an interrupted run. It returns the outcome of a finished run again. The loss is in
+    nats per token on the report split.
 
     Args:
         plan: A plan, or the path of a plan file.
-        data: Another source of text than the plan's: a path, a folder, or `hf:NAME`.
+        data: A source of text in place of the plan's: a path, a folder, or `hf:NAME`.
         seed: Decides the initial values and the order of the data.
+        root: The folder of runs, studies and prepared corpora.
+        out: The run's folder. None: one under `root`/runs.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        on_progress: Called with (step, steps, loss) as steps are reported.
+        on_progress: Called with a `completedp.runs.job.Progress` for each reported step.
 
     Raises:
         UserError: The plan, the data or the device cannot be used, or another process writes the folder.

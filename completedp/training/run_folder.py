@@ -1,9 +1,9 @@
-"""One training run of a plan in a folder of its own: outcome, curve, weights; resumed if interrupted.
+"""One training run of a plan in its own folder: outcome, curve and weights. It resumes if interrupted.
 
-The folder holds `plan.yaml` and `run.json` (how the run was started), `curve.jsonl` (one `{"step", "loss"}` a
-line, written as the steps are reported), `checkpoints/` while the run goes on, `lock`, and at its end, unless
-it diverged, `model.safetensors`. `outcome.json` is written last: where it is the run is finished, wherever a
-kill fell. Where several processes train together, the leading one alone writes.
+The folder holds `plan.yaml` and `run.json` (how the run was started), `curve.jsonl` (one `{"step", "loss"}`
+a line, written as steps are reported), `lock`, and `checkpoints/` while the run goes on. A run that did not
+diverge leaves `model.safetensors`. `outcome.json` is written last: a run whose folder has it is finished, no
+matter when a process was killed. If several processes train together, only the leading one writes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ RUN = "run.json"
 
 @dataclass(frozen=True, kw_only=True)
 class RunEnd:
-    """A run's end. `before`: an earlier call had finished it, and this one has trained nothing."""
+    """The end of a run. `before`: an earlier call had finished it, and this one trained nothing."""
 
     outcome: Outcome
     before: bool
@@ -55,17 +55,18 @@ def run(
     plan: Plan | None = None,
     on_start: Callable[[], None] | None = None,
 ) -> RunEnd:
-    """Run the job here and write its folder; where that holds the finished job, give its outcome again.
+    """Run the job here and write its folder. If that holds the finished job, only return its outcome.
 
-    The folder describes the run where its `plan` is given. `on_start` is called when the folder is ours and
-    training begins. Of several processes the leading one alone writes and calls back. Raises `UserError`
-    where the folder cannot be written, is being written by another process, or holds another finished run.
+    If `plan` is given, the folder describes the run. `on_start` is called when this process owns the folder
+    and training begins. If several processes train, only the leading one writes and calls back. Raises
+    `UserError` if the folder cannot be written, if another process writes it, or if it holds another
+    finished run.
     """
     from completedp.lm.parallel import join
 
     group = join(job.arguments["parallel"])
     with group.collective_errors():
-        task = _task(job)  # refusals of the data come before anything is written
+        task = _task(job)  # refuses bad data before anything is written
     identity = files.digest(task.run_content(job.resolved, job.seed))
     with ExitStack() as held:
         outcome: Outcome | None = None
@@ -95,7 +96,7 @@ def run(
 
 @dataclass(frozen=True, kw_only=True)
 class _Start:
-    """What `run.json` holds: how a run was started. `plan` is the digest of its plan."""
+    """The content of `run.json`: how a run was started. `plan` is the digest of its plan."""
 
     run: str
     plan: str
@@ -108,8 +109,11 @@ class _Start:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """What a run's folder says of it. `begun` and `ended` are times of its files, in seconds since the epoch;
-    `ended` means nothing without an outcome."""
+    """A run as its folder describes it.
+
+    `begun` and `ended` are times of its files in seconds since the epoch. `ended` means nothing without an
+    outcome.
+    """
 
     run: str
     digest: str
@@ -125,7 +129,7 @@ class RunRecord:
 
     @classmethod
     def read(cls, folder: Path) -> RunRecord:
-        """Raises `UserError` for a folder that is not what a run has described."""
+        """Read a run's folder. Raises `UserError` if it does not describe a run."""
         start, plan = folder / RUN, folder / "plan.yaml"
         try:
             said = build(_Start, reading.read_json(start), str(start))
@@ -152,13 +156,15 @@ class RunRecord:
 
 
 def trained(root: Path) -> list[Path]:
-    """The folders of a root's runs that describe themselves, by name."""
+    """The folders under a root that describe a run, by name."""
     return sorted(path.parent for path in root.glob(f"{root_layout.RUNS}/*/{RUN}"))
 
 
 def read_points(folder: Path, steps: int) -> list[tuple[int, float]]:
-    """The curve of a run under way, thinned as that of an outcome: (step, mean training loss since the
-    point before)."""
+    """The curve of a run under way, as thin as an outcome's.
+
+    A point is (step, mean training loss in nats per token since the point before).
+    """
     every = stride(steps)
     points: list[tuple[int, float]] = []
     pending: list[float] = []
@@ -171,12 +177,12 @@ def read_points(folder: Path, steps: int) -> list[tuple[int, float]]:
 
 
 def speedometer(job: Job) -> Speedometer:
-    """What a job's steps are measured by, on the processes that train it."""
+    """The meter of a job's speed on the processes that train it."""
     return _task(job).speedometer
 
 
 def _modified(path: Path) -> float:
-    """When a file was last written; 0 where it is not there."""
+    """The time of a file's last writing, in seconds since the epoch. 0 if there is no file."""
     try:
         return path.stat().st_mtime
     except OSError:
@@ -184,13 +190,15 @@ def _modified(path: Path) -> float:
 
 
 def _describe(folder: Path, plan: Plan, job: Job, task: LanguageModelTask, identity: str) -> None:
-    """Write what a reader of the folder needs; an interrupted run of other values keeps its own, because
-    its checkpoint is going to refuse this one."""
+    """Write what a reader of the folder needs.
+
+    An interrupted run of other values keeps its description: its checkpoint will refuse this run.
+    """
     from completedp.lm.checkpoint import newest
 
     described = folder / RUN
     if newest(folder / "checkpoints") is not None:
-        with contextlib.suppress(UserError):  # a damaged one is written anew
+        with contextlib.suppress(UserError):  # a damaged description is written anew
             if build(_Start, reading.read_json(described), str(described)).run != identity:
                 return
     plan.write(folder / "plan.yaml")
@@ -248,15 +256,17 @@ def _train(job: Job, folder: Path, on_progress: Callable[[Progress], None]) -> O
 
 
 def _keep_weights(folder: Path) -> None:
-    """The last checkpoint's weights, already on the disk, are the run's too; the checkpoint stays, so
-    that a run killed right after goes on from it."""
+    """Keep the last checkpoint's weights, which are on the disk already, as the run's weights.
+
+    The checkpoint stays, so that a run that is killed right after this goes on from it.
+    """
     from completedp.lm.checkpoint import newest
 
     last = newest(folder / "checkpoints")
     assert last is not None, "a completed run ends with a checkpoint"
     kept = folder / "model.safetensors"
     with files.writing(kept):
-        kept.unlink(missing_ok=True)  # of a run that was killed before its outcome was written
+        kept.unlink(missing_ok=True)  # left by a run that was killed before its outcome was written
         try:
             os.link(last / kept.name, kept)
         except OSError:  # a file system without hard links
@@ -264,7 +274,7 @@ def _keep_weights(folder: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Whole or not at all."""
+    """Copy the whole file or nothing."""
     copying = target.with_name(f".{target.name}")
     try:
         shutil.copyfile(source, copying)
@@ -279,7 +289,7 @@ def _line(step: int, loss: float) -> str:
 
 
 class _Curve:
-    """The curve's file. A resumed run drops what an interrupted one reported after its checkpoint."""
+    """The curve's file. A resumed run drops the lines that an interrupted one wrote after its checkpoint."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -296,7 +306,7 @@ class _Curve:
         with files.writing(self._path):
             if self._file is None:
                 files.write_text(self._path, self._before(step))
-                # Without a buffer, whose rest could no longer be written when the disk is full.
+                # No buffer: its rest could not be written when the disk is full.
                 self._file = self._path.open("ab", buffering=0)
             line = _line(step, loss).encode()
             if self._file.write(line) < len(line):

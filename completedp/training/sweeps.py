@@ -1,6 +1,6 @@
-"""Many trainings of one recipe's plans: announced with their cost, run, and kept in a folder.
+"""Many trainings of one recipe's plans: their cost is announced, they run, and a folder keeps their outcomes.
 
-Behind `speedup`, `transfer-check` and the benchmarks of carried recipes.
+`speedup`, `transfer-check` and the benchmarks of carried recipes call it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _warn(line: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """A plan trained with a seed. `name` begins its line of progress."""
+    """A plan to be trained with a seed. `name` begins its line of progress."""
 
     plan: Plan
     seed: int
@@ -51,13 +51,13 @@ def train_all(
     say: Say = print,
     warn: Say = _warn,
 ) -> dict[int, Outcome] | None:
-    """Train what `folder` has not got yet, and return every outcome by its position in `wanted`.
+    """Train the runs that `folder` does not have yet, and return each outcome by its position in `wanted`.
 
-    All plans are of one recipe. An interruption leaves outcomes out; the next call goes on. A dry run trains
-    nothing and returns None. A run belongs to one text: if the text has changed, it is another run.
+    All plans are of one recipe. An interruption leaves outcomes out, and the next call goes on. A dry run
+    trains nothing and returns None. If the text has changed, its runs are new ones.
 
     Raises `UserError` for a device that is not there and for a corpus that cannot be read. Unless `yes` is
-    given, it raises too if the runs will be long or read their text often.
+    given, it also raises if the runs will be long or will read their text often.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from completedp.lm.train import pick_device
@@ -140,7 +140,7 @@ def _announcement(plans: Sequence[Plan], cost: Forecast, device: str) -> str:
 
 
 def _longest(plans: Sequence[Plan], cost: Forecast) -> float | None:
-    """Seconds of the largest plan's run; None if nobody knows, as for a loop of the user's."""
+    """Seconds of the largest plan's run. None if unknown, as for the user's own loop."""
     if cost.seconds_per_run is None or any(plan.train.loop for plan in plans):
         return None
     flops = [plan.flops for plan in plans]
@@ -148,7 +148,7 @@ def _longest(plans: Sequence[Plan], cost: Forecast) -> float | None:
 
 
 def _progress(wanted: Sequence[Training], say: Say) -> Callable[[Event], None]:
-    """A line per finished run."""
+    """Say one line per finished run."""
     from completedp.runs.job import Finished
 
     def on_event(event: Event) -> None:

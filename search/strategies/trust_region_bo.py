@@ -27,7 +27,7 @@ FIRST = 12
 BEST_EVERY = 4
 # Number of most recent trials that the model sees. Its memory grows with the square (200 MB at the peak in
 # 90 dimensions), and the region has moved away from older trials.
-MODELLED = 300
+MODELED = 300
 # A loss this many standard deviations above the median only says that the point is bad. At most a tenth of
 # the losses are cut this way, because the rest must still count if most trials are alike.
 WORST, MOST_BOUNDED = 3.0, 0.1
@@ -76,7 +76,7 @@ def steps(dimensions: int, rng: np.random.Generator) -> Point:
 def expected_best(history: History) -> Point | None:
     """The point of the trust region with the lowest expected loss, shape (D,).
 
-    None if fewer than two of the modelled trials have a loss.
+    None if fewer than two of the modeled trials have a loss.
     """
     from search.strategies.additive import AdditiveModel
 
@@ -84,7 +84,7 @@ def expected_best(history: History) -> Point | None:
         (o.point_D, math.inf if o.status == "diverged" else o.loss)
         for o in history.observations
         if o.status == "diverged" or o.loss is not None
-    ][-MODELLED:]
+    ][-MODELED:]
     losses_N = np.array([loss for _, loss in known], dtype=np.float64)
     if np.isfinite(losses_N).sum() < 2:
         return None

@@ -40,8 +40,6 @@ def test_parameters_are_the_models(shape: ModelConfig) -> None:
     assert models.parameter_count(shape) == sum(
         p.numel() for p in LanguageModel(shape).parameters()
     )
-    assert models.parameter_count(shape) == sum(flops.parameters(shape).values())
-    assert models.training_flops(shape, 7) == 3 * sum(flops.forward_flops(shape, 7).values())
 
 
 def test_flops_are_torchs(shape: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +53,7 @@ def test_flops_are_torchs(shape: ModelConfig, monkeypatch: pytest.MonkeyPatch) -
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as forward:
         logits_BTV = model(tokens_BT)
     assert forward.get_total_flops() == pytest.approx(
-        sum(flops.forward_flops(shape, tokens_BT.numel()).values()), rel=1e-3
+        models.training_flops(shape, tokens_BT.numel()) / 3, rel=1e-3
     )
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as training:
         logits_BTV = model(tokens_BT)

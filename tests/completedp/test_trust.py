@@ -14,7 +14,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from completedp import trust
-from completedp.adapters.external import found_in, grown
+from completedp.adapters.external import base_inventory, external_inventory
 from completedp.cli.app import app
 from completedp.config import DataConfig, ExternalModel, TrainConfig
 from completedp.errors import UserError
@@ -57,7 +57,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, NAME, raising=False)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    for known in (grown, found_in):  # what was looked at before need not be imported again
+    # An inventory that is known already imports nothing again.
+    for known in (external_inventory, base_inventory):
         known.cache_clear()
     return tmp_path
 

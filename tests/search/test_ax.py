@@ -226,7 +226,7 @@ def expected_history(study: Study) -> History:
     """What the next proposal's strategy is shown, from the journal alone."""
     space, phase = Space.from_config(study.spec.config), current_phase(study).name
     free = space.part("global") if phase == "global" else space.part("type", "depth")
-    center = [study.centre] if phase == "module" and study.centre else []
+    center = [study.center] if phase == "module" and study.center else []
     observations = [
         Observation(
             point_D=np.array([t.values.get(c.name, 0.0) for c in free]),
@@ -254,7 +254,7 @@ def plain(history: History) -> Any:
 
 def check_shown(study: Study, spy: Spy) -> None:
     expected, trial = expected_history(study), len(study.trials)
-    phase, center = current_phase(study).name, study.centre
+    phase, center = current_phase(study).name, study.center
     proposer = Proposer(study, lambda _: None, job_factory(study.spec.config))
     for _ in range(len(study.pending) + 1):  # those that were training come first
         proposer.next()

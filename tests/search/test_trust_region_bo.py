@@ -172,7 +172,7 @@ def test_the_first_steps_are_around_the_start_whatever_came_of_them(
 
 
 def test_the_model_forgets_the_first_of_very_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trust_region_bo, "MODELLED", 30)
+    monkeypatch.setattr(trust_region_bo, "MODELED", 30)
     points_ND = signs(50, 4)
     losses = list(1.8 - 0.05 * points_ND[:, 0])
     other = [*(9.0 - loss for loss in losses[:20]), *losses[20:]]

@@ -47,7 +47,7 @@ FORMATS: Mapping[str, Format] = {
     "torch": Format(
         folder="torch",
         file_name="completedp_values.py",
-        summary="a Python file (torch only) that initialises a model and makes its AdamW groups",
+        summary="a Python file (torch only) that initializes a model and makes its AdamW groups",
     ),
     "hf": Format(
         folder="hf",

@@ -252,17 +252,17 @@ def draw(data: Measured, flops: float, path: Path) -> None:
     ends = (data.flops_S.min(), max(flops, data.flops_S.max()))
     grid = np.geomspace(*ends, 80)
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    for i, (arm, colour) in enumerate(zip(ARMS, ("#4c78a8", "#e45756"), strict=True)):
+    for i, (arm, color) in enumerate(zip(ARMS, ("#4c78a8", "#e45756"), strict=True)):
         with np.errstate(all="ignore"):
             band = np.quantile([one.loss(i, grid) for one in laws], [0.025, 0.975], axis=0)
         low, high = np.where(np.isfinite(band), band, np.nan)
-        axes.fill_between(grid, low, high, color=colour, alpha=0.15, linewidth=0)
-        axes.plot(grid, law.loss(i, grid), color=colour, linewidth=1.4)
+        axes.fill_between(grid, low, high, color=color, alpha=0.15, linewidth=0)
+        axes.plot(grid, law.loss(i, grid), color=color, linewidth=1.4)
         axes.errorbar(
             data.flops_S,
             data.mean_AS[i],
             yerr=1.96 * data.error_AS[i],
-            color=colour,
+            color=color,
             fmt="o",
             markersize=4,
             label=arm,

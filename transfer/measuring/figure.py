@@ -63,19 +63,19 @@ def _draw_panel(
 
     axis, rows = document["axis"], part["rows"]
     octaves = [math.log2(factor) for factor in document["factors"]]
-    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(rows)))
-    for i, (colour, row) in enumerate(zip(colours, rows, strict=True)):
+    colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(rows)))
+    for i, (color, row) in enumerate(zip(colors, rows, strict=True)):
         means = _means(row, len(document["seeds"]))
         label = f"{axis} {row['target'][axis]:,} (x {row['ratio']:g})"
         clipped = [min(loss, limits[1]) for loss in means.values()]
         panel.plot(
-            list(means), clipped, "o-", color=colour, markersize=4, linewidth=0.7, label=label
+            list(means), clipped, "o-", color=color, markersize=4, linewidth=0.7, label=label
         )
         diverged = [math.log2(float(factor)) for factor in row["diverged"]]
         line = limits[1] - (1 + i) * CROSSES * (limits[1] - limits[0])
-        panel.plot(diverged, [line] * len(diverged), "x", color=colour, markersize=6)
+        panel.plot(diverged, [line] * len(diverged), "x", color=color, markersize=6)
         if row["optimum"] and row["optimum"]["parabola"]:
-            _draw_optimum(panel, row["optimum"], colour, (min(octaves), max(octaves)))
+            _draw_optimum(panel, row["optimum"], color, (min(octaves), max(octaves)))
         if row["ratio"] == 1 and row["carried"]:
             panel.axvline(row["carried"]["octaves"], color="grey", linewidth=0.9, linestyle=":")
     panel.set_title(part["parameterization"], fontsize=10)
@@ -84,17 +84,17 @@ def _draw_panel(
 
 
 def _draw_optimum(
-    panel: Any, optimum: Mapping[str, Any], colour: Any, ends: tuple[float, float]
+    panel: Any, optimum: Mapping[str, Any], color: Any, ends: tuple[float, float]
 ) -> None:
     """Draw an optimum's parabola and its interval, cut at the ends of the grid."""
     parabola, octaves = optimum["parabola"], optimum["octaves"]
     x = np.linspace(parabola["first"], parabola["last"], 40)
     a, b, c = parabola["coefficients"]
-    panel.plot(x, a + b * x + c * x**2, color=colour, linewidth=1.8)
+    panel.plot(x, a + b * x + c * x**2, color=color, linewidth=1.8)
     low = ends[0] if octaves["low"] is None else max(ends[0], octaves["low"])
     high = ends[1] if octaves["high"] is None else min(ends[1], octaves["high"])
-    panel.plot([low, high], [optimum["loss"]] * 2, color=colour, linewidth=1.2, marker="|")
-    panel.plot(octaves["value"], optimum["loss"], "*", color=colour, markersize=11, zorder=3)
+    panel.plot([low, high], [optimum["loss"]] * 2, color=color, linewidth=1.2, marker="|")
+    panel.plot(octaves["value"], optimum["loss"], "*", color=color, markersize=11, zorder=3)
 
 
 def _limits(document: Mapping[str, Any]) -> tuple[float, float]:

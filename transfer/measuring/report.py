@@ -95,7 +95,7 @@ class _Cell:
 
     @cached_property
     def candidates(self) -> list[float]:
-        """The factors for the optimum: the neighbours of the lowest mean that have a loss of every seed.
+        """The factors for the optimum: the neighbors of the lowest mean that have a loss of every seed.
 
         They end at the first factor without one: no curve is drawn over diverged runs.
         """

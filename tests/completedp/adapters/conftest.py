@@ -1,5 +1,5 @@
 import sys
 from pathlib import Path
 
-# The models that the tests share are a plain module beside them.
+# The tests share the models of a plain module, `external_models`.
 sys.path.insert(0, str(Path(__file__).parent))

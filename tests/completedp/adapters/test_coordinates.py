@@ -1,4 +1,4 @@
-"""The coordinate check on models nobody here wrote, at a size that takes seconds."""
+"""The coordinate check on external models, at a size that takes seconds."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from foreign import config
+from external_models import config, external
 
-from completedp.config import ExternalModel
 from completedp.coordcheck import check, measure
 from completedp.coordcheck.external import ExternalSubject
 from completedp.coordcheck.slopes import Axis, Slope, failures
@@ -29,8 +28,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def subject(source: str, cache: Path, width: int = 64) -> ExternalSubject:
-    model = ExternalModel(source=source, width=width, depth=2, vocab_size=256, context=32)
-    study = dataclasses.replace(PRESET, model=model, train=TRAIN)
+    study = dataclasses.replace(PRESET, model=external(source, width=width), train=TRAIN)
     return ExternalSubject(study, cache, torch.device("cpu"))
 
 
@@ -73,7 +71,9 @@ def test_a_configuration_holds_and_sp_fails(
 
 
 @pytest.mark.parametrize("family", ["olmo2", "qwen3", "gemma", "gpt2"])
-def test_every_parameter_is_some_watched_modules_own(family: str, saved: Any, cache: Path) -> None:
+def test_every_parameter_belongs_to_one_watched_module(
+    family: str, saved: Any, cache: Path
+) -> None:
     ready = subject(saved(family), cache).ready(Ratios(depth=2), "completed-p", {}, 0)
     owned = [id(w.module.get_parameter(name)) for w in ready.watched for name in w.tensors]
     assert sorted(owned) == sorted(id(p) for p in ready.model.parameters())
@@ -87,7 +87,7 @@ def test_every_parameter_is_some_watched_modules_own(family: str, saved: Any, ca
 def test_a_modules_part_is_the_same_at_every_width(
     family: str, part: str, saved: Any, cache: Path
 ) -> None:
-    """A norm over all heads looks like one that they share until the width grows."""
+    """At the base a norm over all heads looks like one that the heads share."""
     of = subject(saved(family), cache)
     for width in (1, 2):
         watched = of.ready(Ratios(width=width), "completed-p", {}, 0).watched
@@ -96,10 +96,10 @@ def test_a_modules_part_is_the_same_at_every_width(
 
 def test_models_that_are_not_of_the_size_asked_for_are_refused_before_training(cache: Path) -> None:
     with pytest.raises(
-        UserError, match="has width 64 and 2 layers; expected what it was asked for"
+        UserError, match="has width 64 and 2 layers; expected the size that it was asked for"
     ):
-        subject("foreign:fixed_depth", cache, width=32)
-    of = subject("foreign:even_widths", cache, width=64)
+        subject("external_models:fixed_depth", cache, width=32)
+    of = subject("external_models:even_widths", cache, width=64)
     with pytest.raises(UserError, match=r"even_widths\(width=72, depth=2\) failed"):
         slopes(of, "width", ratios=(1, 1.125, 4))
 
@@ -114,7 +114,7 @@ class Twice(torch.nn.Module):
         return self.map(self.map(x_BD))
 
 
-def test_what_is_called_twice_or_not_trained_is_named() -> None:
+def test_a_module_called_twice_and_an_untrained_one_are_named() -> None:
     model = Twice()
     ready = Ready(
         model=model, optimizer=torch.optim.AdamW(model.parameters()), eps={},
@@ -127,7 +127,7 @@ def test_what_is_called_twice_or_not_trained_is_named() -> None:
         measure._gradients(ready, torch.ones(1, 4))
 
 
-def test_what_is_never_called_cannot_be_watched(cache: Path) -> None:
+def test_a_module_that_is_never_called_cannot_be_watched(cache: Path) -> None:
     model = Twice()
     ready = Ready(
         model=model, optimizer=torch.optim.AdamW(model.parameters()), eps={},
@@ -137,4 +137,4 @@ def test_what_is_never_called_cannot_be_watched(cache: Path) -> None:
     with pytest.raises(UserError, match=r"module of k \(Linear\) is never called"):
         measure._calls(ready, torch.ones(1, 4))
     with pytest.raises(UserError, match=r"nn\.MultiheadAttention, which never calls"):
-        slopes(subject("foreign:plain_bytes", cache, width=32), "width")
+        slopes(subject("external_models:plain_bytes", cache, width=32), "width")

@@ -1,4 +1,4 @@
-"""Configurations of transformers, read as data: within bounds, and nothing of them is loaded by its name."""
+"""Configurations of transformers as data: within bounds, and no name in them loads anything."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from foreign import FAMILIES, config
+from external_models import FAMILIES, config
+from transformers import PretrainedConfig
 from typer.testing import CliRunner
 
 from completedp.adapters import huggingface
 from completedp.adapters.hf_files import read
-from completedp.adapters.huggingface import build, read_config
+from completedp.adapters.huggingface import build, config_of, read_file
 from completedp.adapters.source import source_of
 from completedp.cli.app import app
 from completedp.errors import UserError
 
-# What a hub's configuration says of code: in the file beside it, or in another repository.
+# The names of code in a hub's configuration: in a file beside it, and in another repository.
 CODE = {
-    "AutoConfig": "configuration_theirs.Config",
-    "AutoModelForCausalLM": "else/where--modeling_theirs.Model",
+    "AutoConfig": "configuration_users.Config",
+    "AutoModelForCausalLM": "else/where--modeling_users.Model",
 }
-THEIRS = """
+USERS_CODE = """
 from pathlib import Path
 from transformers import LlamaConfig as Config
 from transformers import LlamaForCausalLM as Model
@@ -37,6 +38,10 @@ def written(folder: Path, family: str = "llama", **changes: Any) -> Path:
     path = folder / "config.json"
     path.write_text(json.dumps(content))
     return path
+
+
+def config_from(path: Path) -> PretrainedConfig:
+    return config_of(read_file(path))
 
 
 def built(path: Path) -> Any:
@@ -54,7 +59,7 @@ def refused(path: Path) -> str:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The questions on standard input."""
+    """The questions that were asked on standard input."""
     questions: list[str] = []
 
     def answer(question: str = "") -> str:
@@ -73,25 +78,25 @@ def test_code_that_a_configuration_names_is_never_run(
     monkeypatch.chdir(tmp_path)
     if closed:
         monkeypatch.setattr("sys.stdin", None)
-    for name in ("configuration_theirs", "modeling_theirs"):
-        (tmp_path / f"{name}.py").write_text(THEIRS)
-    code = {"theirs": {"auto_map": CODE}} if nested else {"auto_map": CODE}
+    for name in ("configuration_users", "modeling_users"):
+        (tmp_path / f"{name}.py").write_text(USERS_CODE)
+    code = {"users": {"auto_map": CODE}} if nested else {"auto_map": CODE}
     path = written(tmp_path, **code)
     assert type(built(path)).__module__ == "transformers.models.llama.modeling_llama"
-    path = written(tmp_path, **code, model_type="theirs")
+    path = written(tmp_path, **code, model_type="users")
     said = refused(path)
-    assert "has no 'theirs'" in said if not nested else "no model_type 'theirs'" in said
+    assert "has no 'users'" in said if not nested else "no model_type 'users'" in said
     assert asked == []
     assert not (tmp_path / "imported").exists()
 
 
-def test_a_person_is_told_that_code_was_named_and_not_run(tmp_path: Path) -> None:
+def test_the_user_is_told_that_code_was_named_and_not_run(tmp_path: Path) -> None:
     path = written(tmp_path, auto_map=CODE)
     shown = CliRunner().invoke(app, ["inspect", "--model", f"hf:{path}"], input="y\n")
     assert shown.exit_code == 0, shown.exception
-    assert "names code of its own (auto_map): nothing of it is run" in shown.stderr
+    assert "names code of its own (auto_map): none of it is run" in shown.stderr
     assert "Do you wish" not in shown.output
-    path = written(tmp_path, auto_map=CODE, model_type="theirs")
+    path = written(tmp_path, auto_map=CODE, model_type="users")
     said = refused(path)
     assert "hf: runs nothing that a file names: give package.module:factory" in said
     assert source_of(f"hf:{written(tmp_path)}").notes == ()
@@ -103,8 +108,8 @@ def test_kernels_are_not_fetched(key: str, nested: bool, tmp_path: Path) -> None
     for name in ("kernels-community/flash-attn2", "flash_attention_2", "paged|sdpa", {"": "a/b"}):
         change = {"text_config": {key: name}} if nested else {key: name}
         assert f"{key} is {name!r}; expected eager, sdpa" in refused(written(tmp_path, **change))
-    assert read_config(written(tmp_path, **{key: "eager"}))._attn_implementation == "eager"
-    read_config(written(tmp_path, **{key: None}))
+    assert config_from(written(tmp_path, **{key: "eager"}))._attn_implementation == "eager"
+    config_from(written(tmp_path, **{key: None}))
 
 
 def test_other_models_are_not_fetched(tmp_path: Path) -> None:
@@ -112,15 +117,15 @@ def test_other_models_are_not_fetched(tmp_path: Path) -> None:
     assert "backbone is 'some/where', another model by its name" in refused(path)
 
 
-def test_no_value_stands_in_for_another(tmp_path: Path) -> None:
-    """By a map of names in the file, what was looked at would not be what is read."""
+def test_no_value_takes_the_place_of_another(tmp_path: Path) -> None:
+    """A map of names in the file would let another value be read in the place of a checked one."""
     hidden = {"attribute_map": {"_attn_implementation_internal": "note"}, "note": "some/kernel"}
-    read_config = huggingface.read_config(written(tmp_path, **hidden, to_dict="x"))
-    assert read_config._attn_implementation != "some/kernel"
-    build(read_config)
+    found = config_from(written(tmp_path, **hidden, to_dict="x"))
+    assert found._attn_implementation != "some/kernel"
+    build(found)
 
 
-def test_what_says_nothing_of_the_architecture_is_left_out(tmp_path: Path) -> None:
+def test_keys_that_do_not_describe_the_architecture_are_left_out(tmp_path: Path) -> None:
     path = written(
         tmp_path,
         dtype="load", torch_dtype="hub", quantization_config={"quant_method": "gptq"}, num_labels=2**31,
@@ -130,14 +135,14 @@ def test_what_says_nothing_of_the_architecture_is_left_out(tmp_path: Path) -> No
     (tmp_path / "config.4.0.0.json").write_text("{}")
     plain = read(written(tmp_path)).content
     assert read(path).content == plain
-    found = read_config(tmp_path)
+    found = config_from(tmp_path)
     assert found.name_or_path == str(path)
     assert build(found).dtype.is_floating_point
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sizes_beyond_every_model_are_refused_by_their_key(family: str, tmp_path: Path) -> None:
-    names = read_config(written(tmp_path, family)).attribute_map
+    names = config_from(written(tmp_path, family)).attribute_map
     for name, size, said in (
         ("num_hidden_layers", 10**9, "at most 4,096"),
         ("hidden_size", 2**19, "at most 262,144"),
@@ -178,7 +183,7 @@ def test_sizes_beyond_every_model_are_refused_by_their_key(family: str, tmp_path
         ('{"model_type": "llama", "num_hidden_layers": -3}', "num_hidden_layers is -3; expected"),
     ],
 )
-def test_what_is_no_configuration_is_refused_in_a_few_words(
+def test_a_file_that_is_no_configuration_is_refused_in_a_few_words(
     text: str, said: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "config.json"
@@ -202,7 +207,7 @@ def test_a_model_of_too_many_parts_is_refused_while_it_is_built(
     assert build(config("llama")), "the bound is of one model"
 
 
-def test_what_transformers_logs_is_short(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_logs_of_transformers_are_short(caplog: pytest.LogCaptureFixture) -> None:
     logger = logging.getLogger("transformers")
     with huggingface._short_logs():
         logger.warning("a value: %s", "x" * 100_000)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from foreign import FAMILIES, OTHERS, config, on_cpu
+from external_models import FAMILIES, OTHERS, config, on_cpu
 from torch.optim import lr_scheduler as schedules
 from transformers import (
     AutoConfig,
@@ -20,7 +20,7 @@ from transformers import (
 )
 
 import completedp
-from completedp.adapters.huggingface import base_of, build, config_at, read_config
+from completedp.adapters.huggingface import base_of, build, config_at, config_of, read_file
 from completedp.adapters.parametrized import Parametrized
 from completedp.adapters.source import FactorySource
 from completedp.adapters.trainer_audit import AuditCallback
@@ -54,7 +54,7 @@ def test_sizes_that_do_not_come_out_whole_are_refused() -> None:
         base_of(torch.nn.Linear(2, 2), width=32, depth=2)
 
 
-def test_lists_of_one_entry_a_layer_follow_the_depth() -> None:
+def test_lists_of_one_entry_per_layer_follow_the_depth() -> None:
     llama = config("llama", depth=4)
     llama.no_rope_layers = [1, 1, 1, 0]
     assert config_at(llama, width=64, depth=6).no_rope_layers == [1, 1, 1, 0, 1, 1]
@@ -64,13 +64,13 @@ def test_lists_of_one_entry_a_layer_follow_the_depth() -> None:
 
 def test_a_config_file_is_read(tmp_path: Path) -> None:
     config("qwen3").save_pretrained(tmp_path)
-    read = read_config(tmp_path / "config.json")
+    read = config_of(read_file(tmp_path / "config.json"))
     assert (read.model_type, read.hidden_size) == ("qwen3", 32)
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(UserError, match=r"other\.json: not a configuration"):
-        read_config(tmp_path / "other.json")
+        config_of(read_file(tmp_path / "other.json"))
     with pytest.raises(UserError, match=r"nowhere\.json: no such file"):
-        read_config(tmp_path / "nowhere.json")
+        read_file(tmp_path / "nowhere.json")
 
 
 def to_nothing(optimizer: Any, steps: int = 4) -> Any:
@@ -120,7 +120,7 @@ def values(recipe: Recipe) -> Parametrized:
 
 @pytest.fixture
 def audited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The multipliers that audits have found."""
+    """The multipliers of the schedule that audits found."""
     multipliers: list[float] = []
 
     def watched(*arguments: Any) -> Any:
@@ -146,7 +146,7 @@ STEPS, WARMUP, EVERY = 12, 3, 3
 
 
 class FromStep(schedules.LRScheduler):
-    """Leaves the learning rates alone, and from a step writes one into all groups."""
+    """Keeps the learning rates until `step`, and then writes the first group's into all groups."""
 
     def __init__(self, optimizer: Any, step: int) -> None:
         self.step_of_change = step
@@ -198,7 +198,7 @@ def test_a_schedule_that_goes_wrong_later_ends_the_training(
         lambda o: get_cosine_schedule_with_warmup(o, WARMUP, STEPS),
         lambda o: get_wsd_schedule(o, WARMUP, 3, num_training_steps=STEPS - 2),
     ],
-    ids=["linear", "cosine", "theirs", "nothing before the end"],
+    ids=["linear", "cosine", "transformers", "at 0 before the end"],
 )
 def test_a_schedule_of_one_factor_trains_to_its_end(
     schedule: Any, values: Parametrized, tmp_path: Path, audited: list[float]
@@ -255,7 +255,7 @@ def test_a_resumed_training_and_a_second_one_are_audited_at_once(
         AuditCallback(values, every=0)
 
 
-def test_out_of_memory_is_no_mistake_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_is_not_taken_for_a_users_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
     def exhausted(*_: Any, **__: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -267,7 +267,7 @@ def test_out_of_memory_is_no_mistake_of_the_users(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_audit_waits_for_a_learning_rate() -> None:
-    """A first step that fp16 skips leaves a warm-up's schedule at 0."""
+    """If fp16 skips the first step, a warm-up's schedule stays at 0."""
     model = torch.nn.Linear(2, 2, bias=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
     callback = AuditCallback(())

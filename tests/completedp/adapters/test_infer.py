@@ -1,4 +1,4 @@
-"""The inventory of models nobody here wrote."""
+"""The inventory of external models."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from foreign import FAMILIES, OTHERS, SIZES, Plain, on_meta
+from external_models import FAMILIES, OTHERS, SIZES, Plain, on_meta
 from torch import nn
 from transformers import AutoConfig
 
@@ -127,7 +127,7 @@ def test_torchs_own_layers() -> None:
 
 
 class Odd(Plain):
-    """With one part that no name explains."""
+    """A decoder with one part whose name means nothing."""
 
     def __init__(
         self, width: int = 32, depth: int = 2, part: str = "gizmo", grows: bool = True
@@ -137,7 +137,7 @@ class Odd(Plain):
             block.add_module(part, nn.Linear(width, width if grows else 16, bias=False))
 
 
-def test_what_nothing_explains_is_refused_by_name_and_taken_by_a_pattern() -> None:
+def test_an_unknown_part_is_refused_by_name_and_taken_by_a_pattern() -> None:
     models = meta(Odd, 64), meta(Odd)
     with pytest.raises(UserError, match=r"blocks\.0\.gizmo\.weight .*nothing in its name"):
         inventory_of(*models)
@@ -153,7 +153,7 @@ def test_the_first_pattern_wins_and_an_idle_one_is_refused() -> None:
     with pytest.raises(UserError, match=r"'gizmo\$' decides no parameter"):
         inventory_of(*models, modules=[(r"gizmo", "other"), (r"gizmo$", "q")])
     late = [(r"gizmo", "other"), (r"blocks\.0\.gizmo", "q")]
-    with pytest.raises(UserError, match="an earlier pattern took them all"):
+    with pytest.raises(UserError, match="an earlier pattern took all of them"):
         inventory_of(*models, modules=late)
 
 
@@ -170,13 +170,13 @@ def test_the_first_pattern_wins_and_an_idle_one_is_refused() -> None:
         ([("gizmo", "unembedding")], "dimension 0 goes from 32 to 64"),
     ],
 )
-def test_patterns_that_cannot_be(modules: list[tuple[str, str]], said: str) -> None:
+def test_impossible_patterns_are_refused(modules: list[tuple[str, str]], said: str) -> None:
     with pytest.raises(UserError) as refused:
         inventory_of(meta(Odd, 64), meta(Odd), modules)
     assert said in str(refused.value)
 
 
-def test_what_the_shapes_contradict_is_refused() -> None:
+def test_a_type_that_the_shapes_contradict_is_refused() -> None:
     models = meta(Odd, 64, grows=False), meta(Odd, grows=False)
     with pytest.raises(UserError, match=r"'ffn_gate', but its dimension 0 goes from 16 to 16"):
         inventory_of(*models, modules=[("gizmo", "ffn_gate")])
@@ -187,7 +187,7 @@ def test_what_the_shapes_contradict_is_refused() -> None:
 
 
 def test_models_that_are_no_family_or_no_decoder_are_refused() -> None:
-    with pytest.raises(UserError, match="normalises the residual stream itself"):
+    with pytest.raises(UserError, match="normalizes the residual stream itself"):
         inventory_of(meta(Plain, 64, norm_first=False), meta(Plain))
     with pytest.raises(UserError, match="the base model has no parameter"):
         inventory_of(meta(Odd), meta(Plain))
@@ -232,7 +232,7 @@ def test_a_norms_bias_is_known_by_what_it_does() -> None:
 
 
 class Swapped(Plain):
-    """w3 is the map back to the stream, where Llama's own code has w2."""
+    """A decoder whose w3 is the map back to the stream. In Llama that is w2."""
 
     def __init__(self, width: int = 32, depth: int = 2) -> None:
         super().__init__(width, depth)
@@ -262,33 +262,33 @@ def test_heads_that_grow_and_models_tied_otherwise_are_refused() -> None:
     wide, base = on_meta("qwen3", width=64, head_dim=16, **sizes), on_meta("qwen3")
     with pytest.raises(UserError, match=r"0\.self_attn: its heads go from 8 to 16 features"):
         inventory_of(wide, base)
-    for layer in wide.model.layers:  # its code need not say so
+    for layer in wide.model.layers:  # code without this attribute
         del layer.self_attn.head_dim
     with pytest.raises(
         UserError, match=r"q_norm\.weight goes from 8 to 16 features and spans no whole q"
     ):
         inventory_of(wide, base)
-    with pytest.raises(UserError, match="unembedding is its embedding, the base's is not"):
+    with pytest.raises(UserError, match="unembedding is the embedding in the model only"):
         inventory_of(on_meta("llama", width=64, tie_word_embeddings=True), on_meta("llama"))
 
 
-def test_a_head_that_no_name_explains_is_named() -> None:
+def test_a_head_of_an_unknown_name_is_named() -> None:
     wide, base = on_meta("llama", width=64), on_meta("llama")
     for model in (wide, base):
         model.logit_maker = model.lm_head
         del model.lm_head
-    with pytest.raises(UserError, match=r"\(of logit_maker\.weight no name says the type\)"):
+    with pytest.raises(UserError, match=r"\(no name says the type of logit_maker\.weight\)"):
         inventory_of(wide, base)
 
 
 class Unnormed(Plain):
     def __init__(self, width: int = 32, depth: int = 2) -> None:
         super().__init__(width, depth)
-        self.ln_f = Doubled(width)
+        self.ln_f = Shifted(width)
 
 
-class Doubled(nn.Module):
-    """No gain: it enters squared."""
+class Shifted(nn.Module):
+    """A norm whose weight is no gain: 0.5 is added to it."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -298,7 +298,7 @@ class Doubled(nn.Module):
         return x_BTD * (0.5 + self.weight)
 
 
-def test_a_norm_whose_gain_is_none_is_refused() -> None:
+def test_a_norm_whose_weight_is_no_gain_is_refused() -> None:
     with pytest.raises(
         UserError, match=r"ln_f\.weight is taken for a norm's gain.* gain 0 is 0\.5"
     ):
@@ -306,7 +306,7 @@ def test_a_norm_whose_gain_is_none_is_refused() -> None:
 
 
 class Rows(nn.Module):
-    """A norm that names its dimensions, as some do."""
+    """A norm that counts its dimensions from the front, so it runs on B x T x D only."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -327,7 +327,7 @@ class Normed(Plain):
         self.ln_f = norm(width)
 
 
-def test_a_norm_is_tried_on_a_sequence_and_refused_where_it_does_not_run() -> None:
+def test_a_norm_is_tried_on_a_sequence_and_refused_if_it_does_not_run() -> None:
     with torch.device("meta"):
         model, base = Normed(Rows, 64), Normed(Rows)
     assert {s.role for s in inventory_of(model, base).whole if s.name == "ln_f.weight"} == {
@@ -338,7 +338,7 @@ def test_a_norm_is_tried_on_a_sequence_and_refused_where_it_does_not_run() -> No
 
 
 class Logits(Plain):
-    """The logits by the embedding's own weight, without a module of theirs."""
+    """A decoder that reads the embedding's weight for its logits, without a module for them."""
 
     def __init__(self, width: int = 32, depth: int = 2) -> None:
         super().__init__(width, depth)
@@ -357,19 +357,19 @@ class ScaledPlain(Plain):
         self.tok_emb = Scaled(width)
 
 
-def test_what_cannot_be_read_off_the_embedding_is_refused() -> None:
+def test_logits_and_factors_that_the_embedding_does_not_show_are_refused() -> None:
     with pytest.raises(UserError, match=r"reads tok_emb\.weight for them, give it an lm_head"):
         inventory_of(meta(Logits, 64), meta(Logits))
     with pytest.raises(UserError, match=r"embed_scale as a tensor.*set scalar_embed_scale"):
         inventory_of(meta(ScaledPlain, 64), meta(ScaledPlain))
 
 
-def test_a_size_that_does_not_grow_is_refused_however_little_the_rest_does() -> None:
+def test_a_size_that_does_not_grow_is_refused_however_little_the_width_grows() -> None:
     wide = on_meta("llama", width=40, intermediate_size=64, num_key_value_heads=4)
     small = on_meta("llama", num_key_value_heads=4)
-    with pytest.raises(UserError, match=r"goes from 80 to 80 where the width grows 1\.25-fold"):
+    with pytest.raises(UserError, match=r"goes from 80 to 80 while the width grows 1\.25-fold"):
         inventory_of(wide, small)
-    with pytest.raises(UserError, match=r"goes from 80 to 80 where the width grows 0\.8-fold"):
+    with pytest.raises(UserError, match=r"goes from 80 to 80 while the width grows 0\.8-fold"):
         inventory_of(small, wide)
     wide = on_meta("gpt2", width=64, n_inner=96)
     found = {s.name: s.fan_in for s in inventory_of(wide, on_meta("gpt2", n_inner=96)).whole}
@@ -377,7 +377,7 @@ def test_a_size_that_does_not_grow_is_refused_however_little_the_rest_does() -> 
 
 
 def test_a_tensor_without_numbers_is_refused() -> None:
-    """As of a configuration with n_inner 0: how it grows cannot be told."""
+    """A tensor of size 0 (n_inner is 0) does not show how it grows."""
     config = AutoConfig.for_model(
         "gpt2", n_embd=32, n_layer=2, n_head=2, n_inner=0, vocab_size=64, n_positions=16
     )

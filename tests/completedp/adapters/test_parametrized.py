@@ -1,4 +1,4 @@
-"""A recipe's values on models nobody here wrote."""
+"""A recipe's values on external models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from foreign import FAMILIES, OTHERS, VOCABULARY, Plain, loss, on_cpu, on_meta
+from external_models import FAMILIES, OTHERS, VOCABULARY, Plain, loss, on_cpu, on_meta
 from torch import nn
 
 import completedp
@@ -40,7 +40,7 @@ def parametrized(family: str, residual: Residual = "fold", **options: Any) -> Pa
 
 @pytest.fixture
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Norms of Hugging Face compute in float32 whatever they are given; here in what they are given."""
+    """Lets Hugging Face's norms compute in float64. By default they compute in float32 for any input."""
     to, single = torch.Tensor.to, torch.Tensor.float
 
     def to_wide(x: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
@@ -96,8 +96,8 @@ FAULTS = {
 
 @pytest.mark.usefixtures("wide")
 @pytest.mark.parametrize("fault", FAULTS)
-def test_half_a_fold_is_seen(fault: str) -> None:
-    """The comparison above can fail: each value left out of the fold moves the loss."""
+def test_an_incomplete_fold_is_seen(fault: str) -> None:
+    """The comparison above can fail: the loss moves if any one value is left out of the fold."""
     values = parametrized("gpt2")
 
     def spoil(row: TensorRow) -> TensorRow:
@@ -145,7 +145,7 @@ def test_the_reference_models_values_are_those_of_its_plan(recipe: Recipe) -> No
 def test_a_hugging_face_models_base_is_derived(recipe: Recipe) -> None:
     scale = {"batch": recipe.base.batch, "tokens": recipe.base.tokens}
     with pytest.raises(
-        UserError, match="multipliers for module types that the model has not: q_norm"
+        UserError, match="multipliers for module types that the model does not have: q_norm"
     ):
         completedp.parametrize(
             on_meta("llama", width=64, depth=4), with_types(recipe, "q_norm"), **scale
@@ -168,7 +168,7 @@ def with_types(recipe: Recipe, module_type: str) -> Recipe:
     return dataclasses.replace(recipe, hparams=hparams)
 
 
-def test_parts_of_a_fused_tensor_start_each_at_their_own_std() -> None:
+def test_each_part_of_a_fused_tensor_starts_at_its_own_std() -> None:
     model = on_cpu("gpt2", torch.float64, width=64, depth=4)
     apart = HParams.from_dict(
         {"global": {"lr": 0.1}, "types": {"init_scale": {"k": 8.0, "v": 0.25}}}
@@ -201,7 +201,7 @@ def test_tied_logits_are_multiplied_through_the_final_norm() -> None:
     assert set(values.model.model.norm.weight.tolist()) == {-0.5}, "1 + w is the gain"
 
 
-def test_a_factor_that_goes_with_the_width_is_divided_out() -> None:
+def test_a_factor_that_grows_with_the_width_is_divided_out() -> None:
     untied = {"tie_word_embeddings": False}
     model = on_cpu("gemma", torch.float64, width=64, depth=4, **untied)
     found = inventory_of(model, on_meta("gemma", **untied))
@@ -231,7 +231,7 @@ def test_a_decayed_gain_plus_one_is_not_folded() -> None:
         dataclasses.replace(row, weight_decay=0.1).folded_by(2.0, offset=1.0)
 
 
-def test_clipping_is_torchs_where_nothing_is_folded() -> None:
+def test_clipping_is_torchs_if_nothing_is_folded() -> None:
     values = parametrized("llama", parameterization="sp", residual="hook")
     values.initialize(seed=0)
     loss(values.model, torch.arange(9)[None]).backward()
@@ -308,7 +308,7 @@ def test_wrapped_layers_keep_the_clipping_norm() -> None:
 
 
 class Inside(nn.Module):
-    """A model that keeps another as `module`, as wrappers do."""
+    """A model that holds another as `module`, the name that wrappers use."""
 
     def __init__(self, width: int = 32, depth: int = 2) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Plans of models nobody here wrote: the same values as `parametrize`, trained, resumed and measured."""
+"""Plans of external models: the same values as `parametrize`, trained, resumed and measured."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from foreign import config, reference
+from external_models import config, external, reference
 
 import completedp
 from completedp.adapters.external import build_model
@@ -56,7 +56,7 @@ def recipe_of(model: Any, hparams: HParams = HPARAMS) -> Recipe:
 def family(name: str, folder: Path, **changes: Any) -> ExternalModel:
     path = folder / f"{name}.json"
     path.write_text(config(name, **changes).to_json_string(use_diff=False))
-    return ExternalModel(source=f"hf:{path}", width=32, depth=2, vocab_size=256, context=32)
+    return external(f"hf:{path}")
 
 
 def larger(recipe: Recipe, **options: Any) -> Plan:
@@ -69,7 +69,8 @@ def larger(recipe: Recipe, **options: Any) -> Plan:
 def test_a_plan_has_the_values_that_parametrize_gives(
     name: str, parameterization: str, tmp_path: Path
 ) -> None:
-    """GPT-2 is tied and fused, OLMo-2 has post-norms, Gemma 2 both with 1 + w gains and √d_model."""
+    """GPT-2 is tied and fused. OLMo-2 has post-norms. Gemma 2 is tied, with post-norms, 1 + w gains and
+    √d_model."""
     recipe = recipe_of(family(name, tmp_path))
     plan = larger(recipe, parameterization=parameterization)
     values = planned(plan)
@@ -87,7 +88,7 @@ def test_a_plan_has_the_values_that_parametrize_gives(
 
 @pytest.mark.parametrize("forgotten", [False, True], ids=["folded", "folding forgotten"])
 def test_a_plan_is_audited_as_it_is_trained(forgotten: bool, tmp_path: Path) -> None:
-    """Its table has the values without folding; an optimizer that has those trains another function."""
+    """A plan's table has the values before folding. An optimizer with them trains another function."""
     plan = larger(recipe_of(family("llama", tmp_path)))
     values = planned(plan)
     optimizer = adamw(values.model, plan.resolved) if forgotten else values.adamw()
@@ -96,7 +97,7 @@ def test_a_plan_is_audited_as_it_is_trained(forgotten: bool, tmp_path: Path) -> 
     assert {d.what for d in found.differences} <= {"lr", "weight_decay", "eps"}
 
 
-def test_a_fused_tensor_apart_has_a_row_a_part(tmp_path: Path) -> None:
+def test_a_split_fused_tensor_has_a_row_per_part(tmp_path: Path) -> None:
     apart = HParams.from_dict({"global": {"lr": 0.01}, "types": {"init_scale": {"q": 0.5}}})
     plan = larger(recipe_of(family("gpt2", tmp_path), apart))
     names = [row.name for row in plan.tensors if row.layer == 3 and "c_attn.weight" in row.name]
@@ -110,12 +111,9 @@ def test_a_fused_tensor_apart_has_a_row_a_part(tmp_path: Path) -> None:
         check_plan(without)
 
 
-def test_the_reference_model_as_somebody_elses_is_carried_as_itself(tmp_path: Path) -> None:
+def test_the_reference_model_as_an_external_one_is_carried_as_itself(tmp_path: Path) -> None:
     own = recipe_of(reference(32, 2).config)
-    theirs = recipe_of(
-        ExternalModel(source="foreign:reference", width=32, depth=2, vocab_size=256, context=32)
-    )
-    plans = [larger(own), larger(theirs)]
+    plans = [larger(own), larger(recipe_of(external("external_models:reference")))]
     assert plans[0].tensors == plans[1].tensors
     assert (plans[0].parameters, plans[0].flops) == (plans[1].parameters, plans[1].flops)
     losses = []

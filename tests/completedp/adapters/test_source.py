@@ -1,4 +1,4 @@
-"""Families by their name on the command line, and `inspect`."""
+"""Model families by their name on the command line, and `completedp inspect`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from foreign import config
+from external_models import config
 from typer.testing import CliRunner
 
 from completedp.adapters.source import source_of
@@ -51,14 +51,14 @@ constant = 3
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "their_model.py").write_text(MODULE)
+    (tmp_path / "users_model.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [*__import__("sys").path])
     return tmp_path
 
 
 def test_a_factory_is_called_with_width_and_depth(folder: Path) -> None:
-    source = source_of("their_model:make")
+    source = source_of("users_model:make")
     assert source.own is None
     model = source.build(width=8, depth=3)
     assert next(model.parameters()).is_meta
@@ -69,30 +69,30 @@ def test_a_factory_is_called_with_width_and_depth(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("their_model", "expected hf:CONFIG.json, or package.module:factory"),
+        ("users_model", "expected hf:CONFIG.json, or package.module:factory"),
         ("nowhere_at_all:make", "No module named 'nowhere_at_all'"),
-        ("their_model:gone", "has no attribute 'gone'"),
-        ("their_model:constant", "constant is int; expected a function"),
+        ("users_model:gone", "has no attribute 'gone'"),
+        ("users_model:constant", "constant is int; expected a function"),
         ("hf:nowhere.json", "nowhere.json: no such file"),
     ],
 )
-def test_names_that_mean_no_family(folder: Path, name: str, said: str) -> None:
+def test_names_of_no_family_are_refused(folder: Path, name: str, said: str) -> None:
     with pytest.raises(UserError) as refused:
         source_of(name)
     assert said in str(refused.value)
 
 
-def test_factories_that_do_not_make_a_model(folder: Path) -> None:
+def test_factories_that_make_no_model_are_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="expected a function of these two keywords"):
-        source_of("their_model:wrong").build(8, 2)
+        source_of("users_model:wrong").build(8, 2)
     with pytest.raises(UserError, match=r"AssertionError\('no such width'\)"):
-        source_of("their_model:asserting").build(8, 2)
+        source_of("users_model:asserting").build(8, 2)
     with pytest.raises(UserError, match=r"returned int; expected a torch\.nn\.Module"):
-        source_of("their_model:number").build(8, 2)
+        source_of("users_model:number").build(8, 2)
 
 
 def test_inspect_shows_types_and_takes_patterns(folder: Path) -> None:
-    call = ["inspect", "--model", "their_model:make", "--width", "8", "--depth", "2"]
+    call = ["inspect", "--model", "users_model:make", "--width", "8", "--depth", "2"]
     runner = CliRunner()
     refused = runner.invoke(app, call)
     assert isinstance(refused.exception, UserError)
@@ -108,7 +108,7 @@ def test_inspect_shows_types_and_takes_patterns(folder: Path) -> None:
     assert "expected a pattern" in str(
         runner.invoke(app, [*call, "--modules", "modules.yaml"]).exception
     )
-    sizeless = runner.invoke(app, ["inspect", "--model", "their_model:make"])
+    sizeless = runner.invoke(app, ["inspect", "--model", "users_model:make"])
     assert "give --width and --depth" in str(sizeless.exception)
 
 
@@ -125,7 +125,7 @@ def test_inspect_of_a_configuration_needs_no_size(tmp_path: Path) -> None:
         assert note in " ".join(shown.stdout.split())
 
 
-def test_configurations_that_the_models_own_validation_refuses(tmp_path: Path) -> None:
+def test_configurations_that_the_family_refuses_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     for change in ({"num_attention_heads": 3}, {"hidden_size": "x"}):
         path.write_text(json.dumps({"model_type": "llama", "hidden_size": 64, **change}))
@@ -135,4 +135,4 @@ def test_configurations_that_the_models_own_validation_refuses(tmp_path: Path) -
 
 def test_a_lazy_module_is_refused() -> None:
     with pytest.raises(UserError, match=r"weight has no shape yet \(a lazy module\)"):
-        source_of("foreign:lazy").build(32, 2)
+        source_of("external_models:lazy").build(32, 2)

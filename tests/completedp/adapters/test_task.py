@@ -1,4 +1,4 @@
-"""Training and searching models nobody here wrote."""
+"""Training and searching external models."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from foreign import config, reference
+from external_models import config, external, reference
 
 import completedp
-from completedp.adapters.external import build_model, check_runs, found_in
+from completedp.adapters.external import base_inventory, build_model, check_runs
 from completedp.adapters.task import foreign_model, mean_loss
 from completedp.config import DataConfig, ExternalModel, TrainConfig
 from completedp.errors import UserError
@@ -44,12 +44,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tmp_path_factory.mktemp("corpora"))
 
 
-def a_model(source: str, **sizes: Any) -> ExternalModel:
-    return ExternalModel(
-        source=source, **{"width": 32, "depth": 2, "vocab_size": 256, "context": 32, **sizes}
-    )
-
-
 def recipe_of(model: ExternalModel) -> Recipe:
     return Recipe(
         parameterization="completed-p", model=model, data=DataConfig(), train=TRAIN, hparams=HPARAMS,
@@ -68,22 +62,23 @@ def arguments_of(model: Any, cache: str) -> dict[str, Any]:
     return {**parts, "split": "select", "cache": cache, "device": "cpu"}
 
 
-def foreign_losses(model: ExternalModel, cache: str, hparams: HParams = HPARAMS) -> list[float]:
+def external_losses(model: ExternalModel, cache: str, hparams: HParams = HPARAMS) -> list[float]:
     task = foreign_model(**arguments_of(model, cache))
     values = completedp.resolve(hparams, own_inventory(model), completedp.Ratios())
     return losses(task, values)
 
 
-def test_the_reference_model_as_somebody_elses_trains_as_itself(cache: str) -> None:
-    """Its residual coefficients are folded there and buffers here; both clip most steps."""
-    model = a_model("foreign:reference")
+def test_the_reference_model_as_an_external_one_trains_as_itself(cache: str) -> None:
+    """The external model's residual coefficients are folded, and the reference model's are buffers. Both clip
+    most steps."""
+    model = external("external_models:reference")
     config_ = reference(32, 2).config
     task = language_model(**arguments_of(config_, cache))
     values = completedp.resolve(HPARAMS, own_inventory(config_), completedp.Ratios())  # type: ignore[union-attr]
     expected = losses(task, values)
-    assert foreign_losses(model, cache) == pytest.approx(expected, rel=2e-5)
+    assert external_losses(model, cache) == pytest.approx(expected, rel=2e-5)
     plain = HParams.from_dict({"global": {"lr": 0.01, "eps": 1e-6}})
-    assert foreign_losses(model, cache, plain)[-1] != pytest.approx(expected[-1], rel=1e-3)
+    assert external_losses(model, cache, plain)[-1] != pytest.approx(expected[-1], rel=1e-3)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma2"])
@@ -91,18 +86,19 @@ def test_a_configuration_is_trained_with_the_datas_vocabulary(
     family: str, cache: str, tmp_path: Path
 ) -> None:
     config(family).save_pretrained(tmp_path)
-    model = a_model(f"hf:{tmp_path}/config.json")
-    found = foreign_losses(model, cache)
+    model = external(f"hf:{tmp_path}/config.json")
+    found = external_losses(model, cache)
     assert found[-1] < found[0]
-    assert found == foreign_losses(model, cache)
+    assert found == external_losses(model, cache)
 
 
 def test_a_carried_model_with_a_hooked_factor_trains_again_and_again(
     cache: str, tmp_path: Path
 ) -> None:
-    """Gemma's tied embedding and its √d_model: a worker keeps the model, and each run sets the hook anew."""
+    """Gemma has a tied embedding with a factor √d_model. A worker keeps the model, so each run sets the hook
+    again."""
     config("gemma").save_pretrained(tmp_path)
-    base = a_model(f"hf:{tmp_path}/config.json")
+    base = external(f"hf:{tmp_path}/config.json")
     model = base.scaled(width=64, depth=2)
     plan = make_plan(
         recipe_of(base), Scale(width=64, depth=2, batch=256, tokens=TRAIN.tokens), model
@@ -112,35 +108,35 @@ def test_a_carried_model_with_a_hooked_factor_trains_again_and_again(
     assert losses(task, plan.resolved) == first
 
 
-def test_dropout_is_the_seeds_and_off_in_evaluation(cache: str, tmp_path: Path) -> None:
+def test_dropout_depends_on_the_seed_and_is_off_in_evaluation(cache: str, tmp_path: Path) -> None:
     config("gpt2", resid_pdrop=0.5).save_pretrained(tmp_path)
-    model = a_model(f"hf:{tmp_path}/config.json")
-    assert foreign_losses(model, cache) == foreign_losses(model, cache)
+    model = external(f"hf:{tmp_path}/config.json")
+    assert external_losses(model, cache) == external_losses(model, cache)
 
 
 def test_sizes_are_counted() -> None:
-    model = a_model("foreign:reference")
+    model = external("external_models:reference")
     shape = reference(32, 2).config
     assert parameter_count(model) == parameter_count(shape)  # type: ignore[arg-type]
     assert training_flops(model, 4096) == training_flops(shape, 4096)  # type: ignore[arg-type]
-    tied = a_model("foreign:plain_bytes")
+    tied = external("external_models:plain_bytes")
     assert parameter_count(tied) == sum(p.numel() for p in build_model(tied).parameters())
 
 
-def test_models_that_are_not_what_was_asked_for() -> None:
+def test_models_of_other_sizes_or_unknown_parts_are_refused() -> None:
     with pytest.raises(
         UserError, match=r"has 61 rows in tok_emb\.weight; the data's vocabulary has 256"
     ):
-        found_in(a_model("foreign:Plain"))
+        base_inventory(external("external_models:Plain"))
     with pytest.raises(UserError, match=r"gizmo\.weight"):
-        found_in(a_model("test_infer:Odd"))
+        base_inventory(external("test_infer:Odd"))
     with pytest.raises(UserError, match=r"model\.depth is 0"):
-        a_model("foreign:Plain", depth=0)
+        external("external_models:Plain", depth=0)
 
 
 def test_the_order_of_patterns_reaches_the_worker() -> None:
     pairs = (("wo", "attention_out"), ("o", "other"), ("a", "q"))
-    model = a_model("foreign:Plain", modules=pairs)
+    model = external("external_models:Plain", modules=pairs)
     sent = json.loads(json.dumps(dataclasses.asdict(model), sort_keys=True))
     assert ExternalModel(**sent) == model
 
@@ -156,15 +152,15 @@ def test_the_loss_is_the_reference_models() -> None:
 
 
 def test_a_model_that_does_not_run_is_refused_before_the_search() -> None:
-    check_runs(a_model("foreign:plain_bytes"))
+    check_runs(external("external_models:plain_bytes"))
     with pytest.raises(UserError, match=r"does not run on 64 tokens \(IndexError"):
-        check_runs(a_model("foreign:plain_bytes", context=64))
+        check_runs(external("external_models:plain_bytes", context=64))
     with pytest.raises(UserError, match=r"does not run on 32 tokens \(IndexError"):
-        check_runs(a_model("foreign:Plain"))
+        check_runs(external("external_models:Plain"))
     with pytest.raises(UserError, match="gives logits of 61 tokens; the data's vocabulary has 256"):
-        check_runs(a_model("foreign:few_logits"))
+        check_runs(external("external_models:few_logits"))
     with pytest.raises(UserError, match=r"gives \(1, 32\) for 32 tokens; expected logits"):
-        check_runs(a_model("foreign:Headless"))
+        check_runs(external("external_models:Headless"))
 
 
 def test_a_search_on_a_users_factory(tmp_path: Path) -> None:
@@ -176,20 +172,21 @@ def test_a_search_on_a_users_factory(tmp_path: Path) -> None:
     )
     path = tmp_path / "small.yaml"
     path.write_text(json.dumps(small.to_dict()))
-    options = ["--budget", "12", "--preset", str(path), "--model", "foreign:plain_bytes", "--width", "32",
-               "--depth", "2", "--name", "theirs", "--device", "cpu", "--root", str(tmp_path)]  # fmt: skip
+    options = ["--budget", "12", "--preset", str(path), "--model", "external_models:plain_bytes",
+               "--width", "32", "--depth", "2", "--name", "own", "--device", "cpu",
+               "--root", str(tmp_path)]  # fmt: skip
     program = "from completedp.cli.app import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", program, "search", *options], cwd=HERE, capture_output=True, text=True,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr + done.stdout
-    assert "small.yaml, but for the model foreign:plain_bytes" in done.stdout
-    study = tmp_path / "studies" / "theirs"
+    assert "small.yaml, but for the model external_models:plain_bytes" in done.stdout
+    study = tmp_path / "studies" / "own"
     recipe = Recipe.read(study / "recipe.yaml")
-    assert recipe.model == a_model("foreign:plain_bytes")
+    assert recipe.model == external("external_models:plain_bytes")
     assert load_preset(str(study / "study.yaml")).model == recipe.model
-    model = build_model(a_model("foreign:plain_bytes", width=64, depth=4))
+    model = build_model(external("external_models:plain_bytes", width=64, depth=4))
     values = completedp.parametrize(model, recipe, batch=4096, tokens=40_960)
     assert values.ratios == completedp.Ratios(
         width=2, depth=2, batch=2, tokens=40_960 / recipe.base.tokens

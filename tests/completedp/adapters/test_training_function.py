@@ -1,4 +1,4 @@
-"""The loop that docs/training_function.md prints is searched with."""
+"""A search with the training loop that docs/training_function.md prints."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_the_page_is_searched_resumed_and_carried(folder: Path) -> None:
         ("nobody:loop", "--loop nobody:loop: No module named 'nobody'"),
     ],
 )
-def test_a_loop_that_is_not_there_is_refused_before_the_search(
+def test_a_missing_loop_is_refused_before_the_search(
     folder: Path,
     loop: str,
     said: str,
@@ -109,7 +109,7 @@ def test_a_loop_that_is_not_there_is_refused_before_the_search(
     assert not (folder / "runs" / "studies").exists()
 
 
-def test_a_plan_of_a_loop_is_swept_by_it_and_not_trained_by_another(
+def test_a_plan_of_a_users_loop_is_swept_with_it_and_trained_by_no_other(
     recipe: Recipe, tmp_path: Path
 ) -> None:
     own = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, loop="mine:loop"))
@@ -120,7 +120,9 @@ def test_a_plan_of_a_loop_is_swept_by_it_and_not_trained_by_another(
     assert TrainConfig(**job.arguments["train"]) == own.train
     with pytest.raises(UserError, match="this verb has the built-in loop"):
         plan_job(plan, data=plan.data, seed=0, folder=tmp_path, cache=tmp_path, device="cpu")
-    model = ExternalModel(source="foreign:Plain", width=32, depth=2, vocab_size=61, context=32)
-    theirs = dataclasses.replace(plan, model=model)
+    model = ExternalModel(
+        source="external_models:Plain", width=32, depth=2, vocab_size=61, context=32
+    )
+    external = dataclasses.replace(plan, model=model)
     with pytest.raises(UserError, match=r"or completedp\.parametrize"):
-        plan_jobs([(theirs, 3)], cache=tmp_path, device="cpu")
+        plan_jobs([(external, 3)], cache=tmp_path, device="cpu")

@@ -346,7 +346,7 @@ def test_multipliers_that_no_tensor_takes_are_refused(cli: Cli, recipe_file: Pat
     recipe_file.write_text(yaml.safe_dump(data))
     done = cli("transfer", recipe_file, "--width", 64)
     assert done.status == 2
-    assert "module types that the model has not: qkv" in done.err
+    assert "module types that the model does not have: qkv" in done.err
 
 
 @pytest.mark.parametrize("format", ["torch", "hf", "nanogpt", "torchtitan"])

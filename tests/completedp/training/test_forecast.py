@@ -30,7 +30,7 @@ def test_small_models_wait_for_launches_and_large_ones_for_products(
 
 def test_the_mean_of_runs_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        forecast, "_matmul_rate", lambda device, precision: 1e12 / forecast.UTILISATION
+        forecast, "_matmul_rate", lambda device, precision: 1e12 / forecast.UTILIZATION
     )
     config = load_preset("tiny")
     longer = dataclasses.replace(config.train, tokens=3 * config.train.tokens)

@@ -1,4 +1,4 @@
-"""Models nobody here wrote, small: six families of Hugging Face and two plain ones."""
+"""Small external models for the tests: families of Hugging Face, and plain models of torch."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig
 
+from completedp.adapters.external import logits_of
 from completedp.adapters.huggingface import build, config_at
-from completedp.config import ModelConfig
+from completedp.config import ExternalModel, ModelConfig
 from completedp.lm.model import LanguageModel
 
 VOCABULARY = 61
@@ -70,7 +71,7 @@ def on_cpu(family: str, dtype: torch.dtype = torch.float32, **sizes: Any) -> Any
 
 
 class Plain(nn.Module):
-    """A decoder of torch's own layers, as in a tutorial: MultiheadAttention, LayerNorm, learned positions."""
+    """A decoder of torch's layers, as in a tutorial: MultiheadAttention, LayerNorm, learned positions."""
 
     def __init__(self, width: int = 32, depth: int = 2, norm_first: bool = True) -> None:
         super().__init__()
@@ -96,7 +97,7 @@ class Plain(nn.Module):
 
 
 def reference(width: int, depth: int) -> nn.Module:
-    """This project's own model, as somebody else's."""
+    """The reference model as an external one."""
     shape = ModelConfig(
         width=width, depth=depth, head_dim=8, ffn=2 * width, vocab_size=256, context=32
     )
@@ -138,8 +139,13 @@ class Headless(Plain):
         return super().forward(tokens_BT).sum(-1)
 
 
+def external(source: str, **sizes: Any) -> ExternalModel:
+    """An external model of width 32 and depth 2, on 256 tokens, unless `sizes` say otherwise."""
+    default = {"width": 32, "depth": 2, "vocab_size": 256, "context": 32}
+    return ExternalModel(source=source, **{**default, **sizes})
+
+
 def loss(model: nn.Module, tokens_BT: Tensor) -> Tensor:
-    """Next-token cross-entropy of a Hugging Face model or a plain one."""
-    output = model(tokens_BT[:, :-1])
-    logits_BTV = getattr(output, "logits", output)
+    """The next-token cross-entropy of a model."""
+    logits_BTV = logits_of(model, tokens_BT[:, :-1])
     return F.cross_entropy(logits_BTV.flatten(0, 1), tokens_BT[:, 1:].flatten())

@@ -1,0 +1,83 @@
+"""The verb that shows a finished study again, and the summary that `search` ends with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from completedp import trust
+from completedp.cli.options import DEFAULT_ROOT, Json, Root
+from completedp.cli.output import print_json, print_table, print_warnings
+
+if TYPE_CHECKING:
+    from completedp.config import StudyConfig
+
+
+def report(
+    name: Annotated[str, typer.Argument(help="A finished study.")],
+    root: Root = DEFAULT_ROOT,
+    json: Json = False,
+) -> None:
+    """Print a finished study's summary again, and draw its figures again."""
+    from search import study_run
+    from search.study_folder import StudyFolder
+
+    folder = StudyFolder(root=root, name=name)
+    allow_code_of(folder.read().spec.config)
+    summary = study_run.report(folder, warn=lambda text: print_warnings([text]))
+    show_summary(summary, folder.recipe, json)
+
+
+def allow_code_of(config: StudyConfig) -> None:
+    """Allow the user's code of a study under this root: an option allowed it when the study began."""
+    from completedp.training.jobs import user_code
+
+    for name in user_code(config.model, config.train).values():
+        trust.allow(name)
+
+
+def show_summary(summary: dict[str, Any], recipe: Path, json: bool) -> None:
+    """Print a finished study's summary, as a document or as lines for people."""
+    if json:
+        print_json(summary)
+    else:
+        _print_summary(summary, recipe)
+
+
+def _print_summary(summary: dict[str, Any], recipe: Path) -> None:
+    confirmed = summary["confirmed"]
+    rows = [
+        [
+            {"global": "best global", "module": "best per module"}[arm],
+            f"{confirmed[arm]['mean']:.4f}",
+            "–" if (s := confirmed[arm]["standard_deviation"]) is None else f"{s:.4f}",
+            str(len(confirmed[arm]["losses"])),
+            str(confirmed["diverged"][arm]),
+            f"{summary['bits_per_byte'][arm]:.4f}" if summary["bits_per_byte"] else "–",
+        ]
+        for arm in ("global", "module")
+        if arm in confirmed
+    ]
+    print_table(
+        f"{summary['study']}: fresh seeds, report split (nats a token)",
+        ["configuration", "mean", "sd of a seed", "seeds", "diverged", "bits a byte"],
+        rows,
+    )
+    if (difference := confirmed["difference"]) is not None:
+        print(
+            f"paired difference {difference['mean']:+.4f} nats, 95 % interval "
+            f"[{difference['low']:+.4f}, {difference['high']:+.4f}], {difference['pairs']} pairs"
+        )
+    print(confirmed["verdict"])
+    for earlier in confirmed.get("earlier_rounds", ()):
+        print(f"before the budget was raised: {earlier['verdict']}")
+    moved = ", ".join(
+        f"{row['type']} {row['kind']} x {row['multiplier']:.3g}"
+        for row in summary["largest_multipliers"]
+    )
+    if moved:
+        print(f"moved most: {moved}")
+    outcomes = ", ".join(f"{count} {status}" for status, count in summary["outcomes"].items())
+    print(f"runs: {outcomes}\nrecipe ({summary['chosen']}): {recipe}")

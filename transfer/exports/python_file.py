@@ -90,10 +90,10 @@ def _folded(plan: Plan) -> dict[str, float]:
         for row in plan.tensors
         if row.module_type == module_type and row.layer is not None
     }
-    logits = [row.name for row in plan.tensors if row.module_type == "unembedding"]
-    return coefficients | (
-        dict.fromkeys(logits, plan.output_multiplier) if plan.output_multiplier != 1.0 else {}
-    )
+    if plan.output_multiplier != 1.0:
+        logits = [row.name for row in plan.tensors if row.module_type == "unembedding"]
+        coefficients |= dict.fromkeys(logits, plan.output_multiplier)
+    return coefficients
 
 
 def _their_name(row: TensorRow, names: Mapping[str, str] | None) -> str:

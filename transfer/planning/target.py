@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from completedp.config import ExternalModel, Model, ModelConfig
@@ -143,7 +142,7 @@ def target_for(recipe: Recipe, request: TargetRequest) -> Target:
         model=model,
         scale=Scale(width=model.width, depth=model.depth, batch=batch, tokens=tokens),
         decisions=(
-            *shape,
+            *(Decision(name=n, value=getattr(model, n), reason=r) for n, r in shape.items()),
             Decision(name="batch", value=batch, reason=batch_reason),
             Decision(name="tokens", value=tokens, reason=reason),
         ),
@@ -158,7 +157,8 @@ def token_rule_of(recipe: Recipe, request: TargetRequest) -> TokenRule:
     )
 
 
-def _shape(recipe: Recipe, request: TargetRequest, rule: TokenRule) -> tuple[Model, list[Decision]]:
+def _shape(recipe: Recipe, request: TargetRequest, rule: TokenRule) -> tuple[Model, dict[str, str]]:
+    """The model, and the reasons for its sizes by name."""
     external = external_model(recipe.model)
     if external is not None and (request.shape_given or not request.sized):
         return _external_shape(external, request)
@@ -183,22 +183,14 @@ def _shape(recipe: Recipe, request: TargetRequest, rule: TokenRule) -> tuple[Mod
             width = family.unit * max(1, round(wanted / family.unit))
         model = family.member(width=width, depth=depth or max(1, round(width / aspect)))
     reasons |= dict.fromkeys((n for n in reasons if getattr(request, n)), "given")
-    decisions = _shape_decisions(model, reasons)
     if model.ffn * base.width != recipe.reference.ffn * model.width:
         ratio = recipe.reference.ffn / base.width
         rounded = "a whole number" if parts == 1 else f"{parts} parts"
-        reason = f"{ratio:.4g} x the width as at the base, rounded to {rounded}"
-        decisions.append(Decision(name="ffn", value=model.ffn, reason=reason))
-    return model, decisions
+        reasons["ffn"] = f"{ratio:.4g} x the width as at the base, rounded to {rounded}"
+    return model, reasons
 
 
-def _shape_decisions(model: Model, reasons: Mapping[str, str]) -> list[Decision]:
-    return [Decision(name=n, value=getattr(model, n), reason=r) for n, r in reasons.items()]
-
-
-def _external_shape(
-    base: ExternalModel, request: TargetRequest
-) -> tuple[ExternalModel, list[Decision]]:
+def _external_shape(base: ExternalModel, request: TargetRequest) -> tuple[Model, dict[str, str]]:
     """Width and depth are given or the base's: only an external model's code knows its possible sizes."""
     if request.tensor_parallel > 1 or request.aspect is not None:
         raise UserError(
@@ -206,8 +198,7 @@ def _external_shape(
             "give --width and --depth instead"
         )
     model = base.scaled(width=request.width or base.width, depth=request.depth or base.depth)
-    reasons = {n: "given" if getattr(request, n) else "the base's" for n in ("width", "depth")}
-    return model, _shape_decisions(model, reasons)
+    return model, {n: "given" if getattr(request, n) else "the base's" for n in ("width", "depth")}
 
 
 def _sized(family: Family, request: TargetRequest, rule: TokenRule) -> ModelConfig:

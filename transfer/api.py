@@ -123,8 +123,9 @@ def speedup(
     for a setting that measures nothing, and as `completedp.training.sweeps.train_all` does.
     """
     from completedp.seeds import derive_seed
+    from completedp.training.sweeps import train_all
     from transfer.measuring import speedup as measuring
-    from transfer.measuring.setting import runs_folder, train
+    from transfer.measuring.setting import runs_folder
 
     source = _recipe(recipe)
     setting = measuring.Setting(
@@ -138,13 +139,13 @@ def speedup(
     if against is not None:
         baseline = measuring.read_same_base(source, Path(against)).hparams
     wanted = measuring.runs(source, baseline, setting)
-    outcomes = train(
-        source,
+    outcomes = train_all(
         wanted,
+        source,
         runs_folder(Path(root), measuring.MEASUREMENT, recipe),
+        root=Path(root),
         device=device,
         workers=workers,
-        root=Path(root),
         dry_run=dry_run,
         yes=yes,
         say=on_line,
@@ -186,9 +187,10 @@ def transfer_check(
     does.
     """
     from completedp.seeds import derive_seed
+    from completedp.training.sweeps import train_all
     from transfer.measuring import transfer_check as measuring
     from transfer.measuring.report import report
-    from transfer.measuring.setting import runs_folder, train
+    from transfer.measuring.setting import runs_folder
 
     source = _recipe(recipe)
     setting = measuring.Setting(
@@ -203,13 +205,13 @@ def transfer_check(
         options=rule_options,
     )
     wanted = measuring.runs(source, setting)
-    outcomes = train(
-        source,
+    outcomes = train_all(
         wanted,
+        source,
         runs_folder(Path(root), measuring.MEASUREMENT, recipe),
+        root=Path(root),
         device=device,
         workers=workers,
-        root=Path(root),
         dry_run=dry_run,
         yes=yes,
         say=on_line,

@@ -180,8 +180,11 @@ def shaped(
                     plan = make_plan(
                         recipe, scale, target.model, parameterization=rule, which="baseline"
                     )
-                    run = Run(scale=1, arm=arm, fraction=fraction, seed=seed, plan=plan)
-                    yield f"{fraction:g}", run
+                    name = f"{fraction:g}"
+                    yield (
+                        name,
+                        Run(name=name, scale=1, arm=arm, fraction=fraction, seed=seed, plan=plan),
+                    )
 
 
 def flops_saved(rows: Sequence[Row]) -> dict[str, Any]:

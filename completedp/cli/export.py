@@ -26,7 +26,6 @@ def export(
 ) -> None:
     """Write a plan in a form that other trainers read."""
     from completedp.files import write_text
-    from transfer.api import export as exported
     from transfer.exports import format_named
     from transfer.planning.planner import read_plan
 
@@ -34,7 +33,7 @@ def export(
     plan = read_plan(source)
     place = out or Path(chosen.file_name)
     refuse_replacing(source, place)
-    write_text(place, exported(plan, format))
+    write_text(place, chosen.render(plan))
     limitations = chosen.limitations(plan)
     if json:
         print_json(

@@ -19,10 +19,7 @@ DEFAULT_ROOT = root_layout.DEFAULT
 # Every verb has it, even a verb that writes nothing under the root, so that a wrapper may always give it.
 Root = Annotated[
     Path,
-    typer.Option(
-        envvar="COMPLETEDP_ROOT",
-        help="Folder of studies, runs and the MLflow database.",
-    ),
+    typer.Option(envvar="COMPLETEDP_ROOT", help="Folder of studies, runs and the MLflow database."),
 ]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")

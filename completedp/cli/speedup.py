@@ -7,28 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from completedp.cli.options import (
-    DEFAULT_ROOT,
-    Device,
-    DryRun,
-    Json,
-    Root,
-    RunCode,
-    Seed,
-    Workers,
-    Yes,
-    numbers,
-    with_rule_options,
-)
+from completedp.cli import options
 from completedp.cli.output import end_if_missing, print_json, print_table, sayer
 
 
-@with_rule_options
+@options.with_rule_options
 def speedup(
     recipe: Annotated[Path, typer.Argument(help="A recipe file, as a search writes it.")],
-    scales: Annotated[Any, numbers("Multiples of the base's training FLOPs.")] = "1,16",
+    scales: Annotated[Any, options.numbers("Multiples of the base's training FLOPs.")] = "1,16",
     fractions: Annotated[
-        Any, numbers("Shares of the tokens that the recipe trains on.")
+        Any, options.numbers("Shares of the tokens that the recipe trains on.")
     ] = "0.25,0.35,0.5,0.7,1",
     seeds: Annotated[int, typer.Option(help="Paired seeds of every scale.", min=2)] = 3,
     against: Annotated[
@@ -40,20 +28,20 @@ def speedup(
     parameterization: Annotated[str | None, typer.Option(help="Default: the recipe's own.")] = None,
     *,
     rule_options: dict[str, Any],
-    seed: Seed = 0,
-    device: Device = "auto",
-    workers: Workers = None,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    workers: options.Workers = None,
     out: Annotated[
         Path | None,
         typer.Option(
             help="The result; default ROOT/speedups/<recipe>/speedup.json, with --against a name of its own."
         ),
     ] = None,
-    dry_run: DryRun = False,
-    yes: Yes = False,
-    run_code: RunCode = False,
-    root: Root = DEFAULT_ROOT,
-    json: Json = False,
+    dry_run: options.DryRun = False,
+    yes: options.Yes = False,
+    run_code: options.RunCode = False,
+    root: options.Root = options.DEFAULT_ROOT,
+    json: options.Json = False,
 ) -> None:
     """Measure the tokens that a recipe saves against its baseline, at its base and carried.
 

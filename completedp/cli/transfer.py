@@ -9,15 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from completedp.cli.options import (
-    DEFAULT_ROOT,
-    Json,
-    Root,
-    RunCode,
-    count,
-    refuse_replacing,
-    with_rule_options,
-)
+from completedp.cli import options
 from completedp.cli.output import number, print_json, print_table, print_warnings
 
 if TYPE_CHECKING:
@@ -25,7 +17,7 @@ if TYPE_CHECKING:
     from transfer.planning.planner import Carried
 
 
-@with_rule_options
+@options.with_rule_options
 def transfer(
     recipe: Annotated[Path, typer.Argument(help="A recipe file, as a search writes it.")],
     flops: Annotated[
@@ -34,10 +26,16 @@ def transfer(
     parameters: Annotated[
         float | None, typer.Option(help="Parameters, embeddings included, 7e9 for one.")
     ] = None,
-    width: Annotated[int | None, count("Features; default the base's, or by the budget.")] = None,
-    depth: Annotated[int | None, count("Layers; default the base's, or by the budget.")] = None,
-    batch: Annotated[int | None, count("Tokens a step; default by the tokens.")] = None,
-    tokens: Annotated[int | None, count("Training tokens; default by the parameters.")] = None,
+    width: Annotated[
+        int | None, options.count("Features; default the base's, or by the budget.")
+    ] = None,
+    depth: Annotated[
+        int | None, options.count("Layers; default the base's, or by the budget.")
+    ] = None,
+    batch: Annotated[int | None, options.count("Tokens a step; default by the tokens.")] = None,
+    tokens: Annotated[
+        int | None, options.count("Training tokens; default by the parameters.")
+    ] = None,
     tokens_per_parameter: Annotated[
         str | None,
         typer.Option(
@@ -61,9 +59,9 @@ def transfer(
     parameterization: Annotated[str | None, typer.Option(help="Default: the recipe's own.")] = None,
     *,
     rule_options: dict[str, Any],
-    run_code: RunCode = False,
-    root: Root = DEFAULT_ROOT,
-    json: Json = False,
+    run_code: options.RunCode = False,
+    root: options.Root = options.DEFAULT_ROOT,
+    json: options.Json = False,
 ) -> None:
     """Carry a recipe to a scale, or to a number of FLOPs: writes a plan with every tensor's values."""
     from completedp.recipe import Recipe
@@ -82,7 +80,7 @@ def transfer(
         aspect=aspect,
         tensor_parallel=tensor_parallel,
     )
-    refuse_replacing(recipe, out)
+    options.refuse_replacing(recipe, out)
     carried_as = partial(
         carry, Recipe.read(recipe), request, parameterization=parameterization, **rule_options
     )

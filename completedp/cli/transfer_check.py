@@ -7,31 +7,19 @@ from typing import Annotated, Any
 
 import typer
 
-from completedp.cli.options import (
-    DEFAULT_ROOT,
-    Device,
-    DryRun,
-    Json,
-    Root,
-    RunCode,
-    Seed,
-    Workers,
-    Yes,
-    numbers,
-    with_rule_options,
-)
+from completedp.cli import options
 from completedp.cli.output import end_if_missing, print_json, print_table, sayer
 
 
-@with_rule_options
+@options.with_rule_options
 def transfer_check(
     recipe: Annotated[Path, typer.Argument(help="A recipe file, as a search writes it.")],
     axis: Annotated[str, typer.Option(help="width, depth, batch or tokens.")],
     ratios: Annotated[
-        Any, numbers("Scales: target / base along the axis, 1 among them.")
+        Any, options.numbers("Scales: target / base along the axis, 1 among them.")
     ] = "1,2,4,8",
     factors: Annotated[
-        Any, numbers("Multiples of the carried value.")
+        Any, options.numbers("Multiples of the carried value.")
     ] = "0.25,0.354,0.5,0.707,1,1.414,2,2.828,4",
     seeds: Annotated[int, typer.Option(help="Paired seeds of every curve.", min=2)] = 3,
     parameterizations: Annotated[
@@ -48,9 +36,9 @@ def transfer_check(
     ] = None,
     *,
     rule_options: dict[str, Any],
-    seed: Seed = 0,
-    device: Device = "auto",
-    workers: Workers = None,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    workers: options.Workers = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -60,11 +48,11 @@ def transfer_check(
     figure: Annotated[
         Path | None, typer.Option(help="A PNG file; default beside the result.")
     ] = None,
-    dry_run: DryRun = False,
-    yes: Yes = False,
-    run_code: RunCode = False,
-    root: Root = DEFAULT_ROOT,
-    json: Json = False,
+    dry_run: options.DryRun = False,
+    yes: options.Yes = False,
+    run_code: options.RunCode = False,
+    root: options.Root = options.DEFAULT_ROOT,
+    json: options.Json = False,
 ) -> None:
     """Measure the loss lost by carrying the base's best learning rate (or weight decay, or ε) along an axis.
 

@@ -8,17 +8,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from completedp.errors import named
 
 if TYPE_CHECKING:
     from completedp.plan import Plan
-
-
-class _Renderer(Protocol):
-    def render(self, plan: Plan) -> str: ...
-    def limitations(self, plan: Plan) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,15 +27,15 @@ class Format:
 
     def render(self, plan: Plan) -> str:
         """The file's text. Raises `UserError` for a model that the format's trainer cannot build."""
-        return self._renderer.render(plan)
+        return str(self._renderer.render(plan))
 
     def limitations(self, plan: Plan) -> tuple[str, ...]:
         """Everything in the plan that the trainer cannot express, one sentence each; the file says it too."""
-        return self._renderer.limitations(plan)
+        return tuple(self._renderer.limitations(plan))
 
     @property
-    def _renderer(self) -> _Renderer:
-        return cast(_Renderer, importlib.import_module(f"{__name__}.{self.folder}.render"))
+    def _renderer(self) -> ModuleType:
+        return importlib.import_module(f"{__name__}.{self.folder}.render")
 
 
 FORMATS: Mapping[str, Format] = {

@@ -70,8 +70,8 @@ class Law:
 
     base: float
     E: float
-    A: tuple[float, float]
-    gamma: tuple[float, float]
+    A: tuple[float, ...]
+    gamma: tuple[float, ...]
 
     @np.errstate(all="ignore")
     def loss(self, arm: int, flops: Vector | float) -> Any:
@@ -204,14 +204,8 @@ def _fits(data: Measured, mean_RAS: Vector) -> list[Law]:
     for r, g in enumerate(best_R):
         slope_A = slope_RGA[r, g]
         A_A = np.exp(y_RGA[r, g] - slope_A * x_RGA[r, g])
-        laws.append(
-            Law(
-                base=base,
-                E=float(E_RG[r, g]),
-                A=(float(A_A[0]), float(A_A[1])),
-                gamma=(-float(slope_A[0]), -float(slope_A[1])),
-            )
-        )
+        A, gamma = tuple(A_A.tolist()), tuple((-slope_A).tolist())
+        laws.append(Law(base=base, E=float(E_RG[r, g]), A=A, gamma=gamma))
     return laws
 
 
@@ -249,15 +243,13 @@ def _finite(value: float) -> float | None:
 
 def draw(data: Measured, flops: float, path: Path) -> None:
     """Write a PNG: losses with errors, both laws up to `flops`, and the band of the redrawn laws."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     law, laws = fit(data), redrawn(data)
     ends = (data.flops_S.min(), max(flops, data.flops_S.max()))
     grid = np.geomspace(*ends, 80)
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
     for i, (arm, color) in enumerate(zip(ARMS, ("#4c78a8", "#e45756"), strict=True)):
         with np.errstate(all="ignore"):
             band = np.quantile([one.loss(i, grid) for one in laws], [0.025, 0.975], axis=0)
@@ -279,4 +271,3 @@ def draw(data: Measured, flops: float, path: Path) -> None:
     axes.set_ylabel("loss on the report split (nats a token)")
     axes.legend()
     files.write_figure(path, figure)
-    plt.close(figure)

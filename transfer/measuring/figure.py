@@ -24,21 +24,11 @@ CROSSES = 0.025
 
 def draw(document: Mapping[str, Any], path: Path) -> None:
     """Write a PNG of a report. Raises `UserError` if the file cannot be written."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     parts = document["parameterizations"]
-    figure, panels = plt.subplots(
-        1,
-        len(parts),
-        figsize=(1.0 + 4.6 * len(parts), 4.8),
-        sharex=True,
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
+    figure = Figure(figsize=(1.0 + 4.6 * len(parts), 4.8), layout="constrained")
+    panels = figure.subplots(1, len(parts), sharex=True, sharey=True, squeeze=False)
     limits = _limits(document)
     for panel, part in zip(panels[0], parts, strict=True):
         _draw_panel(panel, part, document, limits)
@@ -53,7 +43,6 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
         fontsize=9,
     )
     files.write_figure(path, figure)
-    plt.close(figure)
 
 
 def _draw_panel(

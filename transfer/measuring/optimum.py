@@ -24,7 +24,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,15 +51,6 @@ class Estimate:
     value: float
     low: float | None
     high: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parabola:
-    """`a + b x + c x²` in nats per token for x in octaves, fitted between `first` and `last`."""
-
-    first: float
-    last: float
-    coefficients: tuple[float, float, float]
 
 
 def shares(seeds: Sequence[int]) -> Vector:
@@ -106,15 +97,20 @@ class Sweep:
         return "inside" if math.isfinite(octave) else "low edge" if octave < 0 else "high edge"
 
     @property
-    def parabola(self) -> Parabola:
-        """The parabola around the seeds' own lowest mean."""
+    def parabola(self) -> dict[str, Any]:
+        """The parabola around the seeds' own lowest mean, as plain JSON.
+
+        It is `a + b x + c x²` in nats per token for x in octaves, fitted between `first` and `last`.
+        """
         i = self._lowest_R[:1]
         a, b, c = (float(part[0]) for part in self._coefficients(i))
         x = float(self.octave_F[i[0]])
         first, last = (float(end[0]) for end in self._ends(i))
-        return Parabola(
-            first=first, last=last, coefficients=(a - b * x + c * x * x, b - 2 * c * x, c)
-        )
+        return {
+            "first": first,
+            "last": last,
+            "coefficients": (a - b * x + c * x * x, b - 2 * c * x, c),
+        }
 
     @property
     def lowest(self) -> float:

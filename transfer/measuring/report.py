@@ -12,18 +12,19 @@ import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 
+from completedp.plan import Plan
 from completedp.recipe import Recipe
 from completedp.rules import PARAMETERIZATIONS
 from completedp.runs.job import Outcome
 from transfer.measuring.optimum import (
     FEWEST_FACTORS,
     WINDOW,
-    Estimate,
     Sweep,
     Vector,
     estimate,
@@ -69,82 +70,83 @@ def report(
 class _Cell:
     """A scale under a parameterization: the losses of completed runs by factor and seed."""
 
-    runs: Sequence[Run]
+    plan: Plan
+    seeds: Sequence[int]
     losses: Mapping[float, Mapping[int, float]]
     diverged: Mapping[float, int]
     missing: int
 
     @classmethod
-    def of(cls, here: Sequence[tuple[Run, Outcome | None]]) -> _Cell:
-        factors = sorted({run.factor for run, _ in here})
-        losses: dict[float, dict[int, float]] = {factor: {} for factor in factors}
-        diverged = dict.fromkeys(factors, 0)
+    def of(cls, setting: Setting, here: Sequence[tuple[Run, Outcome | None]]) -> _Cell:
+        losses: dict[float, dict[int, float]] = {factor: {} for factor in sorted(setting.factors)}
+        diverged = dict.fromkeys(losses, 0)
         for run, outcome in here:
             if outcome is not None and outcome.loss is not None:
                 losses[run.factor][run.seed] = outcome.loss
             elif outcome is not None:
                 diverged[run.factor] += 1
         return cls(
-            runs=[run for run, _ in here],
+            plan=here[0][0].plan,
+            seeds=setting.seeds,
             losses=losses,
             diverged=diverged,
             missing=sum(outcome is None for _, outcome in here),
         )
 
-    def candidates(self, seeds: Sequence[int]) -> list[float]:
+    @cached_property
+    def candidates(self) -> list[float]:
         """The factors for the optimum: the neighbors of the lowest mean that have a loss of every seed.
 
         They end at the first factor without one: no curve is drawn over diverged runs.
         """
-        whole = {
-            f: statistics.fmean(x.values()) for f, x in self.losses.items() if len(x) == len(seeds)
-        }
+        n = len(self.seeds)
+        whole = {f: statistics.fmean(x.values()) for f, x in self.losses.items() if len(x) == n}
         if not whole:
             return []
         lowest, runs = min(whole, key=whole.__getitem__), groupby(self.losses, whole.__contains__)
         return next(run for run in (list(run) for _, run in runs) if lowest in run)
 
-    def sweep(self, seeds: Sequence[int], shares_RS: Vector) -> Sweep | None:
+    @cached_property
+    def sweep(self) -> Sweep | None:
         """The sweep over the candidates; None if they are too few for a parabola."""
-        candidates = self.candidates(seeds)
-        if len(candidates) < FEWEST_FACTORS:
+        if len(self.candidates) < FEWEST_FACTORS:
             return None
-        loss_SF = np.array([[self.losses[f][seed] for f in candidates] for seed in seeds])
-        return Sweep(octave_F=np.log2(candidates), mean_RF=shares_RS @ loss_SF)
+        loss_SF = np.array([[self.losses[f][seed] for f in self.candidates] for seed in self.seeds])
+        return Sweep(octave_F=np.log2(self.candidates), mean_RF=shares(self.seeds) @ loss_SF)
 
-    def reaches(self, octave: float, seeds: Sequence[int]) -> bool:
+    def reaches(self, octave: float) -> bool:
         """Whether the factors on both sides of `octave` are candidates."""
-        octave_F = np.log2(list(self.losses))
-        after = min(max(int(np.searchsorted(octave_F, octave)), 1), len(octave_F) - 1)
-        beside = set(list(self.losses)[after - 1 : after + 1])
-        return beside <= set(self.candidates(seeds))
+        factors = list(self.losses)
+        after = int(np.searchsorted(np.log2(factors), octave))
+        after = min(max(after, 1), len(factors) - 1)
+        return set(factors[after - 1 : after + 1]) <= set(self.candidates)
+
+    def estimate(self, value_R: Vector) -> dict[str, float | None] | None:
+        """The estimate as plain JSON."""
+        found = estimate(value_R, len(self.seeds))
+        return None if found is None else dataclasses.asdict(found)
 
 
+@np.errstate(invalid="ignore")
 def _part(
     setting: Setting, name: str, wanted: Sequence[Run], outcomes: Mapping[int, Outcome]
 ) -> dict[str, Any]:
     """A parameterization's rows by ratio, and its exponents."""
     here = [(r, outcomes.get(i)) for i, r in enumerate(wanted) if r.parameterization == name]
     cells = {
-        ratio: _Cell.of([(run, outcome) for run, outcome in here if run.ratio == ratio])
+        ratio: _Cell.of(setting, [(run, outcome) for run, outcome in here if run.ratio == ratio])
         for ratio in sorted(setting.ratios)
     }
-    shares_RS = shares(setting.seeds)
-    sweeps = {ratio: cell.sweep(setting.seeds, shares_RS) for ratio, cell in cells.items()}
+    base = cells[1.0]
     return {
         "parameterization": name,
-        "options": dataclasses.asdict(cells[1.0].runs[0].plan.options),
-        **_exponents(setting, cells, sweeps),
-        "rows": [
-            {"ratio": ratio, **_row(cell, sweeps[ratio], sweeps[1.0], setting.seeds)}
-            for ratio, cell in cells.items()
-        ],
+        "options": dataclasses.asdict(base.plan.options),
+        **_exponents(setting, base, list(cells.values())),
+        "rows": [{"ratio": ratio, **_row(cell, base.sweep)} for ratio, cell in cells.items()],
     }
 
 
-def _exponents(
-    setting: Setting, cells: Mapping[float, _Cell], sweeps: Mapping[float, Sweep | None]
-) -> dict[str, Any]:
+def _exponents(setting: Setting, base: _Cell, cells: Sequence[_Cell]) -> dict[str, Any]:
     """`exponent`: the best factor on the carried values grows with this power of the axis' ratio.
 
     It is 0 if the rule is right, and None unless every scale has an optimum. A sweep of the learning rate
@@ -152,35 +154,43 @@ def _exponents(
     It is the rule's own p (0 without one) minus that power; under Complete(d)P, β, ε and λ have moved with
     q at the rule's own p.
     """
-    axis, found = setting.axis, [sweep for sweep in sweeps.values() if sweep is not None]
+    axis, optimum_KR = setting.axis, [cell.sweep.optimum_R for cell in cells if cell.sweep]
     power = None
-    if len(found) == len(sweeps):
-        ratios = [getattr(cell.runs[0].plan.ratios, axis) for cell in cells.values()]
-        power = estimate(slope(ratios, [sweep.optimum_R for sweep in found]), len(setting.seeds))
-    exponents: dict[str, Any] = {"exponent": _plain(power)}
+    if len(optimum_KR) == len(cells):
+        ratios = [getattr(cell.plan.ratios, axis) for cell in cells]
+        power = base.estimate(slope(ratios, optimum_KR))
+    exponents: dict[str, Any] = {"exponent": power}
     if axis == "tokens" and setting.swept == "lr":
-        plan = cells[1.0].runs[0].plan
-        known = axis in PARAMETERIZATIONS[plan.parameterization].axes
-        rule = plan.options.duration_exponent if known else 0.0
-        fitted = _plain(power and _less(rule, power))
+        known = axis in PARAMETERIZATIONS[base.plan.parameterization].axes
+        rule = base.plan.options.duration_exponent if known else 0.0
+        ends = {"value": "value", "low": "high", "high": "low"}
+        fitted = power and {
+            end: None if (x := power[other]) is None else rule - x for end, other in ends.items()
+        }
         exponents["duration_exponent"] = {"rule": rule, "fitted": fitted}
     return exponents
 
 
-def _less(number: float, subtracted: Estimate) -> Estimate:
-    low, high = subtracted.high, subtracted.low
-    return Estimate(
-        value=number - subtracted.value,
-        low=None if low is None else number - low,
-        high=None if high is None else number - high,
-    )
+def _row(cell: _Cell, base: Sweep | None) -> dict[str, Any]:
+    """A scale's losses and optimum, and the loss lost by carrying the optimum of `base`.
 
-
-def _row(
-    cell: _Cell, here: Sweep | None, base: Sweep | None, seeds: Sequence[int]
-) -> dict[str, Any]:
-    plan = cell.runs[0].plan
-    row: dict[str, Any] = {
+    An optimum's `place` is `inside` the grid, `low edge` or `high edge` (there or beyond), or `unclear`.
+    """
+    plan, here = cell.plan, cell.sweep
+    optimum = moved = carried = None
+    if here is not None:
+        inside = here.place == "inside"
+        optimum = {
+            "place": here.place,
+            "octaves": cell.estimate(here.optimum_R),
+            "loss": float(here.loss_R(here.optimum_R)[0]) if inside else None,
+            "parabola": here.parabola if inside else None,
+        }
+    if here is not None and base is not None and base.place == "inside":
+        moved = cell.estimate(here.optimum_R - base.optimum_R)
+        if cell.reaches(float(base.optimum_R[0])):
+            carried = _carried(cell, here, base.optimum_R)
+    return {
         "target": dataclasses.asdict(plan.scale),
         "parameters": plan.parameters,
         "flops": plan.flops,
@@ -190,58 +200,31 @@ def _row(
             f"{factor:g}": {str(seed): loss for seed, loss in by_seed.items()}
             for factor, by_seed in cell.losses.items()
         },
-        "optimum": None if here is None else _optimum(here, len(seeds)),
-        "candidates": cell.candidates(seeds),
-        "moved": None,
-        "carried": None,
-    }
-    if here is not None and base is not None and base.place == "inside":
-        row["moved"] = _plain(_difference(here.optimum_R, base.optimum_R, len(seeds)))
-        if cell.reaches(float(base.optimum_R[0]), seeds):
-            row["carried"] = _carried(cell, here, base.optimum_R, seeds)
-    return row
-
-
-def _optimum(here: Sweep, seeds: int) -> dict[str, Any]:
-    """`place` is `inside` the grid, `low edge` or `high edge` (there or beyond), or `unclear`."""
-    inside = here.place == "inside"
-    return {
-        "place": here.place,
-        "octaves": _plain(estimate(here.optimum_R, seeds)),
-        "loss": float(here.loss_R(here.optimum_R)[0]) if inside else None,
-        "parabola": dataclasses.asdict(here.parabola) if inside else None,
+        "optimum": optimum,
+        "candidates": cell.candidates,
+        "moved": moved,
+        "carried": carried,
     }
 
 
-def _carried(cell: _Cell, here: Sweep, octave_R: Vector, seeds: Sequence[int]) -> dict[str, Any]:
+def _carried(cell: _Cell, here: Sweep, octave_R: Vector) -> dict[str, Any]:
     """The losses at the base's optimum, carried, in nats per token; `lost_percent` in percent of the loss.
 
     `lost_to_edge` is given if the scale's own optimum lies at or beyond an edge: the mean loss minus the
     lowest mean of the grid, a lucky one. `seed_spread` is the standard deviation over seeds at the nearest
     factor.
     """
-    loss_R = here.loss_R(octave_R)
-    nearest = int(here.nearest(octave_R[:1])[0])
-    least_R = here.loss_R(here.optimum_R)
+    loss_R, least_R = here.loss_R(octave_R), here.loss_R(here.optimum_R)
     at_edge = here.place in ("low edge", "high edge")
-    losses = cell.losses[cell.candidates(seeds)[nearest]]
+    nearest = cell.candidates[int(here.nearest(octave_R[:1])[0])]
     return {
         "octaves": float(octave_R[0]),
         "loss": float(loss_R[0]),
-        "lost": _plain(_difference(loss_R, least_R, len(seeds))),
-        "lost_percent": _plain(_difference(100 * loss_R / least_R, 100, len(seeds))),
+        "lost": cell.estimate(loss_R - least_R),
+        "lost_percent": cell.estimate(100 * loss_R / least_R - 100),
         "lost_to_edge": max(0.0, float(loss_R[0]) - here.lowest) if at_edge else None,
-        "seed_spread": statistics.stdev(losses.values()),
+        "seed_spread": statistics.stdev(cell.losses[nearest].values()),
     }
-
-
-def _difference(one_R: Vector, other_R: Vector | float, seeds: int) -> Estimate | None:
-    with np.errstate(invalid="ignore"):
-        return estimate(one_R - other_R, seeds)
-
-
-def _plain(found: Estimate | None) -> dict[str, float | None] | None:
-    return None if found is None else dataclasses.asdict(found)
 
 
 def verdict(setting: Setting, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -254,12 +237,12 @@ def verdict(setting: Setting, rows: Sequence[Mapping[str, Any]]) -> dict[str, An
     interval proves nothing.
     """
     base = next(row for row in rows if row["ratio"] == 1)
-    why = _no_optimum(base)
-    if why:
+    if why := _no_optimum(base):
         reasons = [f"at the base {why}"]
     else:
-        what = SWEPT[setting.swept]
-        refused = ((row["ratio"], _refused(row, what)) for row in rows if row["ratio"] != 1)
+        refused = (
+            (row["ratio"], _refused(row, SWEPT[setting.swept])) for row in rows if row["ratio"] != 1
+        )
         reasons = [f"{setting.axis} x {ratio:g}: {why}" for ratio, why in refused if why]
     return {"carries": not reasons, "reasons": reasons}
 
@@ -273,12 +256,11 @@ def _no_optimum(row: Mapping[str, Any]) -> str:
         )
     place, first, last = row["optimum"]["place"], row["candidates"][0], row["candidates"][-1]
     lost = [float(factor) for factor in row["diverged"]]
-    above, below = [f for f in lost if f > last], [f for f in lost if f < first]
-    edge = {
-        "high edge": (last, min(above, default=None)),
-        "low edge": (first, max(below, default=None)),
+    edges = {
+        "high edge": (last, min((f for f in lost if f > last), default=None)),
+        "low edge": (first, max((f for f in lost if f < first), default=None)),
     }
-    inner, diverging = edge.get(place, (None, None))
+    inner, diverging = edges.get(place, (None, None))
     if diverging is not None:
         return (
             f"the optimum is at factor {inner:g} or between it and {diverging:g}, where runs diverge: give "
@@ -297,8 +279,7 @@ def _refused(row: Mapping[str, Any], what: str) -> str:
     carried = row["carried"]
     if carried is None and row["optimum"] is not None:
         return f"runs diverge beside the {what} that is carried"
-    why = _no_optimum(row)
-    if why:
+    if why := _no_optimum(row):
         to_edge = carried and carried["lost_to_edge"]
         return f"{why}; to that edge carrying loses {to_edge:.4f} on the mean" if to_edge else why
     lost, moved = carried["lost"]["value"], row["moved"]["value"]

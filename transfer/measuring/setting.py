@@ -1,17 +1,14 @@
-"""The common part of the measurements `speedup` and `transfer-check`: a setting, its runs, their training."""
+"""The common part of the measurements `speedup` and `transfer-check`: a setting and its folder of runs."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from completedp.errors import UserError
-from completedp.plan import Plan
 from completedp.recipe import Recipe
-from completedp.runs.job import Outcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,32 +29,6 @@ class Setting:
         if len(set(values)) < max(fewest, len(values)) or not all(map(allowed, values)):
             said = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values) or "none"
             raise UserError(f"{name} are {said}; expected {expected}, each once")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run(ABC):
-    """One training."""
-
-    seed: int
-    plan: Plan
-
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """The run for people, without its seed."""
-
-
-def train(
-    recipe: Recipe, wanted: Sequence[Run], folder: Path, **how: Any
-) -> dict[int, Outcome] | None:
-    """The outcomes by the run's place in `wanted`, as `completedp.training.sweeps.train_all` gives them.
-
-    `how` are its keywords.
-    """
-    from completedp.training.sweeps import Training, train_all
-
-    trainings = [Training(plan=run.plan, seed=run.seed, name=run.name) for run in wanted]
-    return train_all(trainings, recipe, folder, **how)
 
 
 def runs_folder(root: Path, measurement: str, recipe: Recipe | Path | str) -> Path:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,10 +23,10 @@ from completedp import files, reading, root_layout
 from completedp.errors import UserError
 from completedp.hparams import HParams
 from completedp.models import external_model, training_flops
-from completedp.plan import Plan
 from completedp.recipe import Recipe
 from completedp.runs.job import Outcome
 from completedp.stats import compare, jackknife_error, t_reach
+from completedp.training.sweeps import Training
 from transfer.measuring import setting as common
 from transfer.planning.planner import Arm, make_plan
 from transfer.planning.target import Target, TargetRequest, target_for
@@ -59,16 +59,12 @@ class Setting(common.Setting):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(common.Run):
+class Run(Training):
     """An arm's training at a scale, for a share of that scale's tokens."""
 
     scale: float
     arm: Arm
     fraction: float
-
-    @property
-    def name(self) -> str:
-        return f"x {self.scale:g} {self.arm}, {self.fraction:g} of the tokens"
 
 
 def runs(recipe: Recipe, baseline: HParams, setting: Setting) -> list[Run]:
@@ -76,15 +72,31 @@ def runs(recipe: Recipe, baseline: HParams, setting: Setting) -> list[Run]:
 
     Seeds are a scale's outer loop, so that an interrupted measurement has whole pairs.
     """
+    source = dataclasses.replace(recipe, baseline=baseline)
     found = []
     for scale in sorted(setting.scales):
         target = _target(recipe, scale)
-        plans = list(_plans(recipe, baseline, target, setting))
-        for seed in setting.seeds:
-            found += [
-                Run(scale=scale, arm=arm, fraction=fraction, seed=seed, plan=plan)
-                for arm, fraction, plan in plans
-            ]
+        pair = []
+        for fraction in sorted(setting.fractions, reverse=True):
+            steps = max(1, round(fraction * (target.scale.tokens // target.scale.batch)))
+            tokens = target.scale.tokens if fraction == 1 else steps * target.scale.batch
+            arms: tuple[Arm, ...] = ("baseline", "tuned") if fraction == 1 else ("tuned",)
+            for arm in arms:
+                plan = make_plan(
+                    source,
+                    dataclasses.replace(target.scale, tokens=tokens),
+                    target.model,
+                    parameterization=setting.parameterization,
+                    which=arm,
+                    **setting.options,
+                )
+                name = f"x {scale:g} {arm}, {fraction:g} of the tokens"
+                pair.append((name, arm, fraction, plan))
+        found += [
+            Run(name=name, scale=scale, arm=arm, fraction=fraction, seed=seed, plan=plan)
+            for seed in setting.seeds
+            for name, arm, fraction, plan in pair
+        ]
     return found
 
 
@@ -96,30 +108,8 @@ def _target(recipe: Recipe, scale: float) -> Target:
         raise UserError(
             f"scale {scale:g}: the shapes of {external.source} are not chosen here; give --scales 1"
         )
-    return target_for(
-        recipe, TargetRequest(flops=scale * training_flops(recipe.model, base.tokens))
-    )
-
-
-def _plans(
-    recipe: Recipe, baseline: HParams, target: Target, setting: Setting
-) -> Iterator[tuple[Arm, float, Plan]]:
-    source = dataclasses.replace(recipe, baseline=baseline)
-    for fraction in sorted(setting.fractions, reverse=True):
-        steps = max(1, round(fraction * (target.scale.tokens // target.scale.batch)))
-        tokens = target.scale.tokens if fraction == 1 else steps * target.scale.batch
-        scale = dataclasses.replace(target.scale, tokens=tokens)
-        arms: tuple[Arm, ...] = ("baseline", "tuned") if fraction == 1 else ("tuned",)
-        for arm in arms:
-            plan = make_plan(
-                source,
-                scale,
-                target.model,
-                parameterization=setting.parameterization,
-                which=arm,
-                **setting.options,
-            )
-            yield arm, fraction, plan
+    flops = scale * training_flops(recipe.model, base.tokens)
+    return target_for(recipe, TargetRequest(flops=flops))
 
 
 def read_same_base(recipe: Recipe, path: Path) -> Recipe:
@@ -142,13 +132,12 @@ def report(
     outcomes: Mapping[int, Outcome],
 ) -> dict[str, Any]:
     """The measurement as plain JSON: a row per scale with every loss. `outcomes` are by the run's place."""
-    parameterization = setting.parameterization or recipe.parameterization
     return {
         "schema": 1,
         "kind": "speedup",
         "recipe_digest": recipe.digest,
         "baseline_digest": files.digest(baseline.to_dict()),
-        "parameterization": parameterization,
+        "parameterization": setting.parameterization or recipe.parameterization,
         "options": dict(setting.options),
         "seeds": list(setting.seeds),
         "paper": PAPER,
@@ -159,28 +148,25 @@ def report(
 def _row(scale: float, wanted: Sequence[Run], outcomes: Mapping[int, Outcome]) -> dict[str, Any]:
     losses: dict[Arm, dict[float, dict[int, float]]] = {"tuned": {}, "baseline": {}}
     diverged = dict.fromkeys(losses, 0)
-    missing = 0
-    here = [(i, run) for i, run in enumerate(wanted) if run.scale == scale]
-    whole = next(run.plan for _, run in here if run.fraction == 1)
-    for i, run in here:
+    here = [(run, outcomes.get(i)) for i, run in enumerate(wanted) if run.scale == scale]
+    whole = next(run.plan for run, _ in here if run.fraction == 1)
+    for run, outcome in here:
         # The share that was trained, in whole steps; the requested share may differ.
         share = run.plan.train.steps / whole.train.steps
         by_seed = losses[run.arm].setdefault(share, {})
-        outcome = outcomes.get(i)
-        if outcome is None:
-            missing += 1
-        elif outcome.loss is None:
-            diverged[run.arm] += 1
-        else:
+        if outcome is not None and outcome.loss is not None:
             by_seed[run.seed] = outcome.loss
-    difference = compare(losses["baseline"].get(1.0, {}), losses["tuned"].get(1.0, {}))
-    found = speedup(losses["baseline"].get(1.0, {}), losses["tuned"])
+        elif outcome is not None:
+            diverged[run.arm] += 1
+    # The whole horizon trains both arms.
+    difference = compare(losses["baseline"][1.0], losses["tuned"][1.0])
+    found = speedup(losses["baseline"][1.0], losses["tuned"])
     return {
         "scale": scale,
         "target": dataclasses.asdict(whole.scale),
         "parameters": whole.parameters,
         "flops": whole.flops,
-        "runs_missing": missing,
+        "runs_missing": sum(outcome is None for _, outcome in here),
         "diverged": diverged,
         "losses": {
             arm: {str(f): {str(s): x for s, x in by.items()} for f, by in found_.items()}

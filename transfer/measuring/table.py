@@ -12,44 +12,38 @@ from transfer.planning.warnings import DURATION_EXPONENTS
 def table(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Column names and rows. Optimum and move are in octaves, loss lost and spread in percent of the loss."""
     axis = document["axis"]
-    columns = [
-        "parameterization",
-        axis,
-        "best loss",
-        "optimum",
-        "moved",
-        "lost by carrying, %",
-        "seed's spread, %",
-        "diverged",
-    ]
     rows = []
     for part in document["parameterizations"]:
         base = next(row for row in part["rows"] if row["ratio"] == 1)
         rows += [
-            [part["parameterization"], *_shown(row, axis, base["carried"] is not None)]
+            {
+                "parameterization": part["parameterization"],
+                **_shown(row, axis, base["carried"] is not None),
+            }
             for row in part["rows"]
         ]
-    return columns, rows
+    return list(rows[0]), [list(row.values()) for row in rows]
 
 
-def _shown(row: Mapping[str, Any], axis: str, is_carried: bool) -> list[str]:
+def _shown(row: Mapping[str, Any], axis: str, is_carried: bool) -> dict[str, str]:
     optimum, carried = row["optimum"], row["carried"]
     is_base = row["ratio"] == 1
-    best = optimum["loss"] if optimum else None
-    spread = "–" if not carried else f"{100 * carried['seed_spread'] / carried['loss']:.2f}"
-    return [
-        f"x {row['ratio']:g} ({row['target'][axis]:,})",
-        "–" if best is None else f"{best:.4f}",
-        "–" if optimum is None else _place(optimum),
-        "base" if is_base else interval(row["moved"]),
-        "base" if is_base else _lost(row) if is_carried else "–",
-        spread,
-        str(sum(row["diverged"].values())),
-    ]
-
-
-def _place(optimum: Mapping[str, Any]) -> str:
-    return interval(optimum["octaves"]) if optimum["place"] == "inside" else optimum["place"]
+    place = best = spread = "–"
+    if optimum:
+        is_inside = optimum["place"] == "inside"
+        place = interval(optimum["octaves"]) if is_inside else optimum["place"]
+        best = f"{optimum['loss']:.4f}" if is_inside else "–"
+    if carried:
+        spread = f"{100 * carried['seed_spread'] / carried['loss']:.2f}"
+    return {
+        axis: f"x {row['ratio']:g} ({row['target'][axis]:,})",
+        "best loss": best,
+        "optimum": place,
+        "moved": "base" if is_base else interval(row["moved"]),
+        "lost by carrying, %": "base" if is_base else _lost(row) if is_carried else "–",
+        "seed's spread, %": spread,
+        "diverged": str(sum(row["diverged"].values())),
+    }
 
 
 def _lost(row: Mapping[str, Any]) -> str:

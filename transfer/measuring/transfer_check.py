@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast, get_args
 
@@ -17,9 +16,9 @@ from completedp import root_layout
 from completedp.config import Schedule
 from completedp.errors import UserError, named, nearest
 from completedp.hparams import HParams
-from completedp.plan import Plan
 from completedp.recipe import Recipe
 from completedp.rules import PARAMETERIZATIONS
+from completedp.training.sweeps import Training
 from transfer.measuring import setting as common
 from transfer.measuring.optimum import FEWEST_FACTORS
 from transfer.planning.planner import Arm, make_plan, values_of
@@ -79,28 +78,18 @@ class Setting(common.Setting):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(common.Run):
+class Run(Training):
     """A training under a parameterization at a scale, every swept value times a factor."""
 
     parameterization: str
-    axis: str
     ratio: float
     factor: float
-    swept: str
-
-    @property
-    def name(self) -> str:
-        return (
-            f"{self.parameterization}, {self.axis} x {self.ratio:g}, {self.swept} x {self.factor:g}"
-        )
 
 
 def times(hparams: HParams, swept: str, factor: float) -> HParams:
     """The hyperparameters with every tensor's `swept` value multiplied by `factor`."""
-    value = factor * getattr(hparams.global_, swept)
-    return dataclasses.replace(
-        hparams, global_=dataclasses.replace(hparams.global_, **{swept: value})
-    )
+    value = {swept: factor * getattr(hparams.global_, swept)}
+    return dataclasses.replace(hparams, global_=dataclasses.replace(hparams.global_, **value))
 
 
 def runs(recipe: Recipe, setting: Setting) -> list[Run]:
@@ -111,27 +100,37 @@ def runs(recipe: Recipe, setting: Setting) -> list[Run]:
     the recipe's model, batch or data cannot have, for a value of 0 that no factor moves, and as `make_plan`
     does.
     """
-    if getattr(values_of(recipe, setting.which).global_, setting.swept) == 0:
-        raise UserError(
-            f"{setting.swept} is 0 in the recipe, and 0 times a factor is 0: sweep another"
-        )
+    swept, axis = setting.swept, setting.axis
+    hparams, train = values_of(recipe, setting.which), recipe.train
+    if getattr(hparams.global_, swept) == 0:
+        raise UserError(f"{swept} is 0 in the recipe, and 0 times a factor is 0: sweep another")
+    if setting.schedule is not None:
+        train = dataclasses.replace(train, schedule=cast(Schedule, setting.schedule))
     found = []
     for ratio in sorted(setting.ratios):
-        target = _target(recipe, setting.axis, ratio)
+        target = _target(recipe, axis, ratio)
         for name in setting.parameterizations:
-            plans = list(_plans(recipe, target, name, setting))
+            plans = {
+                factor: make_plan(
+                    dataclasses.replace(recipe, hparams=times(hparams, swept, factor), train=train),
+                    target.scale,
+                    target.model,
+                    parameterization=name,
+                    **setting.options_of(name),
+                )
+                for factor in sorted(setting.factors)
+            }
             found += [
                 Run(
+                    name=f"{name}, {axis} x {ratio:g}, {swept} x {factor:g}",
                     parameterization=name,
-                    axis=setting.axis,
                     ratio=ratio,
                     factor=factor,
                     seed=seed,
-                    swept=setting.swept,
                     plan=plan,
                 )
                 for seed in setting.seeds
-                for factor, plan in plans
+                for factor, plan in plans.items()
             ]
     return found
 
@@ -147,24 +146,3 @@ def _target(recipe: Recipe, axis: str, ratio: float) -> Target:
             "whole number"
         )
     return target_for(recipe, TargetRequest(**{**base, axis: whole}))
-
-
-def _plans(
-    recipe: Recipe, target: Target, parameterization: str, setting: Setting
-) -> Iterator[tuple[float, Plan]]:
-    hparams, train = values_of(recipe, setting.which), recipe.train
-    if setting.schedule is not None:
-        train = dataclasses.replace(train, schedule=cast(Schedule, setting.schedule))
-    for factor in sorted(setting.factors):
-        yield (
-            factor,
-            make_plan(
-                dataclasses.replace(
-                    recipe, hparams=times(hparams, setting.swept, factor), train=train
-                ),
-                target.scale,
-                target.model,
-                parameterization=parameterization,
-                **setting.options_of(parameterization),
-            ),
-        )

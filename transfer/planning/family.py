@@ -50,8 +50,7 @@ class Family:
         `name` is what the message calls the size.
         """
         steps, member = self._ladder()
-        if size(member(steps)) < wanted:
-            largest = member(steps)
+        if size(largest := member(steps)) < wanted:
             raise UserError(
                 f"{name} is {wanted:.4g}; the largest model of this family (width {largest.width}, "
                 f"depth {largest.depth}) has {size(largest):.4g}: give less"
@@ -64,8 +63,7 @@ class Family:
             low, high = (middle, high) if size(member(middle)) < wanted else (low, middle)
         if low == 0:
             return member(1)
-        chosen = min((low, high), key=lambda step: abs(math.log(size(member(step)) / wanted)))
-        return member(chosen)
+        return min(member(low), member(high), key=lambda model: abs(math.log(size(model) / wanted)))
 
     def _ladder(self) -> tuple[int, Callable[[int], ModelConfig]]:
         """The number of members, and the member at a place, from 1 (the smallest) up to that number."""

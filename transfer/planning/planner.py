@@ -44,14 +44,8 @@ def carry(
 ) -> Carried:
     """The recipe's plan at the requested scale. Raises `UserError` as `target_for` and `make_plan` do."""
     target = target_for(recipe, request)
-    plan = make_plan(
-        recipe,
-        target.scale,
-        target.model,
-        parameterization=parameterization,
-        which=which,
-        **options,
-    )
+    how: dict[str, Any] = {"parameterization": parameterization, "which": which, **options}
+    plan = make_plan(recipe, target.scale, target.model, **how)
     return Carried(
         plan=plan,
         decisions=(*target.decisions, *_rule_decisions(plan, options)),
@@ -82,6 +76,10 @@ def make_plan(
     check_types(hparams, inventory)
     rules = dataclasses.asdict(chosen)
     resolved = resolve(hparams, inventory, ratios, parameterization=name, **rules)
+    at_once = microbatch(recipe, scale.batch)
+    train = dataclasses.replace(
+        recipe.train, tokens=scale.tokens, batch=scale.batch, microbatch=at_once
+    )
     plan = Plan(
         parameterization=name,
         options=chosen,
@@ -94,16 +92,8 @@ def make_plan(
         corpus=_corpus(recipe),
         model=model,
         data=recipe.data,
-        train=dataclasses.replace(
-            recipe.train,
-            tokens=scale.tokens,
-            batch=scale.batch,
-            microbatch=microbatch(recipe, scale.batch),
-        ),
-        tensors=resolved.tensors,
-        residual=resolved.residual,
-        output_multiplier=resolved.output_multiplier,
-        coefficients=resolved.coefficients,
+        train=train,
+        **vars(resolved),
     )
     check_plan(plan)  # with the multipliers, a value can leave what a trainer takes
     return plan
@@ -146,13 +136,10 @@ def read_plan(path: Path) -> Plan:
 
 def _rule_decisions(plan: Plan, given: Iterable[str]) -> tuple[Decision, ...]:
     """The rule options that were given or differ from the published table's."""
-    published = rule_options({})
-    decisions = []
-    for field in dataclasses.fields(plan.options):
-        value = getattr(plan.options, field.name)
-        if field.name in given:
-            decisions.append(Decision(name=field.name, value=str(value), reason="given"))
-        elif value != getattr(published, field.name):
-            reason = "valid for every ratio; agrees with the table's 'linear' for beta near 1"
-            decisions.append(Decision(name=field.name, value=str(value), reason=reason))
-    return tuple(decisions)
+    published = vars(rule_options({}))
+    by_rule = "valid for every ratio; agrees with the table's 'linear' for beta near 1"
+    return tuple(
+        Decision(name=name, value=str(value), reason="given" if name in given else by_rule)
+        for name, value in vars(plan.options).items()
+        if name in given or value != published[name]
+    )

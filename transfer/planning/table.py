@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from completedp.kinds import KINDS, default, global_kinds
@@ -17,22 +17,25 @@ _HEADINGS = ("module type", *(KINDS[v].label for v in VALUES), "init_std")
 def by_module_type(plan: Plan) -> tuple[list[str], list[list[str]]]:
     """Column names and rows. The coefficients of the forward pass come last: those of the residual branches,
     then any others."""
-    rows = []
-    for module_type in dict.fromkeys(row.module_type for row in plan.tensors):
-        members = [row for row in plan.tensors if row.module_type == module_type]
-        values = [[_value(column, row) for row in members] for column in _COLUMNS]
-        rows.append([module_type, *map(_range, values), ""])
-    return _with_coefficients(rows, plan.residual, plan.coefficients)
+    values = [
+        {"module_type": row.module_type, **{c: _value(c, row) for c in _COLUMNS}}
+        for row in plan.tensors
+    ]
+    return _ranges(values, plan.residual, plan.coefficients)
 
 
-def _with_coefficients(
-    rows: list[list[str]],
+def _ranges(
+    values: Sequence[Mapping[str, Any]],
     residual: Mapping[str, Sequence[float]],
     others: Mapping[str, Sequence[float]],
 ) -> tuple[list[str], list[list[str]]]:
+    rows = []
+    for module_type in dict.fromkeys(row["module_type"] for row in values):
+        members = [row for row in values if row["module_type"] == module_type]
+        rows.append([module_type, *(_range([row[c] for row in members]) for c in _COLUMNS), ""])
     named = {**{f"{branch} branch": c for branch, c in residual.items()}, **others}
-    last = [[name, *("" for _ in _COLUMNS), _range(c)] for name, c in named.items()]
-    return [*_HEADINGS, "coefficient" if others else "residual"], [*rows, *last]
+    rows += [[name, *("" for _ in _COLUMNS), _range(c)] for name, c in named.items()]
+    return [*_HEADINGS, "coefficient" if others else "residual"], rows
 
 
 def _value(column: str, row: TensorRow) -> float | None:
@@ -56,26 +59,17 @@ def multiples(plan: Plan, baseline: Plan) -> list[dict[str, Any]]:
 
 def multiples_by_module_type(plan: Plan, baseline: Plan) -> tuple[list[str], list[list[str]]]:
     """`multiples` in the form of `by_module_type`."""
-    found = multiples(plan, baseline)
-    rows = []
-    for module_type in dict.fromkeys(row["module_type"] for row in found):
-        members = [row for row in found if row["module_type"] == module_type]
-        rows.append([module_type, *(_range([row[c] for row in members]) for c in _COLUMNS), ""])
     residual = {
         branch: [c / other for c, other in zip(by, baseline.residual[branch], strict=True)]
         for branch, by in plan.residual.items()
     }
-    others = {
-        name: [c / other for c, other in zip(*_both(plan, baseline, name), strict=False)]
-        for name in {**plan.coefficients, **baseline.coefficients}
-    }
-    return _with_coefficients(rows, residual, others)
-
-
-def _both(plan: Plan, baseline: Plan, name: str) -> list[Iterable[float]]:
-    """A coefficient in both; a plan that leaves it out has the default everywhere."""
-    unchanged = itertools.repeat(default(global_kinds()[name].name))
-    return [p.coefficients.get(name, unchanged) for p in (plan, baseline)]
+    others = {}
+    for name in {**plan.coefficients, **baseline.coefficients}:
+        # A plan that leaves a coefficient out has the default everywhere.
+        unchanged = itertools.repeat(default(global_kinds()[name].name))
+        both = [p.coefficients.get(name, unchanged) for p in (plan, baseline)]
+        others[name] = [c / other for c, other in zip(*both, strict=False)]
+    return _ranges(multiples(plan, baseline), residual, others)
 
 
 def _multiple(column: str, row: TensorRow, other: TensorRow) -> float | None:

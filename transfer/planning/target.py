@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from completedp import reading
@@ -127,15 +126,24 @@ def target_for(recipe: Recipe, request: TargetRequest) -> Target:
     base = recipe.base
     if (batch, tokens) != (base.batch, base.tokens):  # the base keeps its broken last step
         whole = round(tokens / batch) * batch
+        if whole == 0 and request.flops is not None:
+            raise UserError(
+                f"flops is {request.flops:.4g}; one batch of {batch:,} tokens through the nearest model "
+                f"(width {model.width}, depth {model.depth}) takes "
+                f"{float(training_flops(model, batch)):.4g}: give more"
+            )
         if whole == 0:
-            raise UserError(_less_than_a_batch(request, model, tokens, batch))
+            raise UserError(
+                f"tokens is {tokens}; expected at least one batch of {batch} tokens: give more tokens or a "
+                "smaller batch"
+            )
         reason += "" if whole == tokens else "; rounded to whole batches"
         tokens = whole
     return Target(
         model=model,
         scale=Scale(width=model.width, depth=model.depth, batch=batch, tokens=tokens),
         decisions=(
-            *shape,
+            *(Decision(name=n, value=getattr(model, n), reason=r) for n, r in shape.items()),
             Decision(name="batch", value=batch, reason=batch_reason),
             Decision(name="tokens", value=tokens, reason=reason),
         ),
@@ -150,28 +158,24 @@ def token_rule_of(recipe: Recipe, request: TargetRequest) -> TokenRule:
     )
 
 
-def _shape(recipe: Recipe, request: TargetRequest, rule: TokenRule) -> tuple[Model, list[Decision]]:
+def _shape(recipe: Recipe, request: TargetRequest, rule: TokenRule) -> tuple[Model, dict[str, str]]:
+    """The model, and the reasons for its sizes by name."""
     external = external_model(recipe.model)
     if external is not None and (request.shape_given or not request.sized):
         return _external_shape(external, request)
-    base = recipe.base
+    base, width, depth, parts = recipe.base, request.width, request.depth, request.tensor_parallel
     aspect = request.aspect or base.width / base.depth
     family = Family(
-        base=recipe.reference,
-        aspect=aspect,
-        tensor_parallel=request.tensor_parallel,
-        width=request.width,
-        depth=request.depth,
+        base=recipe.reference, aspect=aspect, tensor_parallel=parts, width=width, depth=depth
     )
     by_aspect = f"aspect ratio {aspect:.4g} {'given' if request.aspect else 'of the recipe'}"
     heads = f"whole heads ({family.unit} features)"
     reasons = {"width": f"{by_aspect}, {heads}", "depth": f"{by_aspect}, whole layers"}
     if request.sized and not request.shape_given:
         model = _sized(family, request, rule)
-        if request.depth or request.width:
+        if depth or width:
             reasons = {"width": f"by the budget, {heads}", "depth": "by the budget, whole layers"}
     else:
-        width, depth = request.width, request.depth
         if request.aspect is None:
             reasons = dict.fromkeys(reasons, "the base's")
             width, depth = width or base.width, depth or base.depth
@@ -180,24 +184,14 @@ def _shape(recipe: Recipe, request: TargetRequest, rule: TokenRule) -> tuple[Mod
             width = family.unit * max(1, round(wanted / family.unit))
         model = family.member(width=width, depth=depth or max(1, round(width / aspect)))
     reasons |= dict.fromkeys((n for n in reasons if getattr(request, n)), "given")
-    decisions = _shape_decisions(model, reasons)
     if model.ffn * base.width != recipe.reference.ffn * model.width:
         ratio = recipe.reference.ffn / base.width
-        reason = f"{ratio:.4g} x the width as at the base, rounded to "
-        reason += (
-            "a whole number" if request.tensor_parallel == 1 else f"{request.tensor_parallel} parts"
-        )
-        decisions.append(Decision(name="ffn", value=model.ffn, reason=reason))
-    return model, decisions
+        rounded = "a whole number" if parts == 1 else f"{parts} parts"
+        reasons["ffn"] = f"{ratio:.4g} x the width as at the base, rounded to {rounded}"
+    return model, reasons
 
 
-def _shape_decisions(model: Model, reasons: Mapping[str, str]) -> list[Decision]:
-    return [Decision(name=n, value=getattr(model, n), reason=r) for n, r in reasons.items()]
-
-
-def _external_shape(
-    base: ExternalModel, request: TargetRequest
-) -> tuple[ExternalModel, list[Decision]]:
+def _external_shape(base: ExternalModel, request: TargetRequest) -> tuple[Model, dict[str, str]]:
     """Width and depth are given or the base's: only an external model's code knows its possible sizes."""
     if request.tensor_parallel > 1 or request.aspect is not None:
         raise UserError(
@@ -205,8 +199,7 @@ def _external_shape(
             "give --width and --depth instead"
         )
     model = base.scaled(width=request.width or base.width, depth=request.depth or base.depth)
-    reasons = {n: "given" if getattr(request, n) else "the base's" for n in ("width", "depth")}
-    return model, _shape_decisions(model, reasons)
+    return model, {n: "given" if getattr(request, n) else "the base's" for n in ("width", "depth")}
 
 
 def _sized(family: Family, request: TargetRequest, rule: TokenRule) -> ModelConfig:
@@ -235,19 +228,6 @@ def _tokens(request: TargetRequest, model: Model, rule: TokenRule) -> tuple[int,
     reason = f"what {request.flops:.4g} FLOPs pay for, {paid / parameters:.4g} a parameter"
     known = request.parameters is not None or request.shape_given
     return paid, reason if known else f"{reason} (the shape is the nearest to {rule.reason})"
-
-
-def _less_than_a_batch(request: TargetRequest, model: Model, tokens: int, batch: int) -> str:
-    if request.flops is None:
-        return (
-            f"tokens is {tokens}; expected at least one batch of {batch} tokens: "
-            "give more tokens or a smaller batch"
-        )
-    return (
-        f"flops is {request.flops:.4g}; one batch of {batch:,} tokens through the nearest model "
-        f"(width {model.width}, depth {model.depth}) takes {float(training_flops(model, batch)):.4g}: "
-        "give more"
-    )
 
 
 def _batch(recipe: Recipe, tokens: int, given: int | None) -> tuple[int, str]:
@@ -285,5 +265,4 @@ def microbatch(recipe: Recipe, batch: int) -> int:
 
 def best_batch(recipe: Recipe, tokens: int) -> float:
     """Tokens per step: the base's batch, grown with the tokens."""
-    grown: float = recipe.base.batch * (tokens / recipe.base.tokens) ** BATCH_EXPONENT
-    return grown
+    return float(recipe.base.batch * (tokens / recipe.base.tokens) ** BATCH_EXPONENT)

@@ -10,7 +10,6 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from completedp import files, validation
 from completedp.errors import UserError, shown
@@ -19,25 +18,15 @@ from completedp.errors import UserError, shown
 SMALLEST, LARGEST = 1e-50, 1e50
 
 
-class TokenRule(Protocol):
-    """Decides the tokens that a model is trained on if nobody gives them."""
-
-    def tokens(self, parameters: int) -> float:
-        """Tokens for a model of `parameters` parameters, embeddings included."""
-
-    @property
-    def reason(self) -> str:
-        """The origin of the number, for people."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """The same number of tokens per parameter at every size."""
+    """The same number of tokens per parameter at every size. `source` is its origin, for people."""
 
     per_parameter: float
     source: str
 
     def tokens(self, parameters: int) -> float:
+        """Tokens for a model of `parameters` parameters, embeddings included."""
         return self.per_parameter * parameters
 
     @property
@@ -68,12 +57,16 @@ class LossLaw:
                 )
 
     def tokens(self, parameters: int) -> float:
-        log_tokens = (
-            math.log(self.beta * self.B / (self.alpha * self.A)) + self.alpha * math.log(parameters)
-        ) / self.beta
+        """The best number of tokens for a model of `parameters` parameters, embeddings included."""
+        ratio = math.log(self.beta * self.B / (self.alpha * self.A))
+        log_tokens = (ratio + self.alpha * math.log(parameters)) / self.beta
         if log_tokens >= math.log(2.0**1023):
             return math.inf
         return math.exp(max(log_tokens, math.log(SMALLEST)))
+
+
+# Decides the tokens that a model is trained on if nobody gives them.
+TokenRule = Ratio | LossLaw
 
 
 # [Replication]'s estimates from [Chinchilla]'s own runs; the published estimates do not fit those runs.

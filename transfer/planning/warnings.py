@@ -8,11 +8,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 from completedp.kinds import KINDS
 from completedp.models import parameter_count, training_flops
-from completedp.optimizer import VALUES, TensorRow
+from completedp.optimizer import VALUES
 from completedp.plan import Plan
 from completedp.recipe import Recipe
 from completedp.rules import PARAMETERIZATIONS
@@ -73,7 +73,7 @@ def plan_warnings(plan: Plan) -> tuple[str, ...]:
     )
 
 
-def _budget_warnings(recipe: Recipe, request: TargetRequest, target: Target) -> tuple[str, ...]:
+def _budget_warnings(recipe: Recipe, request: TargetRequest, target: Target) -> Iterator[str]:
     """Sizes of the family that are far from the requested ones."""
     tokens, rule = target.scale.tokens, token_rule_of(recipe, request)
     parameters = parameter_count(target.model)
@@ -84,119 +84,104 @@ def _budget_warnings(recipe: Recipe, request: TargetRequest, target: Target) -> 
     shape_by_rule = not (request.parameters or request.shape_given or request.tokens)
     if request.flops is not None and shape_by_rule:
         asked.append((f"tokens ({rule.reason})", rule.tokens(parameters), tokens))
-    return tuple(
-        f"{wanted:.4g} {what} are wanted, this is {got:.4g}: no nearer size of the family goes with what is "
-        "given; give other sizes"
-        for what, wanted, got in asked
-        if wanted is not None and max(got / wanted, wanted / got) > NEAR_ENOUGH
-    )
+    for what, wanted, got in asked:
+        if wanted is not None and max(got / wanted, wanted / got) > NEAR_ENOUGH:
+            yield (
+                f"{wanted:.4g} {what} are wanted, this is {got:.4g}: no nearer size of the family goes with "
+                "what is given; give other sizes"
+            )
 
 
-def _ratio_warnings(ratios: Ratios) -> tuple[str, ...]:
+def _ratio_warnings(ratios: Ratios) -> Iterator[str]:
     far = [
         f"{name} x {ratio:.4g} (checked: {lowest:.3g} to {highest:.4g})"
         for name, (lowest, highest) in CHECKED_RATIOS.items()
         if not lowest <= (ratio := getattr(ratios, name)) <= highest
     ]
-    if not far:
-        return ()
-    return (
-        f"beyond the ratios that the paper (arXiv 2512.22382) checked: {', '.join(far)}; `completedp "
-        "speedup` at scales between would tell if the gain holds, and a larger proxy brings the base nearer",
-    )
+    if far:
+        yield (
+            f"beyond the ratios that the paper (arXiv 2512.22382) checked: {', '.join(far)}; "
+            "`completedp speedup` at scales between would tell if the gain holds, and a larger proxy brings "
+            "the base nearer"
+        )
 
 
-def _batch_warnings(recipe: Recipe, scale: Scale) -> tuple[str, ...]:
-    found = []
+def _batch_warnings(recipe: Recipe, scale: Scale) -> Iterator[str]:
     times = scale.batch / best_batch(recipe, scale.tokens)
     if times > LARGE_BATCH:
-        found.append(
+        yield (
             f"batch is {times:.3g} x the base's grown by tokens^{BATCH_EXPONENT}: above the critical batch, "
             "more costs tokens (arXiv 2505.13738); the same tokens at half the batch on the proxy would tell"
         )
     at_once, wanted = microbatch(recipe, scale.batch), min(recipe.train.microbatch, scale.batch)
     if 2 * at_once < wanted:
-        found.append(
+        yield (
             f"batch {scale.batch} has no large divisor up to the recipe's microbatch of {wanted} tokens, so "
             f"a device takes {at_once} at once, which is slow; a multiple of {wanted} is fast"
         )
-    return tuple(found)
 
 
-def _vocabulary_warnings(vocab_size: int, tensor_parallel: int) -> tuple[str, ...]:
-    if vocab_size % tensor_parallel == 0:
-        return ()
-    return (
-        f"vocab_size {vocab_size} does not divide by {tensor_parallel}: a trainer that splits the "
-        "embeddings will pad them (padded rows take the same values)",
-    )
+def _vocabulary_warnings(vocab_size: int, tensor_parallel: int) -> Iterator[str]:
+    if vocab_size % tensor_parallel:
+        yield (
+            f"vocab_size {vocab_size} does not divide by {tensor_parallel}: a trainer that splits the "
+            "embeddings will pad them (padded rows take the same values)"
+        )
 
 
-def _rule_warnings(plan: Plan) -> tuple[str, ...]:
+def _rule_warnings(plan: Plan) -> Iterator[str]:
     """Axes along which the plan moves without a rule of its parameterization."""
     known = PARAMETERIZATIONS[plan.parameterization].axes
-    without = [
-        f"{axis} x {ratio:.4g}"
-        for axis, ratio in vars(plan.ratios).items()
-        if ratio != 1 and axis not in known
-    ]
-    if not without:
-        return ()
-    return (
-        f"{plan.parameterization} has no rule for {', '.join(without)}: values stay as at the base there; "
-        "completed-p has one, and `completedp transfer-check` measures what is lost",
-    )
+    ratios = vars(plan.ratios).items()
+    without = [f"{axis} x {x:.4g}" for axis, x in ratios if x != 1 and axis not in known]
+    if without:
+        yield (
+            f"{plan.parameterization} has no rule for {', '.join(without)}: values stay as at the base "
+            "there; completed-p has one, and `completedp transfer-check` measures what is lost"
+        )
 
 
-def _duration_warnings(plan: Plan) -> tuple[str, ...]:
+def _duration_warnings(plan: Plan) -> Iterator[str]:
     """Durations at which the published exponents give learning rates that differ much."""
-    if "duration_exponent" not in PARAMETERIZATIONS[plan.parameterization].options:
-        return ()
     ratio, exponent = plan.ratios.tokens, plan.options.duration_exponent
-    times = sorted(ratio ** (exponent - other) for other in DURATION_EXPONENTS)
-    if times[-1] / times[0] <= UNCERTAIN_LR:
-        return ()
-    lowest, highest = DURATION_EXPONENTS
-    return (
-        f"tokens are {ratio:.4g} x the base's: by --duration-exponent {exponent:g} lr is x "
-        f"{ratio**-exponent:.4g} for it; exponents that others fitted, {lowest:g} to {highest:g}, would "
-        f"give {times[0]:.3g} to {times[-1]:.3g} times that. A sweep of lr on the proxy at two durations "
-        "would settle it",
-    )
+    low, high = sorted(ratio ** (exponent - other) for other in DURATION_EXPONENTS)
+    has_rule = "duration_exponent" in PARAMETERIZATIONS[plan.parameterization].options
+    if has_rule and high / low > UNCERTAIN_LR:
+        lowest, highest = DURATION_EXPONENTS
+        yield (
+            f"tokens are {ratio:.4g} x the base's: by --duration-exponent {exponent:g} lr is x "
+            f"{ratio**-exponent:.4g} for it; exponents that others fitted, {lowest:g} to {highest:g}, would "
+            f"give {low:.3g} to {high:.3g} times that. A sweep of lr on the proxy at two durations would "
+            "settle it"
+        )
 
 
-def _beta_warnings(plan: Plan) -> tuple[str, ...]:
+def _beta_warnings(plan: Plan) -> Iterator[str]:
     """Betas that a rule or a multiplier has driven out of comfortable bounds, with the worst tensor."""
     lowest, highest = COMFORTABLE_ONE_MINUS_BETA
-    found = []
     for kind in (name for name in VALUES if KINDS[name].transform == "log of 1-x"):
-        outside = [row for row in plan.tensors if not lowest <= 1 - getattr(row, kind) <= highest]
+        found = {row.name: 1 - getattr(row, kind) for row in plan.tensors}
+        outside = {name: x for name, x in found.items() if not lowest <= x <= highest}
         if outside:
-            found.append(
-                f"1 - {kind} of {len(outside)} tensors is outside of [{lowest:g}, {highest:g}]: "
-                f"{_worst(outside, kind)}"
+            # 1 - β may be 0.
+            beyond = {
+                name: max(lowest / max(x, sys.float_info.min), x / highest)
+                for name, x in outside.items()
+            }
+            worst = max(beyond, key=beyond.__getitem__)
+            yield (
+                f"1 - {kind} of {len(outside)} tensors is outside of [{lowest:g}, {highest:g}]: {worst} has "
+                f"{outside[worst]:.3g}"
             )
-    return tuple(found)
 
 
-def _short_proxy_warnings(plan: Plan) -> tuple[str, ...]:
+def _short_proxy_warnings(plan: Plan) -> Iterator[str]:
     """Tuned values from runs that are too short to tell much about a longer run."""
     steps = plan.train.steps / plan.ratios.steps
-    if plan.which == "baseline" or plan.ratios.tokens <= 1 or steps >= FEWEST_STEPS:
-        return ()
-    return (
-        f"the values were found in runs of {steps:.0f} steps: in our tests five recipes found in 384 kept a "
-        "twelfth of their gain at 16 x the FLOPs, two found in 1536 about a quarter (docs/log.md); "
-        "`completedp speedup` at a scale between would tell; a proxy that trains longer may find what lasts",
-    )
-
-
-def _worst(rows: Sequence[TensorRow], kind: str) -> str:
-    lowest, highest = COMFORTABLE_ONE_MINUS_BETA
-
-    def beyond(row: TensorRow) -> float:
-        one_minus: float = max(1 - getattr(row, kind), sys.float_info.min)
-        return max(lowest / one_minus, one_minus / highest)
-
-    row = max(rows, key=beyond)
-    return f"{row.name} has {1 - getattr(row, kind):.3g}"
+    if plan.which == "tuned" and plan.ratios.tokens > 1 and steps < FEWEST_STEPS:
+        yield (
+            f"the values were found in runs of {steps:.0f} steps: in our tests five recipes found in 384 "
+            "kept a twelfth of their gain at 16 x the FLOPs, two found in 1536 about a quarter (docs/log.md)"
+            "; `completedp speedup` at a scale between would tell; a proxy that trains longer may find what "
+            "lasts"
+        )

@@ -40,7 +40,7 @@ def test_a_parabola_is_recovered(
     there = np.full(len(found.optimum_R), octave)
     expected = loss + curvature * (octave - optimum) ** 2
     assert found.loss_R(there) == pytest.approx(expected, abs=1e-6)
-    a, b, c = found.parabola.coefficients
+    a, b, c = found.parabola["coefficients"]
     assert a + b * octave + c * octave**2 == pytest.approx(expected, abs=1e-6)
 
 
@@ -77,7 +77,7 @@ def test_three_factors_are_enough() -> None:
 def test_rounded_factors_belong_to_an_octave_as_exact_ones_do() -> None:
     typed = np.log2([0.35, 0.5, 0.71, 1, 1.41, 2, 2.83])
     found = sweep([(typed - 0.5) ** 2] * 3, octave_F=typed)
-    assert (found.parabola.first, found.parabola.last) == (typed[2], typed[6])
+    assert (found.parabola["first"], found.parabola["last"]) == (typed[2], typed[6])
 
 
 def test_of_a_mean_the_interval_is_students() -> None:

@@ -26,6 +26,17 @@ def table(plan: Plan) -> dict[str, Any]:
     logits folded too. `folded_multipliers` has the multipliers for the clipping norm. `hooked` has the
     multipliers that no tensor can take: factors on a module's output.
     """
+    if external_model(plan.model) is None:
+        folded = {"folded": plan.resolved.folded().to_dict()["tensors"]}
+    else:
+        from completedp.adapters.plans import planned
+
+        values = planned(plan)
+        folded = {
+            "folded": values.resolved.to_dict()["tensors"],
+            "folded_multipliers": dict(values.folded),
+            "hooked": {multiplier.module: multiplier.c for multiplier in values.hooked},
+        }
     return {
         "schema": SCHEMA,
         "kind": "table",
@@ -40,20 +51,7 @@ def table(plan: Plan) -> dict[str, Any]:
         "data": dataclasses.asdict(plan.data),
         "train": train_settings(plan),
         **plan.resolved.to_dict(),
-        **_folded(plan),
-    }
-
-
-def _folded(plan: Plan) -> dict[str, Any]:
-    if external_model(plan.model) is None:
-        return {"folded": plan.resolved.folded().to_dict()["tensors"]}
-    from completedp.adapters.plans import planned
-
-    values = planned(plan)
-    return {
-        "folded": values.resolved.to_dict()["tensors"],
-        "folded_multipliers": dict(values.folded),
-        "hooked": {multiplier.module: multiplier.c for multiplier in values.hooked},
+        **folded,
     }
 
 

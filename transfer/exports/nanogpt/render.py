@@ -6,10 +6,9 @@ near the reference; the file names what nanoGPT's GPT lacks and refuses a GPT th
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 from completedp.errors import UserError
-from completedp.optimizer import TensorRow
 from completedp.plan import Plan
 from transfer.exports import python_file
 
@@ -38,87 +37,23 @@ def render(plan: Plan) -> str:
 
     Raises `UserError` for grouped queries: c_attn has as many keys and values as queries.
     """
-    if plan.reference.queries_per_kv != 1:
+    model, train = plan.reference, plan.train
+    if model.queries_per_kv != 1:
         raise UserError(
-            f"model.queries_per_kv is {plan.reference.queries_per_kv}; nanoGPT's attention has as many keys "
+            f"model.queries_per_kv is {model.queries_per_kv}; nanoGPT's attention has as many keys "
             "and values as queries: use --format torch, hf or torchtitan"
         )
-    row = _reference(plan)
+    # train.py's plain names show a hidden matrix of the middle layer.
+    middle = ("ffn_up", model.depth // 2)
+    row = next(row for row in plan.tensors if (row.module_type, row.layer) == middle)
     reference = {
         "learning_rate": row.lr,
         "weight_decay": row.weight_decay,
         "beta1": row.beta1,
         "beta2": row.beta2,
     }
-    tables = {
-        **_settings(plan),
-        **reference,
-        "init_seed": 0,
-        "FFN: int": plan.reference.ffn,
-        "REFERENCE: dict[str, float]": reference,
-    }
-    return python_file.render(
-        plan, "nanogpt", names=NAMES, tables=tables, fold=True, limitations=limitations(plan)
-    )
-
-
-def limitations(plan: Plan) -> tuple[str, ...]:
-    """Everything that train.py and its GPT cannot express, one sentence each."""
-    model, train = plan.reference, plan.train
-    lacks = [
-        *(["norms of queries and keys (attn.q_norm, attn.k_norm)"] if model.qk_norm else []),
-        *(["a gate in the feed-forward (mlp.c_gate)"] if model.gated else []),
-        *(
-            [f"a feed-forward of {model.ffn} features (mlp.c_fc)"]
-            if model.ffn != 4 * model.width
-            else []
-        ),
-    ]
-    sentences = [
-        "nanoGPT's GPT is another model than the one searched: LayerNorm, where that has RMSNorm, and "
-        "learned positions (they get the embedding's values), where that has rotary ones. Losses are the "
-        "plan's with a model.py that has the searched architecture.",
-        "nanoGPT's GPT ties lm_head to wte and keeps q, k and v in one matrix: the file separates them.",
-        "nanoGPT's GPT has no residual multipliers: they are folded into both c_proj, which is the same "
-        "training with AdamW and with no other optimizer.",
-        "train.py gives every group one learning rate: the optimizer gives each its own again before a "
-        "step. learning_rate, weight_decay, beta1 and beta2 are those of the middle layer's c_fc, to be "
-        "looked at; another learning_rate scales all, another of the others is refused.",
-    ]
-    if lacks:
-        sentences.insert(
-            1, f"nanoGPT's GPT lacks {', '.join(lacks)}; it is refused until model.py has them."
-        )
-    if plan.output_multiplier != 1.0:
-        sentences.append(
-            "nanoGPT's GPT has no multiplier on the logits: it is folded into lm_head, in the same way."
-        )
-    if train.schedule != "cosine":
-        sentences.append(
-            f"train.py's only schedule is a cosine: decay_lr is False, and the optimizer applies "
-            f"{train.schedule} itself."
-        )
-    if train.clip:
-        sentences.append(
-            "train.py would clip by the norm of the folded gradients, which is another norm: grad_clip "
-            "is 0, and the optimizer clips before each step by the norm of the unfolded ones."
-        )
-    if train.z_loss:
-        sentences.append(
-            "train.py has no z-loss: GPT adds it in training, so the loss of a step is printed with it "
-            "(those of an evaluation without)."
-        )
-    sentences.append(
-        f"Vocabulary and data are train.py's own: give it a data set of {model.vocab_size} tokens."
-    )
-    return tuple(sentences)
-
-
-def _settings(plan: Plan) -> dict[str, Any]:
-    model, train = plan.reference, plan.train
     at_once = train.microbatch or train.batch
-    warmup = round(train.warmup * train.steps)
-    return {
+    tables = {
         "n_layer": model.depth,
         "n_head": model.heads,
         "n_embd": model.width,
@@ -129,16 +64,63 @@ def _settings(plan: Plan) -> dict[str, Any]:
         "gradient_accumulation_steps": train.batch // at_once,
         "max_iters": train.steps - 1,  # the last step's number, counted from 0
         "decay_lr": train.schedule == "cosine",
-        "warmup_iters": warmup,
+        "warmup_iters": round(train.warmup * train.steps),
         "lr_decay_iters": train.steps,
-        "min_lr": _reference(plan).lr * train.final_lr,
+        "min_lr": row.lr * train.final_lr,
         "grad_clip": 0.0,
         "dtype": train.precision,
         "compile": train.compile,
+        **reference,
+        "init_seed": 0,
+        "FFN: int": model.ffn,
+        "REFERENCE: dict[str, float]": reference,
     }
+    return python_file.render(
+        plan, "nanogpt", names=NAMES, tables=tables, limitations=limitations(plan)
+    )
 
 
-def _reference(plan: Plan) -> TensorRow:
-    """The row that train.py's plain names show: a hidden matrix of the middle layer."""
-    middle = plan.reference.depth // 2
-    return next(row for row in plan.tensors if (row.module_type, row.layer) == ("ffn_up", middle))
+def limitations(plan: Plan) -> Iterator[str]:
+    """Everything that train.py and its GPT cannot express, one sentence each."""
+    model, train = plan.reference, plan.train
+    yield (
+        "nanoGPT's GPT is another model than the one searched: LayerNorm, where that has RMSNorm, and "
+        "learned positions (they get the embedding's values), where that has rotary ones. Losses are the "
+        "plan's with a model.py that has the searched architecture."
+    )
+    parts = {
+        "norms of queries and keys (attn.q_norm, attn.k_norm)": model.qk_norm,
+        "a gate in the feed-forward (mlp.c_gate)": model.gated,
+        f"a feed-forward of {model.ffn} features (mlp.c_fc)": model.ffn != 4 * model.width,
+    }
+    if any(parts.values()):
+        lacks = ", ".join(part for part, is_needed in parts.items() if is_needed)
+        yield f"nanoGPT's GPT lacks {lacks}; it is refused until model.py has them."
+    yield "nanoGPT's GPT ties lm_head to wte and keeps q, k and v in one matrix: the file separates them."
+    yield (
+        "nanoGPT's GPT has no residual multipliers: they are folded into both c_proj, which is the same "
+        "training with AdamW and with no other optimizer."
+    )
+    yield (
+        "train.py gives every group one learning rate: the optimizer gives each its own again before a "
+        "step. learning_rate, weight_decay, beta1 and beta2 are those of the middle layer's c_fc, to be "
+        "looked at; another learning_rate scales all, another of the others is refused."
+    )
+    if plan.output_multiplier != 1.0:
+        yield "nanoGPT's GPT has no multiplier on the logits: it is folded into lm_head, in the same way."
+    if train.schedule != "cosine":
+        yield (
+            f"train.py's only schedule is a cosine: decay_lr is False, and the optimizer applies "
+            f"{train.schedule} itself."
+        )
+    if train.clip:
+        yield (
+            "train.py would clip by the norm of the folded gradients, which is another norm: grad_clip "
+            "is 0, and the optimizer clips before each step by the norm of the unfolded ones."
+        )
+    if train.z_loss:
+        yield (
+            "train.py has no z-loss: GPT adds it in training, so the loss of a step is printed with it "
+            "(those of an evaluation without)."
+        )
+    yield f"Vocabulary and data are train.py's own: give it a data set of {model.vocab_size} tokens."

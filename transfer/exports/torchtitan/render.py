@@ -5,6 +5,8 @@ The names are those of its dense decoders. One of them, Qwen3's, has the referen
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from completedp.errors import UserError
 from completedp.plan import Plan
 from transfer.exports import python_file
@@ -36,44 +38,45 @@ def render(plan: Plan) -> str:
         )
     tables = {"CONTEXT: int": plan.reference.context, "VOCABULARY: int": plan.reference.vocab_size}
     return python_file.render(
-        plan, "torchtitan", names=NAMES, tables=tables, fold=True, limitations=limitations(plan)
+        plan, "torchtitan", names=NAMES, tables=tables, limitations=limitations(plan)
     )
 
 
-def limitations(plan: Plan) -> tuple[str, ...]:
+def limitations(plan: Plan) -> Iterator[str]:
     """Everything that torchtitan cannot express, one sentence each."""
     model = plan.reference
-    sentences = [
+    yield (
         "The model has no residual multipliers: they are folded into wo and w2, which is the same "
-        "training with AdamW and with no other optimizer.",
+        "training with AdamW and with no other optimizer."
+    )
+    yield (
         "The model's shape is not in the file: build one of "
         f"dim {model.width}, {model.depth} layers, {model.heads} heads and {model.kv_heads} of keys and "
         f"values of {model.head_dim}, hidden_dim {model.ffn}, {model.vocab_size} tokens, "
         f"{'with' if model.qk_norm else 'without'} qk_norm, CosSinRoPE of theta {model.rope_base:g}, "
         "norms with eps 1e-6, fuse_qkv=False, enable_weight_tying=False. Other tensors are refused when "
-        "it is built.",
+        "it is built."
+    )
+    yield (
         "Initial values are drawn by torchtitan's generator: their standard deviations are the plan's, "
-        "their numbers are not those of `completedp train`.",
-        "A parameter pattern must match in every model part, so there is no pipeline parallelism.",
+        "their numbers are not those of `completedp train`."
+    )
+    yield "A parameter pattern must match in every model part, so there is no pipeline parallelism."
+    yield (
         "torchtitan's warm-up is a step shorter than the plan's: lr_scheduler is replaced, and its options "
-        "are refused.",
-    ]
+        "are refused."
+    )
     if plan.output_multiplier != 1.0:
-        sentences.append(
-            "The model has no multiplier on the logits: it is folded into lm_head, in the same way."
-        )
+        yield "The model has no multiplier on the logits: it is folded into lm_head, in the same way."
     if plan.train.clip:
-        sentences.append(
+        yield (
             "torchtitan would clip by the norm of the folded gradients, which is another norm: max_norm "
             "is inf, and the optimizers clip before each step by the norm of the unfolded ones. The "
             "grad_norm in the log is the former."
         )
     if plan.train.z_loss:
-        sentences.append(
+        yield (
             "torchtitan has no z-loss: a loss with it replaces its own, is the sum in the log, and "
             "refuses logits that tensor parallelism has split."
         )
-    sentences.append(
-        "Data, evaluation, microbatches and compilation are torchtitan's own settings."
-    )
-    return tuple(sentences)
+    yield "Data, evaluation, microbatches and compilation are torchtitan's own settings."

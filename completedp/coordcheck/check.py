@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,7 @@ from typing import Any
 import torch
 
 from completedp.config import StudyConfig
-from completedp.coordcheck.measure import (
-    PROBE_SEQUENCES,
-    Key,
-    Sizes,
-    batch_sizes,
-    trained_sizes,
-)
+from completedp.coordcheck.measure import PROBE_SEQUENCES, Key, Sizes, batch_sizes, trained_sizes
 from completedp.coordcheck.reference import ReferenceSubject
 from completedp.coordcheck.slopes import TOLERANCE, Axis, Slope, failures, slope, worst
 from completedp.coordcheck.subject import Subject
@@ -139,11 +134,13 @@ def document(setting: Setting, measured: Measured) -> dict[str, Any]:
         "farthest": farthest.to_dict(),
         "failures": [s.to_dict() for s in failed],
         "slopes": [
-            s.to_dict() | {"sizes": _finite(series(setting, measured, s.axis, s.key))}
+            s.to_dict()
+            | {
+                "sizes": [
+                    [size if math.isfinite(size) else None for size in of_seed]
+                    for of_seed in series(setting, measured, s.axis, s.key)
+                ]
+            }
             for s in every
         ],
     }
-
-
-def _finite(sizes: Sequence[Sequence[float]]) -> list[list[float | None]]:
-    return [[s if abs(s) < float("inf") else None for s in of_seed] for of_seed in sizes]

@@ -125,17 +125,15 @@ def slope(
     options: RuleOptions,
 ) -> Slope:
     """The slope of `sizes`, given by seed and then by ratio."""
+    mean = low = high = math.inf
+    if all(0 < size < math.inf for of_seed in sizes for size in of_seed):
+        x = [math.log2(ratio) for ratio in ratios]
+        slopes = [
+            statistics.linear_regression(x, [math.log2(size) for size in of_seed]).slope
+            for of_seed in sizes
+        ]
+        mean, low, high = mean_interval(slopes)
     expected = expected_slope(axis, key, options)
-    if not all(0 < size < math.inf for of_seed in sizes for size in of_seed):
-        return Slope(
-            axis=axis, key=key, expected=expected, mean=math.inf, low=math.inf, high=math.inf
-        )
-    x = [math.log2(ratio) for ratio in ratios]
-    slopes = [
-        statistics.linear_regression(x, [math.log2(size) for size in of_seed]).slope
-        for of_seed in sizes
-    ]
-    mean, low, high = mean_interval(slopes)
     return Slope(axis=axis, key=key, expected=expected, mean=mean, low=low, high=high)
 
 

@@ -35,15 +35,6 @@ class Monomial:
     depth_alpha: float = 0.0
     q: float = 0.0
 
-    def at(self, *, fan: float, ratios: Ratios, q: float, alpha: float) -> float:
-        """The value of the factor. Beyond the range of floats: `OverflowError`, 0 or inf."""
-        return (
-            math.pow(fan, self.fan)
-            * math.pow(ratios.width, self.width)
-            * math.pow(ratios.depth, self.depth + self.depth_alpha * alpha)
-            * math.pow(q, self.q)
-        )
-
     def __mul__(self, other: Monomial) -> Monomial:
         fields = (f.name for f in dataclasses.fields(self))
         return Monomial(**{name: getattr(self, name) + getattr(other, name) for name in fields})
@@ -273,7 +264,12 @@ class ScalingRules:
         if fan is None or "width" not in self.parameterization.axes:
             fan = active.width
         try:
-            value = power.at(fan=fan, ratios=active, q=self.q, alpha=self.options.alpha)
+            value = (
+                math.pow(fan, power.fan)
+                * math.pow(active.width, power.width)
+                * math.pow(active.depth, power.depth + power.depth_alpha * self.options.alpha)
+                * math.pow(self.q, power.q)
+            )
         except OverflowError:
             value = math.inf
         if not 0 < value < math.inf:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -51,9 +52,7 @@ class Setting:
 
     def runs(self) -> Iterator[tuple[Axis, int, float]]:
         """Axis, seed and ratio of every run, the largest ratio first: a model too large fails at once."""
-        for axis in self.axes:
-            for seed in self.seeds:
-                yield from ((axis, seed, ratio) for ratio in sorted(self.ratios, reverse=True))
+        yield from itertools.product(self.axes, self.seeds, sorted(self.ratios, reverse=True))
 
 
 Measured = dict[tuple[Axis, int, float], Sizes]

@@ -28,9 +28,11 @@ TOLERANCE = 1e-6
 # after 20,000 steps of CosineAnnealingLR this had moved groups apart by 5e-6.
 TENSOR_TOLERANCE = 1e-3
 _SHOWN = 8
+# The fields of a `Difference`.
+_Found = tuple[str, str, float | str, float | str]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Difference:
     """One value of one tensor that is not as planned; `planned` and `in_force` are text if they are no
     numbers."""
@@ -41,9 +43,11 @@ class Difference:
     in_force: float | str
 
     def __str__(self) -> str:
-        return (
-            f"{self.tensor}: {self.what} is {_text(self.in_force)}, planned {_text(self.planned)}"
+        in_force, planned = (
+            value if isinstance(value, str) else f"{value:.6g}"
+            for value in (self.in_force, self.planned)
         )
+        return f"{self.tensor}: {self.what} is {in_force}, planned {planned}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,75 +83,49 @@ def audit(
     """As `completedp.audit`, for plans of the reference model and for values that are folded already."""
     rows = {plain_name(row.name): row for row in plan.tensors}
     parameters = {plain_name(n): p for n, p in model.named_parameters() if p.requires_grad}
-    groups = _groups_of(optimizer)
+    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     in_force = {name: groups[id(p)] for name, p in parameters.items() if id(p) in groups}
     shared = {name: group for name, group in in_force.items() if name in rows}
     multiplier = _multiplier(shared, rows) if schedule is None else schedule
-    differences = [
-        *(
-            Difference(tensor=part, what=what, planned=planned, in_force=found)
-            for part, what, planned, found in other_training(optimizer)
-        ),
-        *(_no_schedule(multiplier) if schedule is None else ()),
-        *(
-            Difference(
-                tensor=name,
-                what="multiplier",
-                planned="on its output",
-                in_force='never used, because the code does not call this module (use residual="fold")',
-            )
-            for name in idle_hooks(model)
-        ),
-        *(
-            Difference(tensor=n, what="row", planned="none", in_force="trained")
-            for n in parameters.keys() - rows.keys()
-        ),
-        *(
-            Difference(tensor=n, what="parameter", planned="trained", in_force="not in the model")
-            for n in rows.keys() - parameters.keys()
-        ),
-        *(
-            Difference(tensor=n, what="group", planned="one", in_force="none")
-            for n in parameters.keys() - in_force.keys()
-        ),
+    differences: list[_Found] = [*other_training(optimizer)]
+    # No schedule has such a multiplier; at 0 all learning rates look alike.
+    if schedule is None and not 0 < multiplier <= 1 + TOLERANCE:
+        at = (
+            f"{multiplier:g} x the peak (audit after the scheduler's first step, or give schedule=)"
+        )
+        differences.append(("every tensor", "lr", "above 0 and at most the peak", at))
+    never = 'never used, because the code does not call this module (use residual="fold")'
+    differences += [
+        *((name, "multiplier", "on its output", never) for name in idle_hooks(model)),
+        *((n, "row", "none", "trained") for n in parameters.keys() - rows.keys()),
+        *((n, "parameter", "trained", "not in the model") for n in rows.keys() - parameters.keys()),
+        *((n, "group", "one", "none") for n in parameters.keys() - in_force.keys()),
         *_coefficients(model, plan),
     ]
     for name, group in shared.items():
         differences += _values(rows[name], group, multiplier)
-    return Audit(tensors=len(shared), schedule=multiplier, differences=tuple(differences))
+    return Audit(
+        tensors=len(shared),
+        schedule=multiplier,
+        differences=tuple(Difference(*found) for found in differences),
+    )
 
 
-def _no_schedule(multiplier: float) -> Iterator[Difference]:
-    """A multiplier that no schedule has; at 0 all learning rates look alike."""
-    if not 0 < multiplier <= 1 + TOLERANCE:
-        yield Difference(
-            tensor="every tensor",
-            what="lr",
-            planned="above 0 and at most the peak",
-            in_force=f"{multiplier:g} x the peak (audit after the scheduler's first step, or give schedule=)",
-        )
-
-
-def _groups_of(optimizer: torch.optim.Optimizer) -> dict[int, Mapping[str, Any]]:
-    return {id(p): group for group in optimizer.param_groups for p in group["params"]}
-
-
-def _coefficients(model: nn.Module, plan: Planned) -> Iterator[Difference]:
+def _coefficients(model: nn.Module, plan: Planned) -> Iterator[_Found]:
     """The planned coefficients against the buffers that hold them in the model."""
     buffers = {plain_name(name): buffer for name, buffer in model.named_buffers()}
     for name, planned in plan.coefficients.items():
         buffer = buffers.get(buffer_name(name))
         found = [] if buffer is None else buffer.flatten().tolist()
         if len(found) != len(planned):
-            numbers = (f"{len(planned)} numbers", f"{len(found)} numbers")
-            yield Difference(tensor=name, what="buffer", planned=numbers[0], in_force=numbers[1])
+            yield name, "buffer", f"{len(planned)} numbers", f"{len(found)} numbers"
             continue
         for i, (c, in_force) in enumerate(zip(planned, found, strict=True)):
             if not math.isclose(c, in_force, rel_tol=TOLERANCE):
-                yield Difference(tensor=name, what=f"number {i}", planned=c, in_force=in_force)
+                yield name, f"number {i}", c, in_force
 
 
-def _values(row: TensorRow, group: Mapping[str, Any], multiplier: float) -> Iterator[Difference]:
+def _values(row: TensorRow, group: Mapping[str, Any], multiplier: float) -> Iterator[_Found]:
     pairs = {name: (getattr(row, name), found) for name, found in values_of(group).items()}
     pairs["lr"] = (row.lr * multiplier, float(group["lr"]))
     if "initial_lr" in group:
@@ -155,7 +133,7 @@ def _values(row: TensorRow, group: Mapping[str, Any], multiplier: float) -> Iter
     for what, (planned, found) in pairs.items():
         rounded = what == "lr" and isinstance(group["lr"], torch.Tensor)
         if not math.isclose(planned, found, rel_tol=TENSOR_TOLERANCE if rounded else TOLERANCE):
-            yield Difference(tensor=row.name, what=what, planned=planned, in_force=found)
+            yield row.name, what, planned, found
 
 
 def _multiplier(shared: Mapping[str, Mapping[str, Any]], rows: Mapping[str, TensorRow]) -> float:
@@ -163,7 +141,3 @@ def _multiplier(shared: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Tens
     ratios = [float(group["lr"]) / rows[name].lr for name, group in shared.items()]
     at_work = [ratio for ratio in ratios if ratio]
     return statistics.median_low(at_work or ratios or [1.0])
-
-
-def _text(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.6g}"

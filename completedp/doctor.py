@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -38,16 +38,7 @@ class Finding:
 
 def examine(root: Path) -> Iterator[Finding]:
     """The findings of all checks. A fault explains later ones, so the order matters."""
-    checks: tuple[Callable[[Path], Iterator[Finding]], ...] = (
-        _packages,
-        _root,
-        _devices,
-        _training,
-        _compiled,
-        _studies,
-        _mlflow,
-    )
-    for check in checks:
+    for check in (_packages, _root, _devices, _training, _compiled, _studies, _mlflow):
         yield from check(root)
 
 
@@ -86,13 +77,13 @@ def _root(root: Path) -> Iterator[Finding]:
         yield Finding("root", "fault", f"{folder}: {error.strerror}; give another --root")
         return
     free = shutil.disk_usage(folder).free
+    state: State = "fault"
     if not locks:
         message = "its file system has no locks, so two searches would mix; give another --root"
     elif free < _ROOM:
         message = f"{free / 2**20:.0f} MiB free; make room, a study of 200 runs takes about 200 MiB"
     else:
-        message = f"writable, has locks, {free / 2**30:.0f} GiB free"
-    state: State = "ok" if locks and free >= _ROOM else "fault"
+        state, message = "ok", f"writable, has locks, {free / 2**30:.0f} GiB free"
     yield Finding("root", state, f"{root}: {message}")
 
 
@@ -116,11 +107,11 @@ def _devices(_: Path) -> Iterator[Finding]:
     for i in range(torch.cuda.device_count()):
         memory = torch.cuda.get_device_properties(i).total_memory / 2**30
         message = f"{torch.cuda.get_device_name(i)}, {memory:.0f} GiB"
-        if torch.cuda.is_bf16_supported():
-            yield Finding(f"cuda:{i}", "ok", message)
-        else:
+        state: State = "ok"
+        if not torch.cuda.is_bf16_supported():
             message += "; no bfloat16: set train.precision to float32 in a copy of the preset"
-            yield Finding(f"cuda:{i}", "note", message)
+            state = "note"
+        yield Finding(f"cuda:{i}", state, message)
 
 
 def _training(_: Path) -> Iterator[Finding]:
@@ -134,10 +125,8 @@ def _training(_: Path) -> Iterator[Finding]:
     if first == second:
         yield Finding("training", "ok", f"two workers trained {_STEPS} steps to the same bit")
     else:
-        message = (
-            f"two workers trained the same {_STEPS} steps to {first} and {second}: a resumed study "
-        )
-        yield Finding("training", "note", message + "will differ from an uninterrupted one")
+        message = f"two workers trained the same {_STEPS} steps to {first} and {second}: a resumed "
+        yield Finding("training", "note", message + "study will differ from an uninterrupted one")
 
 
 def _compiled(_: Path) -> Iterator[Finding]:
@@ -245,5 +234,5 @@ def _mlflow(root: Path) -> Iterator[Finding]:
         else:
             message = f"{path}: cannot be read ({why}); make it readable, or give another --root"
         yield Finding("mlflow", state, message)
-        return
-    yield Finding("mlflow", "ok", f"{path} opens, {os.path.getsize(path) / 2**20:.0f} MiB")
+    else:
+        yield Finding("mlflow", "ok", f"{path} opens, {os.path.getsize(path) / 2**20:.0f} MiB")

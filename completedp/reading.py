@@ -41,7 +41,9 @@ def read_bytes(path: Path, most: int = LARGEST_FILE) -> bytes:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise UserError(f"{path}: cannot be read ({_why(error)})") from None
+        raise UserError(
+            f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})"
+        ) from None
     if len(content) > most:
         raise UserError(f"{path}: larger than {most:,} bytes; no file of this kind is")
     return content
@@ -210,10 +212,6 @@ def _bounded_int(text: str) -> int:
     if len(text) > MOST_DIGITS + text.startswith("-"):
         raise UserError(f"a whole number of {len(text)} digits; expected at most {MOST_DIGITS}")
     return int(text)
-
-
-def _why(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
 
 
 # Made once, because making a decoder takes as long as reading a line.

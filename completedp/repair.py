@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from completedp import files, root_layout
@@ -34,8 +34,7 @@ def repair(root: Path) -> Iterator[Finding]:
     """
     if not root.is_dir():
         return
-    steps: tuple[Callable[[Path], Iterator[Finding]], ...] = (_locks, _journals, _left_over, _view)
-    for step in steps:
+    for step in (_locks, _journals, _left_over, _view):
         try:
             yield from step(root)
         except OSError as error:
@@ -80,8 +79,7 @@ def _without_empty_lines(path: Path) -> Iterator[Finding]:
 
 def _left_over(root: Path) -> Iterator[Finding]:
     for path in _found(root, _HALF_MADE):
-        age = time.time() - path.lstat().st_mtime
-        if age < STALE_SECONDS:
+        if time.time() - path.lstat().st_mtime < STALE_SECONDS:
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -111,9 +109,7 @@ def _found(root: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
     """Everything with these names under a root, without following links or looking at MLflow's artifacts."""
     for folder, subfolders, names in os.walk(root):
         here = Path(folder)
-        subfolders[:] = sorted(
-            s for s in subfolders if not (here == root and s == root_layout.ARTIFACTS)
-        )
+        subfolders[:] = sorted(s for s in subfolders if here / s != root / root_layout.ARTIFACTS)
         for name in [*subfolders, *sorted(names)]:
             if any(Path(name).match(pattern) for pattern in patterns):
                 yield here / name

@@ -145,9 +145,7 @@ def resolve(
     return Resolved(
         tensors=rows,
         residual=residual,
-        output_multiplier=(
-            rules.tied_output_multiplier if inventory.tied else rules.output_multiplier
-        ),
+        output_multiplier=rules.output_multiplier(inventory.tied),
         coefficients={
             name: values for name, values in found.items() if {*values} != {kinds[name].default}
         },

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from completedp.errors import UserError, named, nearest
+from completedp.errors import UserError, named
 from completedp.scale import Ratios
 
 
@@ -34,15 +34,6 @@ class Monomial:
     depth: float = 0.0
     depth_alpha: float = 0.0
     q: float = 0.0
-
-    def at(self, *, fan: float, ratios: Ratios, q: float, alpha: float) -> float:
-        """The value of the factor. Beyond the range of floats: `OverflowError`, 0 or inf."""
-        return (
-            math.pow(fan, self.fan)
-            * math.pow(ratios.width, self.width)
-            * math.pow(ratios.depth, self.depth + self.depth_alpha * alpha)
-            * math.pow(q, self.q)
-        )
 
     def __mul__(self, other: Monomial) -> Monomial:
         fields = (f.name for f in dataclasses.fields(self))
@@ -126,10 +117,7 @@ COMPLETED_P: Mapping[str, RoleRule] = {
 ROLES: tuple[str, ...] = tuple(COMPLETED_P)
 
 # The measured gradient of the final norm falls as m_N^-1, because it passes through the unembedding [D].
-FINAL_NORM_EPS: Mapping[str, Monomial] = {
-    "table": _ROOT_Q_INVERSE,
-    "gradient": Monomial(width=-1, q=-0.5),
-}
+_FINAL_NORM_EPS = Monomial(width=-1, q=-0.5)
 
 
 def _coupled_product(rows: Mapping[str, RoleRule]) -> dict[str, RoleRule]:
@@ -250,8 +238,7 @@ class ScalingRules:
 
     @property
     def _active(self) -> Ratios:
-        axes = self.parameterization.axes
-        return Ratios(**{axis: getattr(self.ratios, axis) for axis in axes})
+        return Ratios(**{a: getattr(self.ratios, a) for a in self.parameterization.axes})
 
     @property
     def q(self) -> float:
@@ -267,13 +254,9 @@ class ScalingRules:
     @property
     def _said(self) -> str:
         """The ratios and options that a factor depends on, as text for a message."""
-        options = ("alpha", "duration_exponent")
-        return ", ".join(
-            [
-                *(f"{axis} ratio {value:g}" for axis, value in vars(self._active).items()),
-                *(f"{name} {getattr(self.options, name):g}" for name in options),
-            ]
-        )
+        ratios = [f"{axis} ratio {value:g}" for axis, value in vars(self._active).items()]
+        options = [f"{n} {getattr(self.options, n):g}" for n in ("alpha", "duration_exponent")]
+        return ", ".join(ratios + options)
 
     def value(self, power: Monomial, fan: float | None = None) -> float:
         """The value of a table entry; `fan` defaults to m_N."""
@@ -281,7 +264,12 @@ class ScalingRules:
         if fan is None or "width" not in self.parameterization.axes:
             fan = active.width
         try:
-            value = power.at(fan=fan, ratios=active, q=self.q, alpha=self.options.alpha)
+            value = (
+                math.pow(fan, power.fan)
+                * math.pow(active.width, power.width)
+                * math.pow(active.depth, power.depth + power.depth_alpha * self.options.alpha)
+                * math.pow(self.q, power.q)
+            )
         except OverflowError:
             value = math.inf
         if not 0 < value < math.inf:
@@ -293,11 +281,9 @@ class ScalingRules:
 
     def row(self, role: str) -> RoleRule:
         """The row of a role with the options applied."""
-        if role not in ROLES:
-            raise UserError(f"unknown role {role!r}{nearest(role, ROLES)}")
-        row = self.parameterization.rows[role]
-        if role == "final_norm" and "final_norm_eps" in self.parameterization.options:
-            row = dataclasses.replace(row, eps=FINAL_NORM_EPS[self.options.final_norm_eps])
+        row = named(self.parameterization.rows, role, "role")
+        if role == "final_norm" and self.options.final_norm_eps == "gradient":
+            row = dataclasses.replace(row, eps=_FINAL_NORM_EPS)
         return row
 
     def factors(self, role: str, fan: float | None = None) -> dict[str, float]:
@@ -316,15 +302,10 @@ class ScalingRules:
         """The factor of a kind of coefficient (`residual`: m_L^-α if depth is an axis)."""
         return self.value(self.parameterization.coefficients.get(kind, ONE))
 
-    @property
-    def output_multiplier(self) -> float:
-        """The multiplier on the logits (CompleteP: m_N^-1)."""
-        return self.value(self.parameterization.output)
-
-    @property
-    def tied_output_multiplier(self) -> float:
-        """The multiplier on the logits if the unembedding is the embedding (m_N^-1)."""
-        return self.value(self.parameterization.tied_output)
+    def output_multiplier(self, tied: bool = False) -> float:
+        """The multiplier on the logits, also for a model whose unembedding is `tied` to its embedding."""
+        chosen = self.parameterization
+        return self.value(chosen.tied_output if tied else chosen.output)
 
     def beta(self, base: float, tensor: str) -> float:
         """β at the target. Raises `UserError` naming `tensor` if β would leave [0, 1), or
@@ -366,17 +347,16 @@ def factors(
     return {
         "tensors": {role: rules.factors(role) for role in ROLES},
         "residual_multiplier": rules.coefficient("residual"),
-        "output_multiplier": rules.output_multiplier,
+        "output_multiplier": rules.output_multiplier(),
         "steps": ratios.steps,
     }
 
 
 def rule_options(options: Mapping[str, Any]) -> RuleOptions:
     """`RuleOptions` from keywords. Raises `UserError` for an unknown one."""
-    known = {f.name for f in dataclasses.fields(RuleOptions)}
+    known = {f.name: f for f in dataclasses.fields(RuleOptions)}
     for name in options:
-        if name not in known:
-            raise UserError(f"unknown rule option {name!r}{nearest(name, known)}")
+        named(known, name, "rule option")
     return RuleOptions(**options)
 
 

@@ -26,10 +26,10 @@ from typing import Any
 import torch
 
 from benchmarks import result
+from benchmarks.coordcheck.faults import FAULTS, FaultySubject
 from completedp import files
 from completedp.config import ExternalModel, StudyConfig
 from completedp.coordcheck import check
-from completedp.coordcheck.faults import FAULTS, FaultySubject
 from completedp.coordcheck.figure import draw
 from completedp.coordcheck.measure import Key, Sizes
 from completedp.coordcheck.slopes import Axis

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,7 @@ from typing import Any
 import torch
 
 from completedp.config import StudyConfig
-from completedp.coordcheck.measure import (
-    PROBE_SEQUENCES,
-    Key,
-    Sizes,
-    batch_sizes,
-    trained_sizes,
-)
+from completedp.coordcheck.measure import PROBE_SEQUENCES, Key, Sizes, batch_sizes, trained_sizes
 from completedp.coordcheck.reference import ReferenceSubject
 from completedp.coordcheck.slopes import TOLERANCE, Axis, Slope, failures, slope, worst
 from completedp.coordcheck.subject import Subject
@@ -56,9 +52,7 @@ class Setting:
 
     def runs(self) -> Iterator[tuple[Axis, int, float]]:
         """Axis, seed and ratio of every run, the largest ratio first: a model too large fails at once."""
-        for axis in self.axes:
-            for seed in self.seeds:
-                yield from ((axis, seed, ratio) for ratio in sorted(self.ratios, reverse=True))
+        yield from itertools.product(self.axes, self.seeds, sorted(self.ratios, reverse=True))
 
 
 Measured = dict[tuple[Axis, int, float], Sizes]
@@ -139,11 +133,13 @@ def document(setting: Setting, measured: Measured) -> dict[str, Any]:
         "farthest": farthest.to_dict(),
         "failures": [s.to_dict() for s in failed],
         "slopes": [
-            s.to_dict() | {"sizes": _finite(series(setting, measured, s.axis, s.key))}
+            s.to_dict()
+            | {
+                "sizes": [
+                    [size if math.isfinite(size) else None for size in of_seed]
+                    for of_seed in series(setting, measured, s.axis, s.key)
+                ]
+            }
             for s in every
         ],
     }
-
-
-def _finite(sizes: Sequence[Sequence[float]]) -> list[list[float | None]]:
-    return [[s if abs(s) < float("inf") else None for s in of_seed] for of_seed in sizes]

@@ -66,9 +66,11 @@ def _panel(axes: Any, document: Document, slopes: Sequence[Mapping[str, Any]]) -
         for slope in slopes:
             if slope["verdict"] == verdict and slope["mean"] is not None:
                 heights = _level(slope, document["ratios"])
+                place = "" if slope["place"] is None else f" {slope['place']}"
+                name = f"{slope['module']}{place}"
                 axes.plot(ratios, heights, color=color, linewidth=0.9, alpha=0.8)
                 if slope in named:
-                    axes.annotate(_name(slope), (ratios[-1], heights[-1]), fontsize=6, ha="right")
+                    axes.annotate(name, (ratios[-1], heights[-1]), fontsize=6, ha="right")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     axes.set_xticks(ratios, [f"{r:g}" for r in ratios])
@@ -87,8 +89,3 @@ def _level(slope: Mapping[str, Any], ratios: Sequence[float]) -> list[float]:
         for ratio, sizes in columns
     ]
     return [math.exp(log - logs[0]) for log in logs]
-
-
-def _name(slope: Mapping[str, Any]) -> str:
-    place = "" if slope["place"] is None else f" {slope['place']}"
-    return f"{slope['module']}{place}"

@@ -72,7 +72,12 @@ def trained_sizes(
         if watched.part in MEETING:
             mean.add("change", watched, _rms(after.output_X - before.output_X))
         if watched.tensors:
-            updated_X = _with_own_trained(watched, before, initial)
+            values = {
+                name: p if name in watched.tensors else initial[id(p)]
+                for name, p in watched.module.named_parameters()
+            }
+            with torch.no_grad():
+                updated_X = functional_call(watched.module, values, before.args, before.kwargs)
             mean.add("update", watched, _rms(updated_X - before.output_X))
     mean.add_gradients("gradient", squares)
     return mean.sizes()
@@ -176,20 +181,6 @@ def _calls(ready: Ready, tokens_BT: Tensor) -> list[_Call]:
                 "only its weight is read; the check watches calls, so it cannot check this model"
             )
     return [calls[watched.module] for watched in ready.watched]
-
-
-@torch.no_grad()
-def _with_own_trained(watched: Watched, call: _Call, initial: Mapping[int, Tensor]) -> Tensor:
-    """The output of the call with the module's own tensors as they are now and all others at init.
-
-    `initial` holds the initial values by parameter id.
-    """
-    values = {
-        name: p if name in watched.tensors else initial[id(p)]
-        for name, p in watched.module.named_parameters()
-    }
-    output_X: Tensor = functional_call(watched.module, values, call.args, call.kwargs)
-    return output_X
 
 
 def _train(ready: Ready, batches: Iterator[Tensor], steps: int) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from completedp.coordcheck.subject import OUTSIDE, Part, Ready, Subject, Watched
 from completedp.hparams import HParams
 from completedp.lm.model import LanguageModel
 from completedp.models import reference_model
-from completedp.modules import Inventory, TensorSpec
+from completedp.modules import Inventory
 from completedp.optimizer import adamw, initialize
 from completedp.resolved import Resolved, resolve
 from completedp.scale import Ratios
@@ -68,19 +68,16 @@ class ReferenceSubject(Subject):
 def _watched(model: LanguageModel, inventory: Inventory) -> Iterator[Watched]:
     """Every module that owns tensors, and the stream after each block."""
     for spec in inventory:
+        part: Part = "qk_norm" if spec.role == "qk_norm" else "hidden"
+        if spec.layer is None:
+            part = OUTSIDE[spec.module_type]
         path, _, tensor = spec.name.rpartition(".")
         yield Watched(
             module_type=spec.module_type,
             layer=spec.layer,
-            part=_part(spec),
+            part=part,
             module=model.get_submodule(path),
             tensors=(tensor,),
         )
     for i, layer in enumerate(model.layers):
         yield Watched(module_type="stream", layer=i, part="stream", module=layer)
-
-
-def _part(spec: TensorSpec) -> Part:
-    if spec.layer is None:
-        return OUTSIDE[spec.module_type]
-    return "qk_norm" if spec.role == "qk_norm" else "hidden"

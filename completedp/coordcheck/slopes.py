@@ -50,8 +50,6 @@ EXPECTED: Mapping[tuple[Quantity, Part], tuple[Monomial, ...]] = {
     ("gradient", "tied_norm"): (Monomial(width=-1),),
 }
 
-FINAL_NORMS: tuple[Part, ...] = ("final_norm", "tied_norm")
-
 
 def expected_slope(axis: Axis, key: Key, options: RuleOptions) -> tuple[float, float] | None:
     """The least and greatest exponent of the axis' ratio, None if no power is expected.
@@ -62,7 +60,8 @@ def expected_slope(axis: Axis, key: Key, options: RuleOptions) -> tuple[float, f
     if axis == "batch":
         return (0.0, 0.0) if key.quantity == "noise" else None
     powers = EXPECTED.get((key.quantity, key.part), (ONE,))
-    if key.quantity == "gradient" and key.part in FINAL_NORMS and options.final_norm_eps != "table":
+    is_final_norm = key.part in ("final_norm", "tied_norm")
+    if is_final_norm and key.quantity == "gradient" and options.final_norm_eps != "table":
         powers = (ONE,)
     slopes = [
         p.width if axis == "width" else p.depth + p.depth_alpha * options.alpha for p in powers
@@ -125,17 +124,15 @@ def slope(
     options: RuleOptions,
 ) -> Slope:
     """The slope of `sizes`, given by seed and then by ratio."""
+    mean = low = high = math.inf
+    if all(0 < size < math.inf for of_seed in sizes for size in of_seed):
+        x = [math.log2(ratio) for ratio in ratios]
+        slopes = [
+            statistics.linear_regression(x, [math.log2(size) for size in of_seed]).slope
+            for of_seed in sizes
+        ]
+        mean, low, high = mean_interval(slopes)
     expected = expected_slope(axis, key, options)
-    if not all(0 < size < math.inf for of_seed in sizes for size in of_seed):
-        return Slope(
-            axis=axis, key=key, expected=expected, mean=math.inf, low=math.inf, high=math.inf
-        )
-    x = [math.log2(ratio) for ratio in ratios]
-    slopes = [
-        statistics.linear_regression(x, [math.log2(size) for size in of_seed]).slope
-        for of_seed in sizes
-    ]
-    mean, low, high = mean_interval(slopes)
     return Slope(axis=axis, key=key, expected=expected, mean=mean, low=low, high=high)
 
 

@@ -5,6 +5,7 @@ Shapes: B sequences, T positions.
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -113,10 +114,8 @@ class Subject(ABC):
         """
         context = self.config.model.context
         source = TrainBatches(self._corpus.split("train"), context, tokens // context, seed)
-        step = 0
-        while True:
+        for step in itertools.count():
             yield torch.from_numpy(source.at(step)).to(self._device)
-            step += 1
 
     @cached_property
     def _corpus(self) -> Corpus:

@@ -81,9 +81,22 @@ class Checkpoints:
                 shutil.rmtree(writing, ignore_errors=True)  # left by a killed writer
                 writing.mkdir(parents=True)
             self._save(writing / _WEIGHTS, _weights(model))
-            self._save(writing / _MOMENTS_FILE, _moments(optimizer))
-            if self.group.is_main:
-                self._complete(writing, report, step, clipped)
+            held = ((name, optimizer.state[p][key]) for name, key, p in _moments(optimizer))
+            self._save(writing / _MOMENTS_FILE, held)
+            if not self.group.is_main:
+                return
+            judged = report.state() if isinstance(report, ResumableReport) else None
+            state = _State(run=self._run, step=step, clipped=clipped, report=judged)
+            files.write_json(writing / _STATE, vars(state))
+            sync(writing)
+            new = self.folder / _name(step)
+            # One that is there is incomplete: a complete one would have been loaded.
+            shutil.rmtree(new, ignore_errors=True)
+            older = list(_folders(self.folder))
+            os.replace(writing, new)
+            sync(self.folder)
+            for path in older:
+                shutil.rmtree(path)
 
     def _save(self, path: Path, named: Iterable[tuple[str, Tensor]]) -> None:
         gathered = ((name, self.group.gather_to_main(tensor)) for name, tensor in named)
@@ -96,21 +109,6 @@ class Checkpoints:
                     f"{path}: cannot be written ({first_line(error)}); make room, then go on"
                 ) from None
             sync(path)
-
-    def _complete(self, writing: Path, report: Report, step: int, clipped: int) -> None:
-        judged = report.state() if isinstance(report, ResumableReport) else None
-        files.write_json(
-            writing / _STATE,
-            vars(_State(run=self._run, step=step, clipped=clipped, report=judged)),
-        )
-        sync(writing)
-        new = self.folder / _name(step)
-        shutil.rmtree(new, ignore_errors=True)  # incomplete: a complete one would have been loaded
-        older = list(_folders(self.folder))
-        os.replace(writing, new)
-        sync(self.folder)
-        for path in older:
-            shutil.rmtree(path)
 
     def load(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, report: Report, steps: int
@@ -135,15 +133,21 @@ class Checkpoints:
         with self.group.collective_errors(), self._sound(path):
             weights = _read(path / _WEIGHTS, dict(_weights(model)))
             moments = _read(path / _MOMENTS_FILE, _like_moments(optimizer))
-            _check_counts(moments, step)
+            for name, value in moments.items():
+                # The optimizer counts its steps of each tensor: no more than the run has made.
+                if name.endswith(f"/{STEP_KEY}") and not 0 <= value.item() <= step:
+                    raise UserError(f"{_MOMENTS_FILE}: {name} is {value.item():g}, of {step} steps")
             if state.report and isinstance(report, ResumableReport):
                 report.restore(state.report)
         for name, tensor in _weights(model):
             self.group.assign(tensor, weights[name])
-        for name, parameter in _named(optimizer):
-            optimizer.state[parameter] = {
-                key: self._moment(key, parameter, moments[f"{name}/{key}"]) for key in STATE_KEYS
-            }
+        for name, key, parameter in _moments(optimizer):
+            value = moments[name]
+            optimizer.state[parameter][key] = (
+                value.to(parameter.device)  # a number, on every rank
+                if key == STEP_KEY
+                else self.group.distribute_like(parameter, value)
+            )
         return state.step, state.clipped
 
     def _state(self, path: Path, steps: int) -> _State:
@@ -171,11 +175,6 @@ class Checkpoints:
                 f"{path}: the checkpoint is damaged ({error}); remove {self.folder} to start the run anew"
             ) from None
 
-    def _moment(self, key: str, parameter: Tensor, value: Tensor) -> Tensor:
-        if key == STEP_KEY:  # a number, on every rank
-            return value.to(parameter.device)
-        return self.group.distribute_like(parameter, value)
-
 
 def newest(folder: Path) -> Path | None:
     """The newest complete checkpoint in a run's folder. After a kill, an older one may be there too."""
@@ -184,11 +183,8 @@ def newest(folder: Path) -> Path | None:
 
 
 def _folders(folder: Path) -> Iterator[Path]:
-    return (
-        path
-        for path in folder.glob(f"{_PREFIX}*")
-        if _NAME.fullmatch(path.name) and os.path.isdir(path)
-    )
+    paths = folder.glob(f"{_PREFIX}*")
+    return (path for path in paths if _NAME.fullmatch(path.name) and os.path.isdir(path))
 
 
 def _name(step: int) -> str:
@@ -225,21 +221,10 @@ def _said(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} of {list(tensor.shape)}"
 
 
-def _check_counts(moments: Mapping[str, Tensor], steps: int) -> None:
-    """The optimizer counts its steps of each tensor: no more than the run has made."""
-    for name, value in moments.items():
-        if name.endswith(f"/{STEP_KEY}") and not 0 <= value.item() <= steps:
-            raise UserError(f"{_MOMENTS_FILE}: {name} is {value.item():g}, of {steps} steps")
-
-
 def _like_moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """What a saved moment is like: its parameter, and a number of float32 for the steps."""
     count = torch.zeros((), dtype=torch.float32)
-    return {
-        f"{name}/{key}": count if key == STEP_KEY else parameter
-        for name, parameter in _named(optimizer)
-        for key in STATE_KEYS
-    }
+    return {name: count if key == STEP_KEY else p for name, key, p in _moments(optimizer)}
 
 
 def _weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -249,12 +234,8 @@ def _weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     return ((name, tensor) for name, tensor in model.state_dict().items() if name not in others)
 
 
-def _named(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+def _moments(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, str, Tensor]]:
+    """For each saved moment its name, its key in the optimizer's state, and its parameter."""
     for group in optimizer.param_groups:
-        yield from zip(group["param_names"], group["params"], strict=True)
-
-
-def _moments(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
-    for name, parameter in _named(optimizer):
-        for key in STATE_KEYS:
-            yield f"{name}/{key}", optimizer.state[parameter][key]
+        for name, parameter in zip(group["param_names"], group["params"], strict=True):
+            yield from ((f"{name}/{key}", key, parameter) for key in STATE_KEYS)

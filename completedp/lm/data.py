@@ -12,11 +12,10 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +27,7 @@ from completedp.errors import UserError, first_line
 from completedp.lm.formats import readable
 from completedp.lm.sources import Source, is_gone, open_source
 from completedp.lm.token_files import stored_dtype
-from completedp.lm.tokenizer import BytePairs, Bytes, Tokenizer
+from completedp.lm.tokenizer import encode_bytes, train_byte_pairs
 from completedp.reading import read_json, read_text
 from completedp.records import build
 
@@ -75,7 +74,25 @@ class Corpus:
 
     @cached_property
     def _meta(self) -> _Meta:
-        return _read_meta(self.folder)
+        """The content of `meta.json`. Raises `UserError` if it or a split is damaged."""
+        try:
+            meta = build(_Meta, read_json(self.folder / "meta.json"), "meta.json")
+            splits = {
+                name: build(_Split, meta.splits.get(name), f"meta.json, splits.{name}")
+                for name in SPLITS
+            }
+            for name, split in splits.items():
+                path = self.folder / f"{name}.bin"
+                with readable(path):
+                    held = path.stat().st_size
+                if not split.tokens or held != split.tokens * np.dtype(meta.dtype).itemsize:
+                    raise UserError(
+                        f"{path.name} has {held} bytes; expected those of {split.tokens} tokens of "
+                        f"{meta.dtype}, and at least one"
+                    )
+        except UserError as error:
+            raise _damaged(self.folder, str(error)) from None
+        return replace(meta, splits=splits)
 
     @property
     def digest(self) -> str:
@@ -125,29 +142,9 @@ class Corpus:
 
 
 def _damaged(folder: Path, why: str) -> UserError:
-    """The error for a prepared corpus whose files have changed."""
     return UserError(
         f"{folder}: a damaged corpus ({why}); remove the folder, and it is prepared again"
     )
-
-
-def _read_meta(folder: Path) -> _Meta:
-    """The content of `meta.json`. Raises `UserError` if it or a split is damaged."""
-    try:
-        meta = build(_Meta, read_json(folder / "meta.json"), "meta.json")
-        splits = {n: build(_Split, meta.splits.get(n), f"meta.json, splits.{n}") for n in SPLITS}
-        for name, split in splits.items():
-            path = folder / f"{name}.bin"
-            with readable(path):
-                held = path.stat().st_size
-            if not split.tokens or held != split.tokens * np.dtype(meta.dtype).itemsize:
-                raise UserError(
-                    f"{path.name} has {held} bytes; expected those of {split.tokens} tokens of "
-                    f"{meta.dtype}, and at least one"
-                )
-    except UserError as error:
-        raise _damaged(folder, str(error)) from None
-    return replace(meta, splits=splits)
 
 
 def prepare(
@@ -163,13 +160,20 @@ def prepare(
     rest = (vocab_size, eval_tokens)
     if digest is not None and (corpus := cached_corpus(data, *rest, cache, digest)) is not None:
         return corpus
-    source = _open_source(data, vocab_size, cache, digest)
+    try:
+        source = open_source(data.source, vocab_size)
+    except UserError as error:
+        if digest is None:
+            raise
+        raise UserError(f"{error}; {cache} has no prepared corpus {digest} either") from None
     kind = NO_TOKENIZER if source.is_tokens else data.tokenizer
     if not source.is_tokens:
         data.check_vocabulary(vocab_size)
     known = cache / f"{_key(source.identity, kind, *rest)}.digest"
-    corpus = _cached(cache, _last_digest(known), kind, *rest)
-    if corpus is None:
+    last_digest = ""
+    with contextlib.suppress(UserError):  # the source is read for the first time
+        last_digest = read_text(known)
+    if (corpus := _cached(cache, last_digest, kind, *rest)) is None:
         corpus = _prepare(source, kind, *rest, cache)
         # If the digest cannot be written, the next call reads the source again.
         with contextlib.suppress(OSError):
@@ -189,20 +193,16 @@ def cached_corpus(
 
     Raises `UserError` if it is damaged.
     """
-    kinds = [data.tokenizer, NO_TOKENIZER]  # texts and tokens never share a digest
-    found = (_cached(cache, digest, kind, vocab_size, eval_tokens) for kind in kinds)
-    corpus = next((corpus for corpus in found if corpus is not None), None)
-    if corpus is None:
-        return None
-    gone = ", because its source is gone" if is_gone(data.source) else ""
-    return Corpus(corpus.folder, f"as prepared before{gone} ({digest[:19]})")
+    for kind in (data.tokenizer, NO_TOKENIZER):  # texts and tokens never share a digest
+        if (corpus := _cached(cache, digest, kind, vocab_size, eval_tokens)) is not None:
+            gone = ", because its source is gone" if is_gone(data.source) else ""
+            return Corpus(corpus.folder, f"as prepared before{gone} ({digest[:19]})")
+    return None
 
 
 def _cached(
-    cache: Path, digest: str | None, kind: str, vocab_size: int, eval_tokens: int
+    cache: Path, digest: str, kind: str, vocab_size: int, eval_tokens: int
 ) -> Corpus | None:
-    if digest is None:
-        return None
     folder = cache / _key(digest, kind, vocab_size, eval_tokens)
     if not folder.exists():
         return None
@@ -212,23 +212,6 @@ def _cached(
     return corpus
 
 
-def _last_digest(path: Path) -> str | None:
-    """The digest that a source had when it was last read, if it is known."""
-    try:
-        return read_text(path)
-    except UserError:
-        return None
-
-
-def _open_source(data: DataConfig, vocab_size: int, cache: Path, digest: str | None) -> Source:
-    try:
-        return open_source(data.source, vocab_size)
-    except UserError as error:
-        if digest is None:
-            raise
-        raise UserError(f"{error}; {cache} has no prepared corpus {digest} either") from None
-
-
 def _key(*content: object) -> str:
     return hashlib.sha256(json.dumps([FORMAT, *content]).encode()).hexdigest()[:32]
 
@@ -236,50 +219,46 @@ def _key(*content: object) -> str:
 def _prepare(source: Source, kind: str, vocab_size: int, eval_tokens: int, cache: Path) -> Corpus:
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(dir=cache, prefix=".preparing-"))
-    except OSError as error:
-        raise UserError(
-            f"{cache}: cannot be written ({error.strerror}); give another place"
-        ) from None
-    try:
-        _build(building, source, kind, vocab_size, eval_tokens)
-        folder = cache / _key(Corpus(building).digest, kind, vocab_size, eval_tokens)
-        _move_in(building, folder)
+        with tempfile.TemporaryDirectory(
+            dir=cache, prefix=".preparing-", ignore_cleanup_errors=True
+        ) as name:
+            building = Path(name)
+            _build(building, source, kind, vocab_size, eval_tokens)
+            folder = cache / _key(Corpus(building).digest, kind, vocab_size, eval_tokens)
+            try:
+                os.rename(building, folder)
+            except OSError:
+                # Another process was first with the same corpus. Its files are the same.
+                if not folder.exists():
+                    raise
     except OSError as error:  # from writing: sources raise `UserError`
         raise UserError(
             f"{cache}: cannot be written ({error.strerror}); make room, or give another place"
         ) from None
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return Corpus(folder)
-
-
-def _move_in(building: Path, folder: Path) -> None:
-    try:
-        os.rename(building, folder)
-    except OSError:
-        # Another process was first with the same corpus. Its files are the same.
-        if not folder.exists():
-            raise
 
 
 def _build(building: Path, source: Source, kind: str, vocab_size: int, eval_tokens: int) -> None:
     dtype = stored_dtype(vocab_size)
     bound = BYTES_PER_TOKEN_BOUND.get(kind, dtype.itemsize)
     split_of, digest = _assign(source, eval_tokens * bound, dtype)
-    tokenizer = _tokenizer(kind, source, split_of, vocab_size, building)
+    if kind == "bpe":
+        texts = _documents(source, split_of, "train", _Split(0, 0))
+        encode = train_byte_pairs(texts, vocab_size, building / "tokenizer.json")
+    else:
+        encode = encode_bytes
     counts: dict[Split, _Split] = {}
     for name in SPLITS:
         count = counts[name] = _Split(tokens=0, bytes=0)
         with (building / f"{name}.bin").open("wb") as file:
             documents = _documents(source, split_of, name, count)
-            if tokenizer is None:
+            if kind == NO_TOKENIZER:
                 for piece in documents:
                     file.write(piece)
                     count.tokens += len(piece) // dtype.itemsize
                 count.bytes = None
             else:
-                for tokens in tokenizer.encode(documents):
+                for tokens in encode(documents):
                     file.write(tokens.astype(dtype).tobytes())
                     count.tokens += len(tokens)
             file.flush()
@@ -338,18 +317,6 @@ def _documents(
             yield document
 
 
-def _tokenizer(
-    kind: str, source: Source, split_of: dict[bytes, Split], vocab_size: int, building: Path
-) -> Tokenizer | None:
-    if kind == NO_TOKENIZER:
-        return None
-    if kind == "bytes":
-        return Bytes()
-    pairs = BytePairs.train(_documents(source, split_of, "train", _Split(0, 0)), vocab_size)
-    pairs.save(building / "tokenizer.json")
-    return pairs
-
-
 def _check_lengths(counts: dict[Split, _Split], eval_tokens: int, name: str) -> None:
     if all(count.tokens > eval_tokens for count in counts.values()):
         return
@@ -380,25 +347,19 @@ class TrainBatches:
         """Windows in an epoch."""
         return (len(self.tokens) - 1) // self.context
 
-    @cached_property
-    def _orders(self) -> dict[int, npt.NDArray[np.int64]]:
-        return {}
-
-    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
-        if epoch not in self._orders:
-            self._orders.clear()
-            random = np.random.default_rng((self.seed, epoch))
-            self._orders[epoch] = random.permutation(self.windows)
-        return self._orders[epoch]
-
     def at(self, step: int) -> npt.NDArray[np.int64]:
         """The batch of a step, `sequences x (context + 1)`."""
         first = step * self.sequences
         picked: list[npt.NDArray[np.int64]] = []
         while (left := self.sequences - sum(map(len, picked))) > 0:
             epoch, begin = divmod(first + self.sequences - left, self.windows)
-            picked.append(self._order(epoch)[begin : begin + left])
+            picked.append(_order(self.windows, self.seed, epoch)[begin : begin + left])
         return windows_at(self.tokens, np.concatenate(picked) * self.context, self.context)
+
+
+@lru_cache(maxsize=2)  # the two epochs of a batch that spans their border
+def _order(windows: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng((seed, epoch)).permutation(windows)
 
 
 def eval_windows(tokens: npt.NDArray[Any], context: int, eval_tokens: int) -> npt.NDArray[np.int64]:

@@ -142,24 +142,18 @@ def _parquet(path: Path) -> Iterator[bytes]:
     except Exception as error:
         raise UserError(f"{path}: not a readable parquet file ({first_line(error)})") from None
     with file:
-        _check_column(types, path)
-        number = 0
-        for group in range(groups):
-            for text in _cells(file, group, path):
-                number += 1
-                yield _cell(text, f"{path}, row {number}, column text")
-
-
-def _check_column(types: Mapping[str, Any], path: Path) -> None:
-    import pyarrow
-
-    if "text" not in types:
-        raise UserError(f"{path}: no column 'text'; it has {shown(list(types))}")
-    kind = types["text"]
-    if pyarrow.types.is_dictionary(kind):  # the file stores each value once
-        kind = kind.value_type
-    if str(kind) not in _TEXT_TYPES:
-        raise UserError(f"{path}: the column 'text' is {kind}; expected {' or '.join(_TEXT_TYPES)}")
+        if "text" not in types:
+            raise UserError(f"{path}: no column 'text'; it has {shown(list(types))}")
+        kind = types["text"]
+        if pyarrow.types.is_dictionary(kind):  # the file stores each value once
+            kind = kind.value_type
+        if str(kind) not in _TEXT_TYPES:
+            raise UserError(
+                f"{path}: the column 'text' is {kind}; expected {' or '.join(_TEXT_TYPES)}"
+            )
+        texts = (text for group in range(groups) for text in _cells(file, group, path))
+        for number, text in enumerate(texts, 1):
+            yield _cell(text, f"{path}, row {number}, column text")
 
 
 def _cells(file: Any, group: int, path: Path) -> Iterator[bytes | None]:

@@ -15,7 +15,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -249,12 +249,10 @@ class _MultiProcess(ProcessGroup):
     @contextmanager
     def one_at_a_time(self, folder: Path) -> Iterator[None]:
         with ExitStack() as stack:
-            try:
+            # Without a lock, the processes only do the same work at the same time.
+            with suppress(OSError, UserError):
                 folder.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(locked(folder / ".lock"))
-            except (OSError, UserError):
-                # Without a lock, the processes only do the same work at the same time.
-                pass
             yield
 
 

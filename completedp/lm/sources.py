@@ -64,7 +64,13 @@ def open_source(source: str, vocab_size: int) -> Source:
     """
     if source == "embedded":
         root = Path(sysconfig.get_path("stdlib"))
-        paths = [p for p in sorted(root.rglob("*.py")) if _is_embedded(p.relative_to(root))]
+        paths = [
+            path
+            for path in sorted(root.rglob("*.py"))
+            if not _EMBEDDED_SKIP & {*path.relative_to(root).parts}
+            # _sysconfigdata* is generated for the machine it was built on.
+            and "_sysconfigdata" not in path.name
+        ]
         return Source(
             name=source,
             identity=_identity([source, sys.version], paths),
@@ -113,11 +119,6 @@ def size(source: str) -> int:
 
 def _is_path(source: str) -> bool:
     return source != "embedded" and not source.startswith("hf:")
-
-
-def _is_embedded(relative: Path) -> bool:
-    # _sysconfigdata* is generated for the machine it was built on.
-    return not (_EMBEDDED_SKIP & set(relative.parts)) and "_sysconfigdata" not in relative.name
 
 
 def _tokens(source: str, listing: _Listing, vocab_size: int) -> Source:
@@ -222,7 +223,9 @@ def _walk(folder: Path) -> tuple[list[Path], Counter[str]]:
         if (held.st_dev, held.st_ino) in seen:
             continue
         seen.add((held.st_dev, held.st_ino))
-        for entry in _entries(here):
+        with readable(here), os.scandir(here) as scanned:
+            entries = sorted(scanned, key=lambda entry: entry.name)
+        for entry in entries:
             path = Path(entry.path)
             if entry.name.startswith("."):
                 others["hidden"] += 1
@@ -235,11 +238,6 @@ def _walk(folder: Path) -> tuple[list[Path], Counter[str]]:
             else:
                 others["pipe, socket or device"] += 1
     return sorted(files), others
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    with readable(folder), os.scandir(folder) as entries:
-        return sorted(entries, key=lambda entry: entry.name)
 
 
 def _ending(name: str) -> str:

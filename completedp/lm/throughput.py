@@ -100,16 +100,13 @@ class Speedometer:
     def speed(self, tokens: int, seconds: float) -> Speed:
         """The speed of all processes together, which trained `tokens` in `seconds`."""
         flops = self.flops_per_token * tokens / seconds
-        peak = self._peak
+        peak = None
+        if self.device.type == "cuda":
+            tf32 = torch.get_float32_matmul_precision() != "highest"
+            name = torch.cuda.get_device_name(self.device)
+            peak = peak_flops(name, self.precision, tf32=tf32)
         return Speed(
             tokens_per_second=tokens / seconds,
             flops_per_second=flops,
             mfu=None if peak is None else flops / (peak * self.processes),
         )
-
-    @property
-    def _peak(self) -> float | None:
-        if self.device.type != "cuda":
-            return None
-        tf32 = torch.get_float32_matmul_precision() != "highest"
-        return peak_flops(torch.cuda.get_device_name(self.device), self.precision, tf32=tf32)

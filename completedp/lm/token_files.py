@@ -89,16 +89,12 @@ def token_blocks(files: Sequence[TokenFile], vocab_size: int, block_tokens: int)
             stream.seek(file.start)
             for first in range(0, file.count, block_tokens):
                 wanted = min(block_tokens, file.count - first)
-                tokens = _read(stream, wanted, dtype, file.path)
+                content = stream.read(wanted * dtype.itemsize)
+                if len(content) < wanted * dtype.itemsize:
+                    raise UserError(f"{file.path}: became shorter while it was read; start again")
+                tokens = np.frombuffer(content, dtype)
                 _check(tokens, vocab_size, file, first)
                 yield tokens.astype(stored, copy=False).tobytes()
-
-
-def _read(stream: BinaryIO, count: int, dtype: np.dtype[Any], path: Path) -> npt.NDArray[Any]:
-    content = stream.read(count * dtype.itemsize)
-    if len(content) < count * dtype.itemsize:
-        raise UserError(f"{path}: became shorter while it was read; start again")
-    return np.frombuffer(content, dtype)
 
 
 def _check(tokens: npt.NDArray[Any], vocab_size: int, file: TokenFile, first: int) -> None:
@@ -120,7 +116,11 @@ def _token_file(path: Path, vocab_size: int) -> TokenFile:
         start = file.read(_HEADER_BYTES)
         sidecar = _sidecar(path)
         if (known := _by_header(start, size, path)) is not None:
-            _check_agree(known, sidecar, path)
+            if sidecar not in (None, known.dtype):
+                raise UserError(
+                    f"{sidecar_of(path)}: dtype is {sidecar!r}, but the file's header says {known.dtype}; "
+                    "remove the sidecar"
+                )
             return known
         check_beginning(start, path, numbers=True)
         if sidecar is not None:
@@ -175,20 +175,10 @@ def _by_header(start: bytes, size: int, path: Path) -> TokenFile | None:
     return TokenFile(path=path, dtype=dtype, start=_HEADER_BYTES, count=count, why="llm.c's header")
 
 
-def _check_agree(known: TokenFile, sidecar: str | None, path: Path) -> None:
-    if sidecar not in (None, known.dtype):
-        raise UserError(
-            f"{sidecar_of(path)}: dtype is {sidecar!r}, but the file's header says {known.dtype}; "
-            "remove the sidecar"
-        )
-
-
 def _sample(file: BinaryIO, size: int) -> npt.NDArray[Any]:
     """16-bit words from all over the file, four per row."""
-    if size <= _SAMPLES * _SAMPLE_BYTES:
-        starts = [0]
-        length = size
-    else:
+    starts, length = [0], size
+    if size > _SAMPLES * _SAMPLE_BYTES:
         spread = np.linspace(0, size - _SAMPLE_BYTES, _SAMPLES).astype(np.int64) // 8 * 8
         starts, length = spread.tolist(), _SAMPLE_BYTES
     pieces = []

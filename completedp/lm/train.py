@@ -125,19 +125,17 @@ class LanguageModelTask:
         self.device = pick_device(self.group.device_name(run.device))
         self.group.set_device(self.device)
         self.group.check_batch(run.model, run.train)
-        self._checkpoints = self._open_checkpoints(run)
+        self._checkpoints: Checkpoints | None = None
+        if run.checkpoints is not None:
+            from completedp.lm.checkpoint import Checkpoints
+
+            path = Path(run.checkpoints)
+            self._checkpoints = Checkpoints(path, run.checkpoint_steps, self.group)
         cache = Path(run.cache)
         with self.group.one_at_a_time(cache):
             self.corpus: Corpus = prepare(
                 run.data, run.model.vocab_size, run.train.eval_tokens, cache, run.digest
             )
-
-    def _open_checkpoints(self, run: RunArguments[Any]) -> Checkpoints | None:
-        if run.checkpoints is None:
-            return None
-        from completedp.lm.checkpoint import Checkpoints
-
-        return Checkpoints(Path(run.checkpoints), run.checkpoint_steps, self.group)
 
     @property
     def limits(self) -> Limits:
@@ -270,9 +268,8 @@ class LanguageModelTask:
 
     def _save_is_due(self, step: int) -> bool:
         """Whether a checkpoint is due after `step`. At the end of the run this is always true."""
-        if self._checkpoints is None:
-            return step == self.train_config.steps
-        return self._checkpoints.is_due(step, self.train_config.steps)
+        steps = self.train_config.steps
+        return step == steps if self._checkpoints is None else self._checkpoints.is_due(step, steps)
 
     @cached_property
     def speedometer(self) -> Speedometer:

@@ -13,7 +13,7 @@ from typing import Any
 
 from completedp import files
 from completedp.runs.job import Outcome
-from completedp.tracking.store import ENDED, RUN_STATUS, Store, flatten, milliseconds, text
+from completedp.tracking.store import ENDED, Store, flatten, milliseconds, text
 from completedp.tracking.view import State, SyncResult, View, curve_metrics
 from completedp.training.run_folder import RunRecord, read_points
 
@@ -22,6 +22,9 @@ _NOTE = (
     "in nats a token; `mfu` is the share of the cards' peak FLOP/s if that is known. `plan.yaml` holds "
     "every tensor's values. This page is a copy: `completedp track` rebuilds it from the run's folder."
 )
+
+# Values of a plan that `plan.yaml` alone shows.
+_HIDDEN = ("tensors", "residual", "coefficients")
 
 
 class RunView(View):
@@ -47,8 +50,8 @@ class RunView(View):
             return self._result(unchanged=1)
         if record.outcome is None:
             self._write_points(read_points(self._folder, record.steps), record.begun, time.time())
-            status = "RUNNING" if state == "running" else "KILLED"
-            shown = "running" if state == "running" else "interrupted"
+            running = state == "running"
+            status, shown = ("RUNNING", "running") if running else ("KILLED", "interrupted")
             self._store.client.update_run(self._run, status=status)
             self._store.log(self._run, tags={"completedp.status": shown})
         else:
@@ -81,17 +84,15 @@ class RunView(View):
         self._metrics = dict(kept.data.metrics)
         history = self._store.client.get_metric_history(self._run, "train_loss")
         self._last_step = max((metric.step for metric in history), default=0)
-        plan = flatten(record.plan)
-        shown = {
-            key: value
-            for key, value in plan
-            if not key.startswith(("tensors", "residual", "coefficients"))
-        }
-        params = {"plan": record.digest, "seed": record.seed, **shown}
+        params = {"plan": record.digest, "seed": record.seed, **dict(flatten(record.plan))}
         self._store.log(
             self._run,
             # MLflow refuses a new value for a parameter, so all that a resumed run may change is a tag.
-            params={key: value for key, value in params.items() if key not in kept.data.params},
+            params={
+                key: value
+                for key, value in params.items()
+                if key not in kept.data.params and not key.startswith(_HIDDEN)
+            },
             tags={
                 "completedp.parallel": record.parallel,
                 "completedp.processes": str(record.processes),
@@ -102,9 +103,7 @@ class RunView(View):
 
     def _write_points(self, points: Sequence[tuple[int, float]], start: float, end: float) -> None:
         """Log the points of the curve that are not in the database yet."""
-        new = [
-            metric for metric in curve_metrics(points, start, end) if metric[3] > self._last_step
-        ]
+        new = [m for m in curve_metrics(points, start, end) if m[3] > self._last_step]
         self._store.log(self._run, metrics=new)
         self._last_step = max([self._last_step, *(step for *_, step in new)])
 
@@ -114,19 +113,10 @@ class RunView(View):
         numbers = dict(outcome.metrics)
         if outcome.loss is not None:
             numbers["loss"] = outcome.loss
-        client = self._store.client
-        client.log_artifact(self._run, str(self._folder / "plan.yaml"))
-        status = RUN_STATUS.get(outcome.status, "FAILED")
-        client.set_terminated(self._run, status, end_time=milliseconds(end))
-        tags = {"completedp.status": outcome.status, "completedp.record": digest}
-        if outcome.reason:
-            tags["reason"] = outcome.reason
-        self._store.log(
-            self._run,
-            metrics=[
-                (key, value, milliseconds(end), outcome.steps)
-                for key, value in numbers.items()
-                if self._metrics.get(key) != value
-            ],
-            tags=tags,
-        )
+        self._store.client.log_artifact(self._run, str(self._folder / "plan.yaml"))
+        metrics = [
+            (key, value, milliseconds(end), outcome.steps)
+            for key, value in numbers.items()
+            if self._metrics.get(key) != value
+        ]
+        self._finish(self._run, outcome, end, digest, metrics=metrics)

@@ -10,12 +10,13 @@ import os
 import socket
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from completedp import root_layout
 from completedp.errors import UserError
 from completedp.tracking.database import is_missing
-from completedp.tracking.store import Store, import_mlflow
+from completedp.tracking.store import Store
 from completedp.tracking.tracker import track
 
 
@@ -38,20 +39,22 @@ def serve(
     if store.replaced:
         track(root, warn=warn)
     _check_address(host, port)
-    _configure(store)
-    import uvicorn
+    import uvicorn  # before mlflow.server, which guards its pages only if a server is loaded
+    from mlflow.server import ARTIFACT_ROOT_ENV_VAR, BACKEND_STORE_URI_ENV_VAR
 
+    # The environment that `mlflow server` gives to its workers.
+    os.environ[BACKEND_STORE_URI_ENV_VAR] = store.uri
+    os.environ[ARTIFACT_ROOT_ENV_VAR] = store.artifacts
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     # Without this query the pages open on MLflow's view of prompts and agents.
     page = f"#/experiments/{store.experiment_id}/runs?workflowType=machine_learning"
     ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/{page}")
     # Deprecations between MLflow and its own libraries, on which a reader cannot act.
     warnings.simplefilter("ignore")
-    try:
+    with suppress(KeyboardInterrupt):
         uvicorn.run(
             "mlflow.server.fastapi_app:app", host=host, port=port, workers=1, log_level="warning"
         )
-    except KeyboardInterrupt:
-        return
 
 
 def _check_address(host: str, port: int) -> None:
@@ -66,14 +69,3 @@ def _check_address(host: str, port: int) -> None:
         raise UserError(
             f"cannot serve on {host}:{port} ({error.strerror}); give another --port or --host"
         ) from None
-
-
-def _configure(store: Store) -> None:
-    """Set the environment that `mlflow server` gives to its workers."""
-    import_mlflow()
-    import uvicorn  # noqa: F401  (mlflow.server guards its pages only if a server is loaded)
-    from mlflow.server import ARTIFACT_ROOT_ENV_VAR, BACKEND_STORE_URI_ENV_VAR
-
-    os.environ[BACKEND_STORE_URI_ENV_VAR] = store.uri
-    os.environ[ARTIFACT_ROOT_ENV_VAR] = store.artifacts
-    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"

@@ -98,8 +98,14 @@ class Store:
                 if not database.says_broken(error):
                     raise
                 why = first_line(error)
-        # Made first, so that the old one stays if that fails.
-        new = self._made()
+        # Made first, so that the old one stays if that fails, and under another name, so that a kill leaves
+        # none half made under its own.
+        new = database.new_name(self.database)
+        try:
+            self._create_experiment(_connected(self._client_class, new))
+        except BaseException:
+            database.remove_unfinished(self.database)
+            raise
         aside = database.set_aside(self.database) if why else None
         database.put_in_place(new, self.database)
         self._open()
@@ -109,16 +115,6 @@ class Store:
                 "rebuilds all that was in it from the journals"
             )
         return aside is not None
-
-    def _made(self) -> Path:
-        """Make a new database under another name, so that a kill leaves none half made under its own."""
-        new = database.new_name(self.database)
-        try:
-            self._create_experiment(_connected(self._client_class, new))
-        except BaseException:
-            database.remove_unfinished(self.database)
-            raise
-        return new
 
     def _open(self) -> None:
         self.client = _connected(self._client_class, self.database)
@@ -131,8 +127,10 @@ class Store:
             self.client.restore_experiment(self.experiment_id)
 
     def _create_experiment(self, client: Any) -> str:
-        where: Mapping[str, Any] = {"artifact_location": self.artifacts, "tags": EXPERIMENT_TAGS}
-        return str(client.create_experiment(EXPERIMENT, **where))
+        created = client.create_experiment(
+            EXPERIMENT, artifact_location=self.artifacts, tags=EXPERIMENT_TAGS
+        )
+        return str(created)
 
     def check(self) -> None:
         """Raises `FileNotFoundError` if another database has replaced the opened one, or none: it would have
@@ -151,8 +149,7 @@ class Store:
                 page_token=token,
             )
             yield from page
-            token = page.token
-            if not token:
+            if not (token := page.token):
                 return
 
     def log(

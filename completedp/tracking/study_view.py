@@ -17,7 +17,7 @@ from completedp import files, reading, root_layout
 from completedp.errors import UserError
 from completedp.runs.curves import read_curve
 from completedp.runs.journal import TrialRecord, check_study, read_records, trials
-from completedp.tracking.store import ENDED, RUN_STATUS, Store, flatten, milliseconds, text
+from completedp.tracking.store import ENDED, Store, flatten, milliseconds, text
 from completedp.tracking.view import State, SyncResult, View, curve_metrics
 
 _NOTE = (
@@ -68,34 +68,36 @@ class StudyView(View):
         children: list[Any] = []
         for run in self._store.runs("completedp.study_id", study_id):
             (children if "completedp.trial" in run.data.tags else parents).append(run)
-        outdated = _outdated(children, finished)
-        kept = {} if outdated else _whole_runs(children)
-        parent = parents[0] if parents and not outdated else None
+        kept: dict[int, Any] = {}  # the first whole run of each trial
+        for run in children:
+            if "completedp.record" in run.data.tags and run.info.status in ENDED:
+                kept.setdefault(int(run.data.tags["completedp.trial"]), run)
+        parent = parents[0] if parents else None
+        shown = {number: run.data.tags["completedp.record"] for number, run in kept.items()}
+        if any(n not in finished or _digest(finished[n]) != d for n, d in shown.items()):
+            parent, kept = None, {}  # the study was deleted and started again
         keep = {run.info.run_id for run in (parent, *kept.values()) if run}
         for run in parents + children:
             if run.info.run_id not in keep:
                 self._delete(run)
-        self._parent = parent.info.run_id if parent else self._create_parent(finished)
+        if parent is None:
+            starts = [self._times(trial)[0] for trial in finished.values()]
+            parent = self._client.create_run(
+                self._experiment_id,
+                run_name=text(self._folder.name),
+                start_time=milliseconds(min(starts, default=time.time())),
+                tags=self._tags,
+            )
+        self._parent = str(parent.info.run_id)
         self._whole = set(kept)
         self._describe_parent(first)
         for run in kept.values():
             if run.data.tags.get("mlflow.parentRunId") != self._parent:
                 self._client.set_tag(run.info.run_id, "mlflow.parentRunId", self._parent)
 
-    def _create_parent(self, finished: Mapping[int, TrialRecord]) -> str:
-        starts = [self._times(trial)[0] for trial in finished.values()]
-        run = self._client.create_run(
-            self._experiment_id,
-            run_name=text(self._folder.name),
-            start_time=milliseconds(min(starts, default=time.time())),
-            tags=self._tags,
-        )
-        return str(run.info.run_id)
-
     def _describe_parent(self, first: Mapping[str, Any]) -> None:
         """Log the study's configuration as parameters. To log them again changes nothing."""
-        flat = dict(flatten(first.get("config", {})))
-        params = {"seed": first.get("seed"), **flat}
+        params = {"seed": first.get("seed"), **dict(flatten(first.get("config", {})))}
         tags = {
             "completedp.preset": str(first.get("digest")),
             "completedp.status": "running",
@@ -114,7 +116,6 @@ class StudyView(View):
         return end - trial.seconds, end
 
     def _write_trial(self, trial: TrialRecord) -> None:
-        assert trial.status is not None
         start, end = self._times(trial)
         run = self._client.create_run(
             self._experiment_id,
@@ -125,25 +126,18 @@ class StudyView(View):
                 "mlflow.parentRunId": self._parent,
                 "completedp.trial": str(trial.trial),
                 "completedp.phase": trial.phase,
-                "completedp.status": trial.status,
             },
         )
         params = {"phase": trial.phase, "seed": trial.seed}
         # Coordinates are octaves: 0 is the preset's own value.
         params |= {k: f"{math.exp2(v):.4g}" for k, v in trial.values.items() if v != 0}
-        tags = {"completedp.record": _digest(trial)}
-        if trial.reason:
-            tags["reason"] = trial.reason
         curve = read_curve(self._folder / root_layout.CURVES, trial.trial)
         last = max([1, trial.steps, *(step for step, _ in curve)])
         metrics = curve_metrics(curve, start, end, last)
         if trial.loss is not None:
             metrics.append(("loss", trial.loss, milliseconds(end), last))
         run_id = str(run.info.run_id)
-        self._client.set_terminated(
-            run_id, RUN_STATUS.get(trial.status, "FAILED"), end_time=milliseconds(end)
-        )
-        self._store.log(run_id, params=params, metrics=metrics, tags=tags)
+        self._finish(run_id, trial, end, _digest(trial), params=params, metrics=metrics)
 
     def _write_progress(
         self, records: Sequence[Mapping[str, Any]], finished: Mapping[int, TrialRecord]
@@ -164,15 +158,14 @@ class StudyView(View):
 
     def _end_parent(self, records: Sequence[Mapping[str, Any]]) -> None:
         done = records[-1]["event"] == "done"
-        summary = self._summary() if done else []
         end = milliseconds((self._folder / root_layout.JOURNAL).stat().st_mtime)
+        metrics = [(key, value, end, 0) for key, value in self._summary()] if done else []
         for name in ("study.yaml", "recipe.yaml", "summary.json", "figures"):
             path = self._folder / name
             if path.is_dir():
                 self._client.log_artifacts(self._parent, str(path), artifact_path=name)
             elif path.exists():
                 self._client.log_artifact(self._parent, str(path))
-        metrics = [(key, value, end, 0) for key, value in summary]
         status = "done" if done else "interrupted"
         self._store.log(self._parent, metrics=metrics, tags={"completedp.status": status})
         self._client.set_terminated(self._parent, "FINISHED" if done else "KILLED", end_time=end)
@@ -200,18 +193,3 @@ def _digest(trial: TrialRecord) -> str:
     names = ("trial", "phase", "seed", "status", "loss", "steps", "seconds", "reason")
     shown = {name: getattr(trial, name) for name in names}
     return files.digest({"values": dict(trial.values), **shown})
-
-
-def _whole_runs(children: Sequence[Any]) -> dict[int, Any]:
-    """The first whole run of each trial."""
-    whole: dict[int, Any] = {}
-    for run in children:
-        if "completedp.record" in run.data.tags and run.info.status in ENDED:
-            whole.setdefault(int(run.data.tags["completedp.trial"]), run)
-    return whole
-
-
-def _outdated(children: Sequence[Any], finished: Mapping[int, TrialRecord]) -> bool:
-    """Whether a run differs from the journal, because the study was deleted and started again."""
-    shown = {n: run.data.tags["completedp.record"] for n, run in _whole_runs(children).items()}
-    return any(n not in finished or _digest(finished[n]) != d for n, d in shown.items())

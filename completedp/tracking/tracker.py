@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from completedp import root_layout
@@ -64,27 +65,23 @@ def _passes(
     suspect: bool = False,
 ) -> list[SyncResult]:
     store = Store(root, warn, suspect=suspect)
-    if name is not None and not store.replaced:
-        return [_pass(store, _view_of(folder), folder) for folder in folders if name == folder.name]
+    alone = name is not None and not store.replaced
     results = []
     for folder in folders:
-        view = _view_of(folder)
+        if alone and folder.name != name:
+            continue
+        view = RunView if (folder / RUN).exists() else StudyView
+        result = SyncResult(kind=view.kind, name=folder.name)
         try:
-            results.append(_pass(store, view, folder))
-        except UserError as error:  # one that cannot be read must not keep the others from MLflow
-            results.append(SyncResult(kind=view.kind, name=folder.name, fault=str(error)))
+            with _writer(folder, wait=False) as held:
+                result = view(store, folder).sync("ended") if held else replace(result, busy=True)
+        except UserError as error:
+            if alone:
+                raise
+            # A folder that cannot be read must not keep the others from MLflow.
+            result = replace(result, fault=str(error))
+        results.append(result)
     return results
-
-
-def _view_of(folder: Path) -> type[View]:
-    return RunView if (folder / RUN).exists() else StudyView
-
-
-def _pass(store: Store, view: type[View], folder: Path) -> SyncResult:
-    with _writer(folder, wait=False) as held:
-        if not held:
-            return SyncResult(kind=view.kind, name=folder.name, busy=True)
-        return view(store, folder).sync("ended")
 
 
 class Tracker:

@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from completedp.tracking.store import Store, milliseconds
+from completedp.runs.job import Outcome
+from completedp.runs.journal import TrialRecord
+from completedp.tracking.store import RUN_STATUS, Store, milliseconds
 
 Kind = Literal["study", "run"]
 # Whether somebody still writes the folder.
@@ -58,6 +60,18 @@ class View(ABC):
             unchanged=unchanged,
             removed=self._removed,
         )
+
+    def _finish(
+        self, run_id: str, ended: Outcome | TrialRecord, end: float, digest: str, **logged: Any
+    ) -> None:
+        """End a run at `end`, and log the rest. The tags come last, because they make the run whole."""
+        assert ended.status is not None, "a run that has ended"
+        status = RUN_STATUS.get(ended.status, "FAILED")
+        self._store.client.set_terminated(run_id, status, end_time=milliseconds(end))
+        tags = {"completedp.status": ended.status, "completedp.record": digest}
+        if ended.reason:
+            tags["reason"] = ended.reason
+        self._store.log(run_id, tags=tags, **logged)
 
     def _delete(self, run: Any) -> None:
         self._store.client.delete_run(run.info.run_id)

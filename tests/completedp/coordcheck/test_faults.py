@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.coordcheck.faults import FAULTS, FaultySubject
 from completedp.config import StudyConfig
 from completedp.coordcheck import check
-from completedp.coordcheck.faults import FAULTS, FaultySubject
 from completedp.coordcheck.reference import ReferenceSubject
 from completedp.coordcheck.slopes import AXES, Axis, Slope, failures, worst
 from completedp.coordcheck.subject import Subject

@@ -127,7 +127,8 @@ def run(
             summary = _write_results(folder, study)
             if not study.done:
                 journal.append({"event": "done"})
-            _write_experiment(folder, study, shown.say)
+            if source is not None or not (folder.path / EXPERIMENT).exists():
+                _write_experiment(folder, study, shown.say)
             return summary
 
 
@@ -182,7 +183,9 @@ def report(folder: StudyFolder, *, warn: Callable[[str], object]) -> dict[str, A
         return summarize(study, build_recipe(study))
     with Lock(folder.lock):
         summary = _write_results(folder, study)
-        _write_experiment(folder, study, warn)
+        # It takes seconds for a few hundred trials, and a finished study has it.
+        if not (folder.path / EXPERIMENT).exists():
+            _write_experiment(folder, study, warn)
         return summary
 
 

@@ -149,11 +149,11 @@ def test_a_locked_database_is_left_and_so_is_one_that_cannot_be_replaced(
         assert next(doctor._mlflow(fresh)).state == "note"
     garbage(path)
 
-    def full(self: Store) -> Path:
+    def full(self: Store, client: object) -> str:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "_made", full)
+        patch.setattr(Store, "_create_experiment", full)
         with pytest.raises(UserError, match=r"cannot be written \(No space left"):
             Store(fresh)
     assert names(fresh) == {"mlflow.db"}

@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import completedp
 from completedp import interrupts
 from completedp.errors import UserError
 from completedp.runs.job import Died, Event, Executor, Finished, Job, Outcome, Progress
@@ -282,7 +281,7 @@ class _Worker:
 @functools.cache
 def _package_folder() -> Path:
     """The folder that holds this package."""
-    return Path(completedp.__file__).resolve().parent.parent
+    return Path(__file__).resolve().parents[2]
 
 
 def _environment(device: str) -> dict[str, str]:

@@ -25,7 +25,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import completedp
 from completedp.runs.job import Died, Finished, Job, Progress
 from completedp.runs.runner import attempt
 
@@ -90,7 +89,7 @@ def main(fd: int, folder: str, paths: Sequence[str] = ()) -> None:
     """Entry point of the process. `paths` are searched last, because a user's folder may have names of ours
     or of the standard library's."""
     sys.path += paths
-    found = Path(completedp.__file__).resolve().parent.parent
+    found = Path(__file__).resolve().parents[2]
     if found != Path(folder):
         sys.exit(
             f"completedp was found in {found}, expected it in {folder}; remove or rename the other one"

@@ -28,6 +28,7 @@ from benchmarks import result
 from completedp import files
 from completedp.config import StudyConfig
 from completedp.lm.preset_files import load_preset
+from completedp.models import content_of
 from completedp.runs.journal import Journal
 
 TRIALS = 2000
@@ -75,7 +76,7 @@ def environment(tree: Path) -> dict[str, str]:
 
 
 def program(*arguments: str) -> list[str]:
-    return [sys.executable, "-c", "from completedp.cli.app import main; main()", *arguments]
+    return [sys.executable, "-m", "completedp", *arguments]
 
 
 def status(tree: Path, root: Path) -> float:
@@ -110,10 +111,12 @@ def start(tree: Path, root: Path) -> float:
 def large_study(root: Path) -> None:
     """A study of 2,000 finished trials, as a search would have left its journal."""
     config = load_preset("tiny")
+    # Without the kind, which trees of before 2026-11-27 do not know.
+    content = {**config.to_dict(), "model": content_of(config.model)}
     first = {
         "name": "large",
-        "config": config.to_dict(),
-        "digest": files.digest(config.to_dict()),
+        "config": content,
+        "digest": files.digest(content),
         "seed": 0,
         "budget": TRIALS + 16,
         "data": {"digest": "sha256:0", "tokens": {}, "bytes_per_token": {"report": 1.0}},

@@ -17,6 +17,9 @@ SPEEDUPS, TRANSFER_CHECKS = "speedups", "transfer-checks"
 DATABASE, DATABASE_LOCK, ARTIFACTS = "mlflow.db", "mlflow.lock", "artifacts"
 # In the folder of a study, or of a measurement's runs.
 JOURNAL, CURVES, LOCK, LOGS = "journal.jsonl", "curves", "lock", "logs"
+# In the folder of a study only. `STUDY` is its configuration; Ax opens `EXPERIMENT`.
+STUDY, RECIPE, SUMMARY = "study.yaml", "recipe.yaml", "summary.json"
+EXPERIMENT, FIGURES = "experiment.json", "figures"
 
 
 def data_cache(root: Path) -> Path:

@@ -87,16 +87,25 @@ def resume(
     hours: float = 0,
     on_progress: OnProgress | None = None,
 ) -> Recipe:
-    """Go on with the study `name` under `root`. If it is done, return its recipe at once.
+    """Go on with the study `name` under `root`. If it is done, write its results again and return its recipe.
 
     `budget` is its new total, None to keep the present one. The other arguments and errors are those of
     `run`. Also raises `UserError` for a study that does not exist.
     """
+    import logging
+
+    from completedp.recipe import Recipe
     from search.request import device_for, going_on
     from search.study_folder import StudyFolder
+    from search.study_run import report
 
+    folder = StudyFolder(root=Path(root), name=name)
+    study = folder.read()
+    if study.done and budget in (None, study.budget):
+        report(folder, warn=logging.getLogger(__name__).warning)
+        return Recipe.read(folder.recipe)
     request = going_on(
-        StudyFolder(root=Path(root), name=name),
+        folder,
         budget=budget,
         device=device_for(device, remote=executor is not None),
     )
@@ -120,7 +129,7 @@ def _trained(
     if workers is not None and workers < 1:  # before a study begins that nothing trains
         raise UserError(f"workers is {workers}; expected 1 or more, or None")
     # Seconds that a run should take: they tell a run that hangs from a slow one.
-    forecast = None if request.study.done else request.forecast(workers=1).seconds_per_run
+    forecast = request.forecast(workers=1).seconds_per_run
     folder = request.begin(logging.getLogger(__name__).warning)
     summary = train(
         request,

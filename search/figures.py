@@ -75,6 +75,7 @@ def _loss_by_trial(study: Study) -> Any:
         ylabel="loss (nats a token, select split)",
         title=f"{study.spec.name}: loss by trial (line: best so far; worse than the top: at the top)",
     )
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(loc="best", fontsize=8)
     axes.grid(alpha=0.25)
     return figure

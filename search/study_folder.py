@@ -49,7 +49,12 @@ class StudyFolder:
 
     @property
     def recipe(self) -> Path:
-        return self.path / "recipe.yaml"
+        return self.path / root_layout.RECIPE
+
+    @property
+    def experiment(self) -> Path:
+        """What Ax opens."""
+        return self.path / root_layout.EXPERIMENT
 
     @property
     def lock(self) -> Path:
@@ -86,7 +91,7 @@ class StudyFolder:
         with Lock(self.lock):
             if exists(self.journal):
                 return False
-            files.write_yaml(self.path / "study.yaml", spec.config.to_dict())
+            files.write_yaml(self.path / root_layout.STUDY, spec.config.to_dict())
             record = dataclasses.replace(spec, name=self.name).to_record()
             Journal.create(self.journal, record).close()
         return True

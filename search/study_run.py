@@ -37,7 +37,6 @@ from search.study import Study
 from search.study_folder import StudyFolder
 
 MakeDisplay = Callable[[Study], Display]
-EXPERIMENT = "experiment.json"
 
 
 def train(
@@ -99,7 +98,7 @@ def run(
     with Lock(folder.lock), Journal.open(folder.journal) as journal:
         study = folder.read()
         shown = display(study)
-        source = None if study.done else Proposer(study, journal.append, make_job)
+        source = Proposer(study, journal.append, make_job)
         tracker = Tracker(folder.root, folder.path, warn=shown.say)  # last, because it has a thread
 
         def on_event(event: Event) -> None:
@@ -108,27 +107,25 @@ def run(
                 tracker.update()
 
         with closing(tracker):
-            if source is not None:
-                with shown:
-                    done = engine.run(
-                        source,
-                        executor,
-                        curves=folder.curves,
-                        forecast=forecast,
-                        on_event=on_event,
-                        interrupted=lambda: hours > 0 and time.monotonic() > ends,
-                        on_interrupt=lambda: shown.say(
-                            "beginning nothing new; what runs is finished first (Ctrl-C: stop at once)"
-                        ),
-                    )
-                if not done:
-                    return None
+            with shown:
+                done = engine.run(
+                    source,
+                    executor,
+                    curves=folder.curves,
+                    forecast=forecast,
+                    on_event=on_event,
+                    interrupted=lambda: hours > 0 and time.monotonic() > ends,
+                    on_interrupt=lambda: shown.say(
+                        "beginning nothing new; what runs is finished first (Ctrl-C: stop at once)"
+                    ),
+                )
+            if not done:
+                return None
             journal.check()  # a folder that was moved away must not come back
             summary = _write_results(folder, study)
-            if not study.done:
+            if not study.done:  # another search may have finished it before the lock was ours
                 journal.append({"event": "done"})
-            if source is not None or not (folder.path / EXPERIMENT).exists():
-                _write_experiment(folder, study, shown.say)
+            _write_experiment(folder, study, shown.say)
             return summary
 
 
@@ -184,7 +181,7 @@ def report(folder: StudyFolder, *, warn: Callable[[str], object]) -> dict[str, A
     with Lock(folder.lock):
         summary = _write_results(folder, study)
         # It takes seconds for a few hundred trials, and a finished study has it.
-        if not (folder.path / EXPERIMENT).exists():
+        if not folder.experiment.exists():
             _write_experiment(folder, study, warn)
         return summary
 
@@ -193,19 +190,19 @@ def _write_results(folder: StudyFolder, study: Study) -> dict[str, Any]:
     recipe = build_recipe(study)
     summary = summarize(study, recipe)
     recipe.write(folder.recipe)
-    files.write_json(folder.path / "summary.json", summary)
+    files.write_json(folder.path / root_layout.SUMMARY, summary)
     best = study.best("module")
     drawn = Space.from_config(study.spec.config).to_hparams(best.values) if best else recipe.hparams
-    draw(study, drawn, folder.path / "figures")
+    draw(study, drawn, folder.path / root_layout.FIGURES)
     return summary
 
 
 def _write_experiment(folder: StudyFolder, study: Study, warn: Callable[[str], object]) -> None:
     """Write what Ax opens. It comes last, and a failure of Ax is a warning: nothing else waits for it."""
     try:
-        AxExperiment(study).save(folder.path / EXPERIMENT)
+        AxExperiment(study).save(folder.experiment)
     except Exception as error:
         warn(
-            f"{folder.path / EXPERIMENT}: Ax could not write it ({first_line(error)}); all other results are "
+            f"{folder.experiment}: Ax could not write it ({first_line(error)}); all other results are "
             f"there, and 'completedp report {folder.name}' tries again"
         )

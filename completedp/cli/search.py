@@ -121,7 +121,7 @@ def search(
         folder = StudyFolder(root=root, name=resume)
         study = folder.read()
         allow_code_of(study.spec.config)
-        if budget is None and study.done:
+        if study.done and budget in (None, study.budget):
             from search import study_run
 
             show_summary(study_run.report(folder, warn=console.print), folder.recipe, json)

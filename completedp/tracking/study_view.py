@@ -160,7 +160,12 @@ class StudyView(View):
         done = records[-1]["event"] == "done"
         end = milliseconds((self._folder / root_layout.JOURNAL).stat().st_mtime)
         metrics = [(key, value, end, 0) for key, value in self._summary()] if done else []
-        for name in ("study.yaml", "recipe.yaml", "summary.json", "figures"):
+        for name in (
+            root_layout.STUDY,
+            root_layout.RECIPE,
+            root_layout.SUMMARY,
+            root_layout.FIGURES,
+        ):
             path = self._folder / name
             if path.is_dir():
                 self._client.log_artifacts(self._parent, str(path), artifact_path=name)
@@ -172,7 +177,7 @@ class StudyView(View):
 
     def _summary(self) -> list[tuple[str, float]]:
         """The numbers of the study's summary, by dotted path."""
-        path = self._folder / "summary.json"
+        path = self._folder / root_layout.SUMMARY
         if not path.exists():
             return []
         try:

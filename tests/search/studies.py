@@ -11,7 +11,8 @@ from typing import Any
 from completedp.config import StudyConfig
 from completedp.hparams import HParams
 from completedp.resolved import resolve
-from completedp.runs.job import Job
+from completedp.runs.job import Event, Job
+from completedp.runs.local import InProcessExecutor
 from completedp.scale import Ratios
 from search.proposer import JobFactory
 from search.study import StudySpec
@@ -19,8 +20,24 @@ from search.study import StudySpec
 RECORDS = Path(__file__).parents[2] / "benchmarks" / "records"
 
 
+class Killed(Exception):
+    """The coordinator's death between two events."""
+
+
+class KilledAfter(InProcessExecutor):
+    def __init__(self, events: int) -> None:
+        super().__init__()
+        self.left = events
+
+    def poll(self, timeout: float) -> list[Event]:
+        if self.left == 0:
+            raise Killed
+        self.left -= 1
+        return super().poll(timeout)
+
+
 def recorded(name: str) -> list[dict[str, Any]]:
-    """The journal of a search that really trained (benchmarks/search_strategies.py)."""
+    """The journal of a search that really trained (benchmarks/search/strategies.py)."""
     text = lzma.decompress((RECORDS / f"{name}.jsonl.xz").read_bytes())
     lines = (json.loads(line) for line in text.splitlines())
     return [{key: value for key, value in line.items() if key != "curve"} for line in lines]

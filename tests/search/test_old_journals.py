@@ -7,9 +7,11 @@ import pytest
 from rich.console import Console
 from studies import job_factory
 
+import search
 from completedp.config import SearchConfig
 from completedp.errors import UserError
 from completedp.lm.preset_files import load_preset
+from completedp.recipe import Recipe
 from completedp.runs.journal import read_records
 from completedp.runs.local import InProcessExecutor
 from search import request, study_run
@@ -55,7 +57,8 @@ def test_a_study_with_rungs_is_shown_but_does_not_go_on(tmp_path: Path) -> None:
     folder = old_study(tmp_path, "rungs")
     assert "36 of 36 done, 4 stopped" in status_in_words(folder.read())["runs"]
     assert study_run.report(folder, warn=print)["outcomes"]["stopped"] == 4
-    assert go_on(folder) is not None, "it is done: its results are written again"
+    folder.recipe.unlink()
+    assert search.resume("rungs", root=tmp_path).digest == Recipe.read(folder.recipe).digest
     with pytest.raises(UserError, match="no longer stops trials early"):
         request.going_on(folder, budget=60, device="cpu")
     shutil.rmtree(folder.path)

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from studies import study_of
+from studies import Killed, KilledAfter, study_of
 
 from completedp.config import StudyConfig
 from completedp.errors import UserError
 from completedp.hparams import HParams
 from completedp.models import grown_inventory, training_flops
 from completedp.resolved import resolve
-from completedp.runs.job import Event, Job
+from completedp.runs.job import Job
 from completedp.runs.journal import read_records
 from completedp.runs.local import InProcessExecutor
 from completedp.scale import Ratios
@@ -58,22 +58,6 @@ class Jobs:
         )
         self.made[trial] = job
         return dataclasses.replace(job, task="bowl:bowl", arguments={"pause": 0.0})
-
-
-class Killed(Exception):
-    pass
-
-
-class KilledAfter(InProcessExecutor):
-    def __init__(self, events: int) -> None:
-        super().__init__()
-        self.left = events
-
-    def poll(self, timeout: float) -> list[Event]:
-        if self.left == 0:
-            raise Killed
-        self.left -= 1
-        return super().poll(timeout)
 
 
 def begun(root: Path, config: StudyConfig) -> StudyFolder:

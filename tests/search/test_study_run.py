@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from bowl import STEPS
 from rich.console import Console
-from studies import job_factory, study_of
+from studies import Killed, KilledAfter, job_factory, study_of
 from typer.testing import CliRunner
 
 import completedp
@@ -36,22 +36,6 @@ QUIET = Console(quiet=True)
 
 
 pytestmark = pytest.mark.usefixtures("no_view")
-
-
-class Killed(Exception):
-    """The coordinator's death between two events."""
-
-
-class KilledAfter(InProcessExecutor):
-    def __init__(self, events: int) -> None:
-        super().__init__()
-        self.left = events
-
-    def poll(self, timeout: float) -> list[Event]:
-        if self.left == 0:
-            raise Killed
-        self.left -= 1
-        return super().poll(timeout)
 
 
 def begun(tmp_path: Path, config: StudyConfig, **study: Any) -> StudyFolder:

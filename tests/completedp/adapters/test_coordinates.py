@@ -114,13 +114,19 @@ class Twice(torch.nn.Module):
         return self.map(self.map(x_BD))
 
 
-def test_a_module_called_twice_and_an_untrained_one_are_named() -> None:
+def watching(module_type: str, name: str) -> Ready:
     model = Twice()
-    ready = Ready(
+    watched = Watched(
+        module_type=module_type, layer=None, part="hidden", module=model.get_submodule(name)
+    )
+    return Ready(
         model=model, optimizer=torch.optim.AdamW(model.parameters()), eps={},
-        loss=lambda x_BD: model(x_BD).sum(),
-        watched=(Watched(module_type="q", layer=None, part="hidden", module=model.map),),
+        loss=lambda x_BD: model(x_BD).sum(), watched=(watched,),
     )  # fmt: skip
+
+
+def test_a_module_called_twice_and_an_untrained_one_are_named() -> None:
+    ready = watching("q", "map")
     with pytest.raises(UserError, match=r"module of q \(Linear\) is called twice"):
         measure._calls(ready, torch.ones(1, 4))
     with pytest.raises(UserError, match=r"idle\.weight: got no gradient"):
@@ -128,12 +134,7 @@ def test_a_module_called_twice_and_an_untrained_one_are_named() -> None:
 
 
 def test_a_module_that_is_never_called_cannot_be_watched(cache: Path) -> None:
-    model = Twice()
-    ready = Ready(
-        model=model, optimizer=torch.optim.AdamW(model.parameters()), eps={},
-        loss=lambda x_BD: model(x_BD).sum(),
-        watched=(Watched(module_type="k", layer=None, part="hidden", module=model.idle),),
-    )  # fmt: skip
+    ready = watching("k", "idle")
     with pytest.raises(UserError, match=r"module of k \(Linear\) is never called"):
         measure._calls(ready, torch.ones(1, 4))
     with pytest.raises(UserError, match=r"nn\.MultiheadAttention, which never calls"):

@@ -1,4 +1,4 @@
-"""What benchmarks share: their options, the program they run, and the result file with its command."""
+"""Shared by all benchmarks: their options, the program they run, and the result file with its command."""
 
 from __future__ import annotations
 

@@ -37,11 +37,14 @@ _WEIGHTS = tuple(t for t, role in MODULE_TYPES.items() if role in WEIGHT_ROLES)
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """One row of the table. `places`: the module types or branches that have the kind. `default`: the global
-    value where none is given; None means that one must be. `range`: the admissible global values, which also
-    bound a coefficient at any scale. `transform`: the scale on which a multiplier is a shift; for
-    `log of 1-x` the multiplier acts on 1-x. `octaves`: how far the search moves a global value, and a
-    multiplier, to either side."""
+    """One row of the table.
+
+    `places` are the module types or branches that have the kind. `default` is the global value of a file that
+    gives none; a kind with None must be given. `range` holds the admissible global values, and bounds a
+    coefficient at any scale. `transform` is the scale on which a multiplier is a shift; with `log of 1-x` the
+    multiplier acts on 1-x. `octaves` are the bounds of the search to either side: one for a global value, one
+    for a multiplier.
+    """
 
     name: str
     scope: Literal["tensor", "branch", "model"] = "tensor"

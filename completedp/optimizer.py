@@ -37,7 +37,7 @@ FLOAT32 = Field(
     lambda x: reading.is_number(x) and abs(x) <= LARGEST_FLOAT32,
     f"a number of at most {LARGEST_FLOAT32:.8g}",
 )
-# What the optimizer takes, and a tensor that is filled with a number.
+# The values that AdamW takes, and the constants that fill a tensor.
 BOUNDS: Mapping[str, Field] = {
     "lr": NOT_NEGATIVE,
     "weight_decay": NOT_NEGATIVE,
@@ -46,7 +46,7 @@ BOUNDS: Mapping[str, Field] = {
     "eps": NOT_NEGATIVE,
     "init_value": FLOAT32,
 }
-# What a plan holds: values with which a tensor trains.
+# The values of a plan: with them a tensor trains.
 PLANNED_BOUNDS: Mapping[str, Field] = {
     **{name: BOUNDS[name] for name in VALUES},
     "lr": Field(
@@ -104,8 +104,10 @@ class TensorRow:
 
 
 class Planned(Protocol):
-    """A `Resolved`, a `Plan`, or the result of `parametrize`. `coefficients` are those of the forward pass
-    beside the residual ones, by name."""
+    """A `Resolved`, a `Plan`, or the result of `parametrize`.
+
+    `coefficients` are the coefficients of the forward pass by name, without the residual ones.
+    """
 
     @property
     def tensors(self) -> Sequence[TensorRow]: ...

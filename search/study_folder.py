@@ -53,7 +53,7 @@ class StudyFolder:
 
     @property
     def experiment(self) -> Path:
-        """What Ax opens."""
+        """The search trials as a file that Ax opens."""
         return self.path / root_layout.EXPERIMENT
 
     @property

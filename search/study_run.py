@@ -51,8 +51,8 @@ def train(
 ) -> dict[str, Any] | None:
     """Run the requested study, which has begun in `folder`. See `run` for the rest.
 
-    The runs train in `workers` processes here (None: one per core or GPU), or in `executor`. That is closed
-    at the end.
+    The runs train in `workers` processes here (None: one per core or GPU), or in `executor`. The executor is
+    closed at the end.
     """
     config, device = request.config, request.device
     make_job = functools.partial(
@@ -180,7 +180,7 @@ def report(folder: StudyFolder, *, warn: Callable[[str], object]) -> dict[str, A
         return summarize(study, build_recipe(study))
     with Lock(folder.lock):
         summary = _write_results(folder, study)
-        # It takes seconds for a few hundred trials, and a finished study has it.
+        # Writing it takes seconds for a few hundred trials, and most finished studies have it.
         if not folder.experiment.exists():
             _write_experiment(folder, study, warn)
         return summary
@@ -198,7 +198,7 @@ def _write_results(folder: StudyFolder, study: Study) -> dict[str, Any]:
 
 
 def _write_experiment(folder: StudyFolder, study: Study, warn: Callable[[str], object]) -> None:
-    """Write what Ax opens. It comes last, and a failure of Ax is a warning: nothing else waits for it."""
+    """Write the file that Ax opens. A failure of Ax is only a warning, and no other result waits for it."""
     try:
         AxExperiment(study).save(folder.experiment)
     except Exception as error:

@@ -40,7 +40,7 @@ from completedp.seeds import derive_seed
 
 POWER = {"beta_rule": "power"}
 RATIOS = (1, 2, 4, 8, 16)
-# What must fail does so at any ratio.
+# A planted fault fails at any ratio.
 FEWER = (1, 2, 4)
 # This fault needs all ratios: half a power more or less is expected of its gradient early in training.
 QK_NORM = "QK norm's ε with the width factor"

@@ -35,7 +35,7 @@ from search.study import Study, StudySpec, confirmation_runs
 
 OBSERVED, GLOBAL = 200, 2
 WORKERS = 2
-# What a study records of its corpus; no ask reads it.
+# A study's record of its corpus. No ask reads it.
 DATA = {"digest": "sha256:0", "tokens": {}, "bytes_per_token": {"report": 1.0}}
 
 

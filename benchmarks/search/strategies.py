@@ -366,7 +366,7 @@ def trials_to_reach(
 
 
 def crossing(places: list[int], losses: list[float], target: float) -> float | None:
-    """Where the piecewise line through the losses first comes down to the target."""
+    """The number of trials at which the piecewise line through the losses first reaches the target."""
     for i in range(1, len(places)):
         if losses[i] <= target:
             share = (losses[i - 1] - target) / (losses[i - 1] - losses[i])

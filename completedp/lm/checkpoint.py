@@ -222,7 +222,7 @@ def _said(tensor: Tensor) -> str:
 
 
 def _like_moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What a saved moment is like: its parameter, and a number of float32 for the steps."""
+    """The form of a saved moment: that of its parameter, or one float32 number for the steps."""
     count = torch.zeros((), dtype=torch.float32)
     return {name: count if key == STEP_KEY else p for name, key, p in _moments(optimizer)}
 

@@ -168,7 +168,7 @@ class ProcessGroup:
 
 
 class _MultiProcess(ProcessGroup):
-    """What `ddp` and `fsdp` share: this process is one rank of several."""
+    """One rank of several processes: the common part of `ddp` and `fsdp`."""
 
     def __init__(self) -> None:
         super().__init__()

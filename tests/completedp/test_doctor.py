@@ -1,4 +1,4 @@
-"""What `doctor` finds, on a healthy machine and on broken ones."""
+"""`doctor` on a healthy machine and on broken ones."""
 
 from __future__ import annotations
 

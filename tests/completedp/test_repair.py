@@ -1,4 +1,4 @@
-"""What `doctor --repair` mends, what it leaves alone, and the copies that it keeps."""
+"""`doctor --repair`: the faults that it mends, those that it leaves alone, and its copies."""
 
 from __future__ import annotations
 

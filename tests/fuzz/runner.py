@@ -35,7 +35,7 @@ _PATIENCE = 3
 
 
 class Result:
-    """What the cases of a format came to."""
+    """The result of a format's cases."""
 
     def __init__(self) -> None:
         self.cases = 0

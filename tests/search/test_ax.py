@@ -223,7 +223,7 @@ def test_a_bare_client_gains_what_the_studys_loop_gains(config: StudyConfig) -> 
 
 
 def expected_history(study: Study) -> History:
-    """What the next proposal's strategy is shown, from the journal alone."""
+    """The history that the next proposal's strategy sees, from the journal alone."""
     space, phase = Space.from_config(study.spec.config), current_phase(study).name
     free = space.part("global") if phase == "global" else space.part("type", "depth")
     center = [study.center] if phase == "module" and study.center else []

@@ -1,4 +1,4 @@
-"""What a person sees: every finished trial once, and the lead with its uncertainty."""
+"""A display shows every finished trial once, and the lead with its uncertainty."""
 
 import io
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is said before a search starts, and what wants a --yes."""
+"""The lines before a search starts, and the cases that want a --yes."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the verbs say of the data that they read, and how they go on where it is gone."""
+"""The verbs name the data that they read, and go on without its source."""
 
 from __future__ import annotations
 

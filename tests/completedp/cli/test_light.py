@@ -1,4 +1,4 @@
-"""What the light verbs import, and how long `--help` takes to get there."""
+"""The light verbs import little, and `--help` is quick."""
 
 import json
 import subprocess

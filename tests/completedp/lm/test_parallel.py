@@ -87,7 +87,7 @@ def ended(process: subprocess.Popen[str]) -> str:
 
 
 def results(ranks: int, cases: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
-    """What each rank makes of the cases."""
+    """Each rank's result of the cases."""
     (folder / "cases.json").write_text(json.dumps(cases))
     script = Path(__file__).with_name("ranks.py")
     process = launched(ranks, script, "cases.json", "results.json", cwd=folder)

@@ -1,4 +1,4 @@
-"""What is read of a folder, what is left out of it, and what is no source at all."""
+"""A folder's files that are read, those that are left out, and sources that are refused."""
 
 import os
 import socket

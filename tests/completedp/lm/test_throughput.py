@@ -1,4 +1,4 @@
-"""What counts as speed, and the share of a card's peak."""
+"""Speed, and its share of a card's peak."""
 
 import pytest
 import torch

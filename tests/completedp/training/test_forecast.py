@@ -1,4 +1,4 @@
-"""What runs will take: by their FLOPs, and on a GPU at least by their launches."""
+"""A run's forecast by its FLOPs, and on a GPU by its launches if those take longer."""
 
 import dataclasses
 

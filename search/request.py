@@ -121,8 +121,7 @@ def going_on(folder: StudyFolder, *, budget: int | None, device: str) -> Request
     Raises `UserError` if there is no such study, if it cannot go on, and if the new total is of no use.
     """
     study = folder.read()
-    if budget is not None or not study.done:
-        study.check_goes_on()
+    study.check_goes_on()
     if budget is not None and budget != study.budget:
         study.check_raise(budget)
         study = study.raised_to(budget)

@@ -1,4 +1,8 @@
-"""A training scale, and the ratios of one scale to another."""
+"""A training scale, and the ratios of one scale to another.
+
+.. [PowerLines]  Power Lines: Scaling Laws for Weight Decay and Batch Size in LLM Pre-training,
+                 arXiv 2505.13738.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ from dataclasses import dataclass
 from completedp.errors import UserError
 
 LARGEST = 2**63 - 1  # the largest size that a tensor library can count
+# The best batch grows with the tokens as a power law, whatever the model's size [PowerLines].
+BATCH_EXPONENT = 0.383
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,7 +59,7 @@ def run(
     >>> short = dataclasses.replace(tiny, train=train)
     >>> recipe = search.run(short, budget=12, root=root, device="cpu")
     >>> recipe.base
-    Scale(width=32, depth=2, batch=2048, tokens=32768)
+    Scale(width=64, depth=2, batch=512, tokens=32768)
     >>> recipe.provenance["confirmed"]["verdict"]
     'too few seeds to conclude (2 pairs; 6 are needed)'
     """

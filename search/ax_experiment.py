@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from completedp import files
 from completedp.runs.journal import TrialRecord
 from search.space import Space
 from search.strategies import strategy_named
-from search.strategies.node import StrategyNode
+from search.strategies.node import SeenTrial, StrategyNode
 from search.study import Study
 
 METRIC = "loss"
@@ -39,13 +39,12 @@ NO_TIME = "1970-01-01 00:00:00.000000"
 class View:
     """The part of a study that one proposal is about.
 
-    `free` names the coordinates that move. `fixed` holds octaves of others, and the rest is 0. `trials` are
-    the numbers of the trials that the strategy sees, oldest first. The first of them is its start.
+    `free` names the coordinates that move. The others are held at 0, the preset's own value. `trials` are the
+    numbers of the trials that the strategy sees, oldest first. The first of them is its start.
     """
 
     phase: str
     free: Sequence[str]
-    fixed: Mapping[str, float]
     trials: Sequence[int]
 
 
@@ -76,26 +75,36 @@ class AxExperiment:
         for record in study.searched:
             self._space.check(record.values, f"trial {record.trial}")
             full = {_ax_name(name): record.values.get(name, 0.0) for name in self._names}
-            self._register(record.trial, record.phase, self._client.attach_trial(parameters=full))
+            index = self._client.attach_trial(parameters=full)
+            self._register(record.trial, record.phase, record.seed, index)
             self.tell(record)
 
-    def _register(self, trial: int, phase: str, index: int) -> None:
+    def _register(self, trial: int, phase: str, seed: int, index: int) -> None:
         self._index[trial] = index
-        self._client._experiment.trials[index].update_run_metadata({"trial": trial, "phase": phase})
+        metadata = {"trial": trial, "phase": phase, "seed": seed}
+        self._client._experiment.trials[index].update_run_metadata(metadata)
 
-    def ask(self, trial: int, view: View) -> dict[str, float]:
-        """The strategy's next point, registered as `trial`: the octaves of every coordinate."""
+    def ask(self, trial: int, seed: int, view: View) -> dict[str, float]:
+        """The strategy's next point, registered as `trial` with a training seed: octaves by coordinate."""
         node = _ViewNode(self, trial, view)
         self._client.set_generation_strategy(GenerationStrategy(name=node.name, nodes=[node]))
-        held = {
-            _ax_name(name): view.fixed.get(name, 0.0)
-            for name in self._names
-            if name not in view.free
-        }
-        trials = self._client.get_next_trials(max_trials=1, fixed_parameters=held)
+        trials = self._client.get_next_trials(max_trials=1, fixed_parameters=self._held(view))
         ((index, parameters),) = trials.items()
-        self._register(trial, view.phase, index)
-        return {name: float(parameters[_ax_name(name)]) for name in self._names}
+        self._register(trial, view.phase, seed, index)
+        return self._octaves(parameters, view)
+
+    def best(self, view: View) -> dict[str, float]:
+        """The point that the strategy would hand over: octaves by coordinate. No trial is registered."""
+        node, experiment = _ViewNode(self, 0, view), self._client._experiment
+        node.update_generator_state(experiment, experiment.lookup_data())
+        return self._octaves(node.best_of_view(self._held(view)), view)
+
+    def _held(self, view: View) -> TParameterization:
+        return {_ax_name(name): 0.0 for name in self._names if name not in view.free}
+
+    @staticmethod
+    def _octaves(parameters: TParameterization, view: View) -> dict[str, float]:
+        return {name: float(parameters[_ax_name(name)]) for name in view.free}
 
     def tell(self, record: TrialRecord) -> None:
         """Pass on the outcome of a registered trial. A pending one has none."""
@@ -136,11 +145,21 @@ class _ViewNode(StrategyNode):
         self._study, self._trial, self._view = study, trial, view
 
     def get_next_candidate(self, pending_parameters: list[TParameterization]) -> TParameterization:
-        shown = [self._trials[self._study._index[trial]] for trial in self._view.trials]
-        parameters = self.proposal(shown, self._trial)
-        kept = [*self._view.free, *self._view.fixed]
-        inside = self._study._space.project({name: parameters[_ax_name(name)] for name in kept})
-        return parameters | {_ax_name(name): octaves for name, octaves in inside.items()}
+        return self._projected(self.proposal(self._shown, self._trial))
+
+    def best_of_view(self, held: TParameterization) -> TParameterization:
+        """The parameters to hand over, with `held` fixed."""
+        self._fixed = held
+        return self._projected(self.best(self._shown))
+
+    @property
+    def _shown(self) -> list[SeenTrial]:
+        return [self._trials[self._study._index[trial]] for trial in self._view.trials]
+
+    def _projected(self, parameters: TParameterization) -> TParameterization:
+        octaves = {name: parameters[_ax_name(name)] for name in self._view.free}
+        inside = self._study._space.project(octaves)
+        return parameters | {_ax_name(name): x for name, x in inside.items()}
 
 
 def _ax_name(name: str) -> str:

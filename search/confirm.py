@@ -5,7 +5,7 @@ Both are trained on fresh, paired seeds and judged on the report split.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from completedp.runs.journal import TrialRecord
 from completedp.stats import Comparison
@@ -24,6 +24,11 @@ def losses_by_arm(confirmations: Sequence[TrialRecord]) -> dict[str, dict[int, f
         }
         for arm in ARMS
     }
+
+
+def values_by_arm(confirmations: Sequence[TrialRecord]) -> dict[str, Mapping[str, float]]:
+    """Arm → its values in octaves, for the arms that were trained."""
+    return {t.extra["arm"]: t.values for t in confirmations}
 
 
 def diverged_by_arm(confirmations: Sequence[TrialRecord]) -> dict[str, int]:

@@ -94,8 +94,11 @@ def trial_line(record: TrialRecord, budget: int) -> str:
     else:
         status = (record.status or "running").replace("_", " ")
         end = f"{status}: {record.reason}" if record.reason else status
-    arm = f" ({record.extra['arm']} arm)" if record.phase == "confirm" else ""
-    return f"trial {record.trial:{width}d}  {record.phase:7s} {seconds}  {end}{arm}"
+    which = {
+        "ladder": " ({finalist} finalist, x {rung} FLOPs)",
+        "confirm": " ({arm} arm)",
+    }.get(record.phase, "").format_map(record.extra)
+    return f"trial {record.trial:{width}d}  {record.phase:7s} {seconds}  {end}{which}"
 
 
 def retry_line(event: Event, study: Study) -> str | None:

@@ -57,23 +57,24 @@ def describe(study: Study, corpus: Corpus | None, cost: Forecast) -> list[str]:
     config, budget = study.spec.config, study.budget
     space = Space.from_config(config)
     confirming = confirmation_runs(budget)
-    searching, on_global = study.search_limit, study.global_limit
-    stale = budget - searching - confirming
-    before = f" + {stale} that confirmed before" if stale else ""
+    searching, on_global, on_ladder = study.search_limit, study.global_limit, study.ladder_limit
+    stale = budget - searching - confirming - on_ladder
+    before = f" + {float(stale):.4g} that judged before" if stale else ""
     a_run, total = "unknown time", "unknown"
     if cost.seconds_per_run is not None and cost.seconds is not None:
         minutes = cost.seconds / 60
         total = f"about {minutes / 60:.1f} h" if minutes > 90 else f"about {minutes:.0f} min"
         a_run = f"about {cost.seconds_per_run:.0f} s"
     epochs = "" if cost.epochs is None else f"{cost.epochs:.2f} epochs, "
+    climbing = f"{float(on_ladder):.4g} for finalists at larger scales + " if on_ladder else ""
     frozen = f" (frozen: {', '.join(config.search.frozen)})" if config.search.frozen else ""
     loop = f"what {config.train.loop} reads"
     return [
         f"data: {loop if corpus is None else corpus.summary(config.data.source)}",
         f"space: {len(space.part('global'))} global values, {len(space.part('type'))} module-type and "
         f"{len(space.part('depth'))} depth multipliers{frozen}",
-        f"budget: {budget} runs = {on_global} global + {searching - on_global} per module + "
-        f"{confirming} to confirm on fresh seeds{before}; strategy {config.search.strategy}",
+        f"budget: {budget} runs = {on_global} global + {float(searching - on_global):.4g} per module + "
+        f"{climbing}{confirming} to confirm on fresh seeds{before}; strategy {config.search.strategy}",
         f"a run: {config.train.tokens:,} tokens, {epochs}{a_run}; {cost.runs} runs, {cost.workers} at a "
         f"time, {total}",
     ]

@@ -11,6 +11,7 @@ from completedp.runs.journal import TrialRecord, finished_record
 from completedp.scale import Ratios
 from search.ax_experiment import AxExperiment, View
 from search.phases import SearchPhase, Split, TrialSpec, all_over, current_phase
+from search.scales import PROXY
 from search.space import Space
 from search.study import Study
 
@@ -51,7 +52,7 @@ class Proposer:
         if self._waiting:
             spec: TrialSpec | None = TrialSpec.of(self._waiting.pop(0))
         else:
-            spec = current_phase(self.study).next(self.study, self._ask)
+            spec = current_phase(self.study).next(self.study, self)
             if spec is not None:
                 self._record(spec.to_record())
         if spec is None:
@@ -74,21 +75,20 @@ class Proposer:
         self.study.add(record)
 
     def _tell(self, record: TrialRecord) -> None:
-        if record.phase != "confirm":  # Ax knows the select split only
+        if record.phase not in ("ladder", "confirm"):  # Ax knows the strategy's trials only
             self._ax.tell(record)
 
-    def _ask(self, phase: SearchPhase) -> dict[str, float]:
-        """The next trial's values in octaves: those that the phase moves, and those of its center.
+    def propose(self, phase: SearchPhase, seed: int) -> dict[str, float]:
+        """The next trial's octaves, of the coordinates that the phase moves."""
+        view = self._view(phase, phase.ratios(self.study))
+        return self._ax.ask(len(self.study.trials), seed, view)
 
-        Losses at different scales cannot be compared. So the strategy sees only trials at the next one's
-        scale.
-        """
-        center, ratios = phase.center(self.study), phase.ratios(self.study)
+    def best(self, phase: SearchPhase) -> dict[str, float]:
+        """The octaves that the strategy hands over at the study's own scale."""
+        return self._ax.best(self._view(phase, PROXY))
+
+    def _view(self, phase: SearchPhase, ratios: Ratios) -> View:
+        """The phase's trials at a scale. Losses at different scales cannot be compared."""
         free = [c.name for c in self._space.part(*phase.free)]
-        fixed = center.values if center else {}
-        trials = [*([center] if center else []), *self.study.of_phase(phase.name)]
-        seen = [t.trial for t in trials if t.ratios == ratios]
-        view = View(phase=phase.name, free=free, fixed=fixed, trials=seen)
-        values = self._ax.ask(len(self.study.trials), view)
-        kept = {*free, *fixed}
-        return {c.name: values[c.name] for c in self._space.coordinates if c.name in kept}
+        seen = [t.trial for t in self.study.of_phase(*phase.seen) if t.ratios == ratios]
+        return View(phase=phase.name, free=free, trials=seen)

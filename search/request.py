@@ -17,6 +17,7 @@ from completedp.lm.preset_files import load_preset
 from completedp.lm.train import pick_device
 from completedp.training.forecast import Forecast
 from search import preflight, study_folder
+from search.rungs import rungs_of
 from search.strategies import strategy_named
 from search.study import Study, StudySpec
 from search.study_folder import StudyFolder, free_name
@@ -110,7 +111,9 @@ def new_study(
         config = load_preset(str(config))
     strategy_named(config.search.strategy)
     folder.check_free()
-    spec = StudySpec(name=folder.name, config=config, seed=seed, budget=budget, data={})
+    spec = StudySpec(
+        name=folder.name, config=config, seed=seed, budget=budget, data={}, rungs=rungs_of(config)
+    )
     study = Study(spec=spec, records=[])
     return Request(folder=folder, study=study, device=device, new=True, named=name is not None)
 

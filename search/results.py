@@ -10,9 +10,16 @@ from typing import Any
 
 from completedp.recipe import Recipe
 from completedp.runs.journal import TrialRecord
-from completedp.seeds import derive_seed
 from completedp.stats import compare
-from search.confirm import ARMS, confirmed_arm, diverged_by_arm, losses_by_arm, verdict
+from search.confirm import (
+    ARMS,
+    confirmed_arm,
+    diverged_by_arm,
+    losses_by_arm,
+    values_by_arm,
+    verdict,
+)
+from search.ladder import rows, winner
 from search.space import Space
 from search.study import Study
 
@@ -23,24 +30,22 @@ def build_recipe(study: Study) -> Recipe:
     """The recipe of a study whose confirmation has ended.
 
     The recipe holds the per-module configuration if `confirmed_arm` chooses it. Otherwise it holds the global
-    one in both places, and `provenance.chosen` says so.
+    one in both places, and `provenance.chosen` says so. `provenance.ladder` has the losses of both arms by
+    scale, which tell what a plan at a target may expect.
     """
     config = study.spec.config
     space = Space.from_config(config)
-    best = {arm: study.best(arm) for arm in ARMS}
-    baseline = best["global"]
-    assert baseline is not None, "a study without a global incumbent does not confirm"
+    values = values_by_arm(study.confirmations)
     losses = losses_by_arm(study.confirmations)
     chosen, confirmed = _judged(study.confirmations)
-    if best["module"] is None:
+    if "module" not in values:
         confirmed["verdict"] = "nothing to compare: no per-module trial completed"
-    tuned = best[chosen] or baseline
     judged = (_judged(study.confirmations_of(number)) for number in range(study.round))
     # A reader should see if the budget was raised until there was a gain. A round may have confirmed nothing.
     earlier = [found for _, found in judged if found]
     provenance: dict[str, Any] = {
-        "chosen": tuned.phase,
-        "trials": {"global": baseline.trial, "chosen": tuned.trial},
+        "chosen": chosen,
+        "finalist": winner(study),
         "budget": study.budget,
         "strategy": config.search.strategy,
         "search": {
@@ -51,7 +56,7 @@ def build_recipe(study: Study) -> Recipe:
         },
         "seeds": {
             "study": study.spec.seed,
-            "search": derive_seed(study.spec.seed, "search"),
+            "search": sorted({t.seed for t in study.searched}),
             "confirm": sorted({t.seed for t in study.confirmations}),
         },
         "data": dict(study.spec.data),
@@ -61,6 +66,7 @@ def build_recipe(study: Study) -> Recipe:
             **({"earlier_rounds": earlier} if earlier else {}),
             "unit": "nats per token, report split",
         },
+        "ladder": {"rows": rows(study), "unit": "nats per token, select split"},
         "versions": dict(study.spec.versions),
     }
     return Recipe(
@@ -68,8 +74,8 @@ def build_recipe(study: Study) -> Recipe:
         model=config.model,
         data=config.data,
         train=config.train,
-        hparams=space.to_hparams(tuned.values),
-        baseline=space.to_hparams(baseline.values),
+        hparams=space.to_hparams(values[chosen]),
+        baseline=space.to_hparams(values["global"]),
         provenance=provenance,
     )
 

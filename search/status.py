@@ -96,7 +96,8 @@ def _stage(study: Study) -> tuple[str, Fraction, Fraction]:
         and not any(t.status is None for t in tried)
     ):
         return "stuck", study.cost(tried), Fraction(study.global_limit)
-    trials = study.confirmations if phase.name == "confirm" else study.of_phase(phase.name)
+    rounds = {"ladder": study.judged, "confirm": study.confirmations}
+    trials = rounds.get(phase.name, study.of_phase(phase.name))
     return phase.name, study.cost(trials), phase.runs(study)
 
 

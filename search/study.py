@@ -14,9 +14,12 @@ import completedp
 from completedp import files, reading, validation
 from completedp.config import StudyConfig, without_stopping
 from completedp.errors import UserError, located, shown
+from completedp.models import training_flops
 from completedp.reading import Field
 from completedp.runs.journal import TrialRecord, check_study, take, trials
 from completedp.scale import Ratios
+from search import rungs
+from search.rungs import Rung
 from search.scales import PROXY, cost_at
 
 SMALLEST_BUDGET = 12  # 4 confirmation runs and 8 to search with
@@ -61,13 +64,17 @@ def versions_now() -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class StudySpec:
-    """The first record of a journal: everything about a study that never changes."""
+    """The first record of a journal: everything about a study that never changes.
+
+    `rungs` are the scales of its ladder. Studies of earlier versions have none.
+    """
 
     name: str
     config: StudyConfig
     seed: int
     budget: int
     data: Mapping[str, Any]
+    rungs: Sequence[Rung] = ()
     versions: Mapping[str, str] = field(default_factory=versions_now)
 
     def to_record(self) -> dict[str, Any]:
@@ -80,6 +87,7 @@ class StudySpec:
             "seed": self.seed,
             "budget": self.budget,
             "data": dict(self.data),
+            "rungs": [rung.to_record() for rung in self.rungs],
             "versions": dict(self.versions),
         }
 
@@ -99,10 +107,12 @@ class StudySpec:
                     f"the configuration does not match its digest {shown(digest)}; it was edited: begin a "
                     "new study instead"
                 )
-            reading.check_fields(record, {"data": _DATA}, ("data",), "the study's record")
+            fields = {"data": _DATA, "rungs": rungs.RUNGS}
+            reading.check_fields(record, fields, ("data",), "the study's record")
+            ladder = tuple(map(rungs.rung_from, record.get("rungs", ())))
         check_study(record, where)
         names = ("name", "seed", "budget", "data", "versions")
-        return cls(config=config, **{name: record[name] for name in names})
+        return cls(config=config, rungs=ladder, **{name: record[name] for name in names})
 
 
 @dataclass
@@ -158,9 +168,17 @@ class Study:
 
     def cost_at(self, ratios: Ratios) -> Fraction:
         """The cost of one trial at that scale."""
+        if not self._costs:
+            # An external model's FLOPs take its own code to count, so the journal's are taken.
+            self._costs = {rung.ratios: rung.cost for rung in self.spec.rungs}
         if ratios not in self._costs:
             self._costs[ratios] = cost_at(self.spec.config, ratios)
         return self._costs[ratios]
+
+    @property
+    def proxy_flops(self) -> int:
+        """Training FLOPs of one run at the study's own scale."""
+        return training_flops(self.spec.config.model, self.spec.config.train.tokens)
 
     def cost(self, records: Iterable[TrialRecord]) -> Fraction:
         """The cost of these trials together."""
@@ -172,8 +190,27 @@ class Study:
 
     @property
     def searched(self) -> list[TrialRecord]:
-        """The trials of every phase but the confirmation."""
-        return [t for t in self.trials.values() if t.phase != "confirm"]
+        """The trials that a strategy proposed."""
+        return [t for t in self.trials.values() if t.phase not in ("ladder", "confirm")]
+
+    @property
+    def ladder(self) -> list[Rung]:
+        """The rungs that the budget pays for."""
+        return rungs.ladder(self.spec.rungs, self.budget)
+
+    @property
+    def ladder_limit(self) -> Fraction:
+        """The part of the budget for the ladder, in proxy runs."""
+        return rungs.ladder_cost(self.spec.rungs, self.budget)
+
+    @property
+    def judged(self) -> list[TrialRecord]:
+        """The ladder's trials of the current round."""
+        return [t for t in self.of_phase("ladder") if t.extra.get("round") == self.round]
+
+    def rung(self, flops: int) -> list[TrialRecord]:
+        """The trials of one rung of the current round."""
+        return [t for t in self.judged if t.extra["rung"] == flops]
 
     @property
     def confirmations(self) -> list[TrialRecord]:
@@ -187,8 +224,16 @@ class Study:
     @property
     def search_limit(self) -> Fraction:
         """The part of the budget for search, in proxy runs."""
-        confirmed = self.cost(self.of_phase("confirm")) - self.cost(self.confirmations)
-        return self.budget - confirmed - confirmation_runs(self.budget)
+        judging = confirmation_runs(self.budget) + self.ladder_limit
+        return self.budget - self._spent_before - judging
+
+    @property
+    def _spent_before(self) -> Fraction:
+        """The cost of ladders and confirmations of earlier rounds."""
+        stale = (
+            t for t in self.of_phase("ladder", "confirm") if t.extra.get("round") != self.round
+        )
+        return self.cost(stale)
 
     def raised_to(self, budget: int) -> Study:
         """The study with its budget raised. Nothing is written."""
@@ -206,17 +251,6 @@ class Study:
     def best(self, phase: str) -> TrialRecord | None:
         """The completed trial with the lowest loss, and the earliest one of equals."""
         return min(self.completed(phase), key=lambda t: t.loss or 0.0, default=None)
-
-    @property
-    def center(self) -> TrialRecord | None:
-        """The global configuration that the per-module phase moves around: the best before it began.
-
-        Later global trials (of a raised budget) compete as the baseline, but do not move it: per-module
-        trials stay comparable.
-        """
-        first = min((t.trial for t in self.of_phase("module")), default=len(self.trials))
-        earlier = [t for t in self.completed("global") if t.trial < first]
-        return min(earlier, key=lambda t: t.loss or 0.0, default=None)
 
     @property
     def pending(self) -> list[TrialRecord]:
@@ -238,8 +272,8 @@ class Study:
 
     def smallest_raise(self) -> int:
         """The smallest total above the present one that leaves a run to search with."""
-        confirmed, searched = self.cost(self.of_phase("confirm")), self.cost(self.searched)
-        budget = max(self.budget, math.floor(confirmed + searched)) + 1
-        while budget - confirmed - confirmation_runs(budget) < searched + 1:
+        searched = self.cost(self.searched)
+        budget = max(self.budget, math.floor(self.cost(self.trials.values()))) + 1
+        while self.raised_to(budget).search_limit < searched + 1:
             budget += 1
         return budget

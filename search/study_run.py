@@ -25,6 +25,7 @@ from completedp.scale import Ratios
 from completedp.tracking import Tracker
 from completedp.training.jobs import training_job, user_paths
 from search.ax_experiment import AxExperiment
+from search.confirm import values_by_arm
 from search.display import Display
 from search.figures import draw
 from search.phases import Split
@@ -191,9 +192,11 @@ def _write_results(folder: StudyFolder, study: Study) -> dict[str, Any]:
     summary = summarize(study, recipe)
     recipe.write(folder.recipe)
     files.write_json(folder.path / root_layout.SUMMARY, summary)
-    best = study.best("module")
-    drawn = Space.from_config(study.spec.config).to_hparams(best.values) if best else recipe.hparams
-    draw(study, drawn, folder.path / root_layout.FIGURES)
+    # The figures show the per-module arm even if the confirmation refused it.
+    values = values_by_arm(study.confirmations)
+    tuned = values.get("module", values["global"])
+    hparams = Space.from_config(study.spec.config).to_hparams(tuned)
+    draw(study, hparams, folder.path / root_layout.FIGURES)
     return summary
 
 

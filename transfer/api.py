@@ -23,7 +23,7 @@ def plan(
     tokens_per_parameter: float | str | None = None,
     aspect: float | None = None,
     tensor_parallel: int = 1,
-    which: Literal["tuned", "baseline"] = "tuned",
+    which: Literal["auto", "tuned", "baseline"] = "auto",
     parameterization: str | None = None,
     **rule_options: Any,
 ) -> Plan:
@@ -35,7 +35,8 @@ def plan(
     batch grown with the tokens. `tokens` counts the whole training's. `tokens_per_parameter` is a number,
     `"chinchilla"`, or the path of a YAML file with a law's A, B, alpha and beta; it defaults to the
     recipe's. `aspect` is width / depth. Heads and d_ff divide by `tensor_parallel`. `which` chooses the
-    recipe's tuned values or its global baseline. `parameterization` defaults to the recipe's;
+    recipe's tuned values or its global baseline; `auto` is the one that the recipe's ladder expects to be
+    better there, or the tuned one without a ladder. `parameterization` defaults to the recipe's;
     `rule_options` are the fields of `completedp.rules.RuleOptions`.
 
     Raises `completedp.UserError` for a file that is no recipe, for sizes that contradict each other or that

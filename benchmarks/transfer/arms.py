@@ -39,10 +39,11 @@ from completedp.recipe import Recipe
 from completedp.seeds import derive_seed
 from completedp.stats import compare
 from completedp.training.sweeps import Training, train_all
+from transfer.expected import Arm
 from transfer.measuring.setting import runs_folder
 from transfer.measuring.speedup import MEASUREMENT, Run, Setting, runs, speedup
 from transfer.measuring.transfer_check import times
-from transfer.planning.planner import Arm, make_plan
+from transfer.planning.planner import make_plan
 from transfer.planning.target import TargetRequest, target_for
 
 PARAMETERIZATIONS = ("completed-p", "completep", "mup", "sp-fan-in")

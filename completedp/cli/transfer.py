@@ -50,9 +50,12 @@ def transfer(
         int, typer.Option(help="Devices a layer is split over: heads and d_ff divide by it.", min=1)
     ] = 1,
     out: Annotated[Path, typer.Option(help="The plan file; replaced.")] = Path("plan.yaml"),
-    baseline: Annotated[
-        bool, typer.Option("--baseline", help="Carry the recipe's global baseline instead.")
-    ] = False,
+    which: Annotated[
+        str,
+        typer.Option(
+            help="The values to carry: tuned, baseline, or auto, the better one by the recipe's ladder."
+        ),
+    ] = "auto",
     diff: Annotated[
         bool, typer.Option("--diff", help="Show the values as multiples of the baseline's.")
     ] = False,
@@ -84,7 +87,7 @@ def transfer(
     carried_as = partial(
         carry, Recipe.read(recipe), request, parameterization=parameterization, **rule_options
     )
-    carried = carried_as(which="baseline" if baseline else "tuned")
+    carried = carried_as(which=which)
     compared = carried_as(which="baseline").plan if diff else None
     carried.plan.write(out)
     if json:

@@ -12,20 +12,20 @@ from completedp.cli.output import print_json, print_table
 
 
 def transfer_fit(
-    measured: Annotated[Path, typer.Argument(help="A speedup.json of three or more scales.")],
+    measured: Annotated[Path, typer.Argument(help="A speedup.json of two or more scales.")],
     flops: Annotated[float, typer.Option(help="The budget to extrapolate to, 1e21 for one.")],
     figure: Annotated[Path | None, typer.Option(help="Draw it: a PNG file.")] = None,
     root: Root = DEFAULT_ROOT,
     json: Json = False,
 ) -> None:
     """Extrapolate the loss of a recipe and of its baseline to a budget of FLOPs, with intervals."""
-    from transfer.measuring import extrapolation
+    from transfer import law
     from transfer.measuring.speedup import read_document
 
-    data = extrapolation.measured(read_document(measured))
-    result = extrapolation.extrapolate(data, flops)
+    data = law.of_speedup(read_document(measured))
+    result = law.extrapolate(data, flops)
     if figure is not None:
-        extrapolation.draw(data, flops, figure)
+        law.draw(data, flops, figure)
     if json:
         print_json(result)
         return

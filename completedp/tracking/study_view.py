@@ -146,8 +146,8 @@ class StudyView(View):
         now = milliseconds(time.time())
         best, metrics = math.inf, []
         order = [finished[r["trial"]] for r in records if r["event"] == "finished"]
-        # Confirmation runs are evaluated on another split, so their losses are not comparable.
-        for step, trial in enumerate(t for t in order if t.phase != "confirm"):
+        # Other runs have another scale or split, so their losses are not comparable.
+        for step, trial in enumerate(t for t in order if t.phase in ("global", "module")):
             best = min(best, math.inf if trial.loss is None else trial.loss)
             if math.isfinite(best) and step not in self._steps_logged:
                 metrics.append(("best_loss", best, now, step))

@@ -1,7 +1,7 @@
 """The search strategies: each one maps a history of trials to the next point.
 
-To add one, write a class with `propose` in a new file here and name it in `STRATEGIES`. Then the command
-line offers it, `search.strategies.node.StrategyNode` runs it inside Ax, and the tests check it.
+To add one, write a class with `propose` and `best` in a new file here and name it in `STRATEGIES`. Then the
+command line offers it, `search.strategies.node.StrategyNode` runs it inside Ax, and the tests check it.
 """
 
 from __future__ import annotations

@@ -3,6 +3,9 @@
 Real trials in 90 coordinates asked for it (docs/log.md). A few coordinates, each on its own, move the loss
 most. One training run says little, because seeds differ. There are fewer trials than coordinates.
 
+Trials may have different training seeds. A seed moves the losses of all its trials alike by much more than it
+moves their differences, so the model has one offset for each seed.
+
 Shape suffixes: N trials (M a second set), D coordinates, G grid values.
 
 .. [Sparse]   Eriksson and Jankowiak, arXiv 2103.00349: heavy-tailed scales find the few axes that matter.
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 
 import gpytorch
 import numpy as np
@@ -37,8 +41,9 @@ LENGTHSCALE = 2.0
 # coordinates differ by a factor of 2, so that the few large ones stand out. A wider one (a factor of e)
 # predicts no better and exaggerates more (docs/log.md).
 SLOPE, SLOPE_SPREAD, COMMON_SPREAD = 0.57, 0.7, 0.3
-# BOWL is the cost of a mean square of one octave (measured at `tiny`: 4), NOISE that of one trial.
-BOWL, NOISE, SPREAD = 3.0, 0.5, 1.0
+# BOWL is the cost of a mean square of one octave (measured at `tiny`: 4), NOISE that of one trial, SEED that
+# of a training seed.
+BOWL, NOISE, SEED, SPREAD = 3.0, 0.5, 0.5, 1.0
 # The line search of a fit may try any value. Beyond e^3 of a median, or below this noise variance, rounding
 # would decide whether the covariance has a Cholesky factor.
 FARTHEST, LEAST_NOISE = 3.0, 1e-3
@@ -50,27 +55,32 @@ ITERATIONS = 25
 class Bowl(gpytorch.means.Mean):  # type: ignore[misc]
     """The prior mean, a bowl around the start: moving a coordinate that has no effect costs a little."""
 
-    def __init__(self) -> None:
+    def __init__(self, dimensions: int) -> None:
         super().__init__()
+        self._dimensions = dimensions
         self.register_parameter("level", torch.nn.Parameter(torch.zeros(1, dtype=torch.float64)))
         _log_parameter(self, "log_bowl", 1, BOWL, SPREAD)
 
     def forward(self, x: Tensor) -> Tensor:
-        mean: Tensor = self.level + self.log_bowl.exp() * (x**2).mean(-1)
+        mean: Tensor = self.level + self.log_bowl.exp() * (x[..., : self._dimensions] ** 2).mean(-1)
         return mean
 
 
 class AdditiveKernel(gpytorch.kernels.Kernel):  # type: ignore[misc]
-    """Covariance of `sum_j f_j(x_j)`, every f_j zero at 0, where the multiplier is 1.
+    """Covariance of `sum_j f_j(x_j) + offset`, every f_j zero at 0, where the multiplier is 1.
 
     f_j is a Gaussian process with a squared-exponential covariance, conditioned on being 0 at 0. Its slope
-    there has the standard deviation `exp(log_slope_j + log_common)`.
+    there has the standard deviation `exp(log_slope_j + log_common)`. With `seeds`, each training seed has an
+    offset of standard deviation `exp(log_seed)`, and the inputs' last column numbers the seeds.
     """
 
-    def __init__(self, dimensions: int) -> None:
+    def __init__(self, dimensions: int, seeds: bool = False) -> None:
         super().__init__()
         _log_parameter(self, "log_slope_D", dimensions, SLOPE / math.sqrt(dimensions), SLOPE_SPREAD)
         _log_parameter(self, "log_common", 1, 1.0, COMMON_SPREAD)
+        self._dimensions, self._seeds = dimensions, seeds
+        if seeds:
+            _log_parameter(self, "log_seed", 1, SEED, SPREAD)
         self._seen: tuple[Tensor, Tensor, Tensor] | None = None
 
     @property
@@ -82,6 +92,9 @@ class AdditiveKernel(gpytorch.kernels.Kernel):  # type: ignore[misc]
     def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **_: object) -> Tensor:
         effects_DNM = self._effects(x1, x2)
         covariance_NM: Tensor = torch.tensordot(self.variance_D, effects_DNM, dims=1)
+        if self._seeds:
+            same_NM = x1[:, None, -1] == x2[None, :, -1]
+            covariance_NM = covariance_NM + (2 * self.log_seed).exp() * same_NM
         return covariance_NM.diagonal() if diag else covariance_NM
 
     def _effects(self, x1: Tensor, x2: Tensor) -> Tensor:
@@ -90,7 +103,8 @@ class AdditiveKernel(gpytorch.kernels.Kernel):  # type: ignore[misc]
         They count as constants, so the process has no gradient with respect to the points.
         """
         if self._seen is None or self._seen[0] is not x1 or self._seen[1] is not x2:
-            self._seen = (x1, x2, effects(x1.detach(), x2.detach()))
+            points = (x.detach()[:, : self._dimensions] for x in (x1, x2))
+            self._seen = (x1, x2, effects(*points))
         return self._seen[2]
 
 
@@ -120,20 +134,25 @@ def effects(x1_ND: Tensor, x2_MD: Tensor) -> Tensor:
 class AdditiveModel:
     """The process with its most probable parameters, given the trials and their losses.
 
-    `points_ND` are octaves from the start. `losses_N` must be finite, and N at least 2. `gp` is the fitted
-    BoTorch model.
+    `points_ND` are octaves from the start. `losses_N` must be finite, and N at least 2. `seeds_N` numbers the
+    trials' training seeds; all trials share one if it is empty. `gp` is the fitted BoTorch model.
     """
 
-    def __init__(self, points_ND: Array, losses_N: Array) -> None:
+    def __init__(self, points_ND: Array, losses_N: Array, seeds_N: Sequence[int] = ()) -> None:
+        dimensions, several = points_ND.shape[1], len(set(seeds_N)) > 1
         self._points_ND = torch.as_tensor(points_ND, dtype=torch.float64)
+        inputs = self._points_ND
+        if several:
+            numbers_N1 = torch.tensor(seeds_N, dtype=torch.float64)[:, None]
+            inputs = torch.cat((self._points_ND, numbers_N1), dim=1)
         losses_N1 = torch.as_tensor(losses_N, dtype=torch.float64)[:, None]
         likelihood = GaussianLikelihood(
             noise_prior=LogNormalPrior(2 * math.log(NOISE), SPREAD),
             noise_constraint=GreaterThan(LEAST_NOISE, initial_value=NOISE**2),
         )
-        self._kernel, self._mean = AdditiveKernel(points_ND.shape[1]), Bowl()
+        self._kernel, self._mean = AdditiveKernel(dimensions, several), Bowl(dimensions)
         self.gp = SingleTaskGP(
-            self._points_ND,
+            inputs,
             losses_N1,
             likelihood=likelihood.double(),
             covar_module=self._kernel,
@@ -147,7 +166,7 @@ class AdditiveModel:
             likelihood_of = ExactMarginalLogLikelihood(self.gp.likelihood, self.gp)
             fit_gpytorch_mll_scipy(likelihood_of, options={"maxiter": ITERATIONS})
         with torch.no_grad():
-            self.gp.posterior(self._points_ND[:1])  # fills GPyTorch's cache
+            self.gp.posterior(inputs[:1])  # fills GPyTorch's cache
             self._weights_N = self.gp.prediction_strategy.mean_cache
 
     def best(self, lower_D: Array, upper_D: Array, resolution: int = 81) -> Array:

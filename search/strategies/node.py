@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,11 +33,15 @@ _STATUS: Mapping[TrialStatus, Status] = {
 
 @dataclass(frozen=True, kw_only=True)
 class SeenTrial:
-    """One trial of the experiment. Lower is better in `loss`, whatever the objective's sign."""
+    """One trial of the experiment. Lower is better in `loss`, whatever the objective's sign.
+
+    `seed` is the training seed in the trial's metadata, 0 without one.
+    """
 
     parameters: Mapping[str, Any]
     status: Status
     loss: float | None = None
+    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,10 +115,19 @@ class StrategyNode(ExternalGenerationNode):  # type: ignore[misc]
 
     def proposal(self, trials: Sequence[SeenTrial], number: int) -> TParameterization:
         """The parameters of trial `number`, from those trials that count."""
+        rng = np.random.default_rng([self._seed, number])
+        return self._parameters_of(trials, lambda history: self._strategy.propose(history, rng))
+
+    def best(self, trials: Sequence[SeenTrial]) -> TParameterization:
+        """The parameters to hand over after those trials."""
+        return self._parameters_of(trials, self._strategy.best)
+
+    def _parameters_of(
+        self, trials: Sequence[SeenTrial], choose: Callable[[History], Point]
+    ) -> TParameterization:
         held = self._held
         axes = [self._axis(p) for name, p in self._parameters.items() if name not in held]
-        rng = np.random.default_rng([self._seed, number])
-        point_D = self._strategy.propose(_history(axes, trials, self._seed), rng)
+        point_D = choose(_history(axes, trials, self._seed))
         free = {a.parameter.name: a.value(float(x)) for a, x in zip(axes, point_D, strict=True)}
         return {**held, **free}
 
@@ -143,7 +156,8 @@ def _history(axes: Sequence[_Axis], trials: Sequence[SeenTrial], seed: int) -> H
     lower_D = point({axis.parameter.name: axis.parameter.lower for axis in axes})
     upper_D = point({axis.parameter.name: axis.parameter.upper for axis in axes})
     observations = [
-        Observation(point_D=point(t.parameters), status=t.status, loss=t.loss) for t in trials
+        Observation(point_D=point(t.parameters), status=t.status, loss=t.loss, seed=t.seed)
+        for t in trials
     ]
     start_D = observations[0].point_D if observations else (lower_D + upper_D) / 2
     return History(
@@ -169,7 +183,8 @@ def _trials(experiment: Experiment, data: Data) -> list[SeenTrial]:
 def _seen(trial: BaseTrial, loss: float | None) -> SeenTrial:
     if not isinstance(trial, Trial) or trial.arm is None:
         raise UserError(f"trial {trial.index} has several arms; expected trials of one arm")
-    parameters = trial.arm.parameters
+    parameters, seed = trial.arm.parameters, int(trial.run_metadata.get("seed", 0))
     if trial.status == TrialStatus.COMPLETED and loss is not None and math.isfinite(loss):
-        return SeenTrial(parameters=parameters, status="completed", loss=loss)
-    return SeenTrial(parameters=parameters, status=_STATUS.get(trial.status, "set_aside"))
+        return SeenTrial(parameters=parameters, status="completed", loss=loss, seed=seed)
+    status = _STATUS.get(trial.status, "set_aside")
+    return SeenTrial(parameters=parameters, status=status, seed=seed)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +51,7 @@ class TrustRegionBO:
         center_D = history.start_D
         best_D = expected_best(history) if number >= min(FIRST, len(center_D)) else None
         if best_D is not None:
-            # All trials share one seed: the same point again would be the same run again.
+            # The same point again tells the model less than a step.
             again = any(np.abs(best_D - o.point_D).max() < SAME for o in history.observations)
             if number % BEST_EVERY == BEST_EVERY - 1 and not again:
                 return best_D
@@ -59,6 +60,10 @@ class TrustRegionBO:
             # Nothing trains around the start.
             return rng.uniform(history.lower_D, history.upper_D)
         return np.clip(center_D + steps(len(center_D), rng), history.lower_D, history.upper_D)
+
+    def best(self, history: History) -> Point:
+        best_D = expected_best(history)
+        return history.start_D.copy() if best_D is None else best_D
 
 
 def steps(dimensions: int, rng: np.random.Generator) -> Point:
@@ -81,19 +86,26 @@ def expected_best(history: History) -> Point | None:
     from search.strategies.additive import AdditiveModel
 
     known = [
-        (o.point_D, math.inf if o.status == "diverged" else o.loss)
+        (o.point_D, math.inf if o.status == "diverged" else o.loss, o.seed)
         for o in history.observations
         if o.status == "diverged" or o.loss is not None
     ][-MODELED:]
-    losses_N = np.array([loss for _, loss in known], dtype=np.float64)
+    points, losses, seeds = zip(*known, strict=True) if known else ((), (), ())
+    losses_N = np.array(losses, dtype=np.float64)
     if np.isfinite(losses_N).sum() < 2:
         return None
-    away_ND = np.stack([point_D for point_D, _ in known]) - history.start_D
+    away_ND = np.stack(points) - history.start_D
     lower_D = np.maximum(away_ND.min(0) - REACH, history.lower_D - history.start_D)
     upper_D = np.minimum(away_ND.max(0) + REACH, history.upper_D - history.start_D)
-    model = AdditiveModel(away_ND, bounded(losses_N))
+    model = AdditiveModel(away_ND, bounded(losses_N), _numbered(seeds))
     best_D: Point = history.start_D + model.best(lower_D, upper_D)
     return best_D
+
+
+def _numbered(seeds: Sequence[int]) -> list[int]:
+    """Seeds are too large for a float, so the model gets the place of each among the distinct ones."""
+    places = {seed: i for i, seed in enumerate(dict.fromkeys(seeds))}
+    return [places[seed] for seed in seeds]
 
 
 def bounded(losses_N: NDArray[np.float64]) -> NDArray[np.float64]:

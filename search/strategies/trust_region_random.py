@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from search.strategies.base import History, Point
+from search.strategies.base import HandsOverBestTrial, History, Point
 
 # Octaves to either side in up to 37 dimensions. All coordinates share one length: with mixed lengths the best
 # third would be the shortest steps as much as the best directions. The curvature makes a random step cost its
@@ -30,7 +30,7 @@ MOST_AVERAGED = 30
 CENTER_EVERY = 8
 
 
-class TrustRegionRandom:
+class TrustRegionRandom(HandsOverBestTrial):
     """A uniform step within ± radius around the weighted mean of the best trials."""
 
     def propose(self, history: History, rng: np.random.Generator) -> Point:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,9 +22,9 @@ from completedp.errors import UserError
 from completedp.runs.job import Outcome
 from completedp.runs.journal import finished_record
 from search.ax_experiment import AxExperiment
-from search.phases import current_phase
+from search.phases import Module, current_phase
 from search.proposer import Proposer
-from search.space import Space
+from search.space import Coordinate, Space
 from search.strategies import STRATEGIES, History, Observation
 from search.strategies.node import StrategyNode
 from search.study import Study
@@ -204,9 +204,9 @@ def first_record(config: StudyConfig, **study: Any) -> dict[str, Any]:
     return {"event": "study", **study_of(config, **study).to_record()}
 
 
-def outcome(trial: int, loss: float | None, status: Any = "completed") -> Outcome:
+def outcome(trial: int, loss: float | None, status: Any = "completed", seed: int = 0) -> Outcome:
     reason = "diverged" if status == "diverged" else None
-    fields = {"steps": 1, "tokens": 1, "seconds": 1.0, "seed": 0, "reason": reason}
+    fields = {"steps": 1, "tokens": 1, "seconds": 1.0, "seed": seed, "reason": reason}
     return Outcome(trial=trial, status=status, loss=loss, **fields)
 
 
@@ -224,37 +224,44 @@ def test_a_bare_client_gains_what_the_studys_loop_gains(config: StudyConfig) -> 
 
 def expected_history(study: Study) -> History:
     """The history that the next proposal's strategy sees, from the journal alone."""
-    space, phase = Space.from_config(study.spec.config), current_phase(study).name
-    free = space.part("global") if phase == "global" else space.part("type", "depth")
-    center = [study.center] if phase == "module" and study.center else []
+    phase = current_phase(study).name
+    free = free_of(study)
+    seen = ("global",) if phase == "global" else ("global", "module")
     observations = [
         Observation(
             point_D=np.array([t.values.get(c.name, 0.0) for c in free]),
             status=t.status or "pending",
             loss=t.loss,
+            seed=t.seed,
         )
-        for t in center + study.of_phase(phase)
+        for t in study.of_phase(*seen)
     ]
     upper_D = np.array([c.octaves for c in free])
     return History(
         seed=study.spec.seed,
         lower_D=-upper_D,
         upper_D=upper_D,
-        start_D=np.zeros(len(free)),
+        start_D=observations[0].point_D if observations else np.zeros(len(free)),
         observations=observations,
     )
 
 
+def free_of(study: Study) -> Sequence[Coordinate]:
+    """The coordinates that the next proposal moves."""
+    space = Space.from_config(study.spec.config)
+    return space.part("global") if current_phase(study).name == "global" else space.coordinates
+
+
 def plain(history: History) -> Any:
     """Compared bit by bit."""
-    seen = [(o.point_D.tolist(), o.status, o.loss) for o in history.observations]
+    seen = [(o.point_D.tolist(), o.status, o.loss, o.seed) for o in history.observations]
     ends = (history.lower_D, history.upper_D, history.start_D)
     return history.seed, [x_D.tolist() for x_D in ends], seen
 
 
 def check_shown(study: Study, spy: Spy) -> None:
     expected, trial = expected_history(study), len(study.trials)
-    phase, center = current_phase(study).name, study.center
+    free = free_of(study)
     proposer = Proposer(study, lambda _: None, job_factory(study.spec.config))
     for _ in range(len(study.pending) + 1):  # those that were training come first
         proposer.next()
@@ -263,12 +270,10 @@ def check_shown(study: Study, spy: Spy) -> None:
     assert plain(history) == plain(expected)
     rng = np.random.default_rng([study.spec.seed, trial])
     assert state == rng.bit_generator.state
-    space = Space.from_config(study.spec.config)
-    free = space.part("global") if phase == "global" else space.part("type", "depth")
     point_D = Spy().propose(expected, rng)
     proposed = {c.name: float(x) for c, x in zip(free, point_D, strict=True)}
-    held = dict(center.values) if phase == "module" and center else {}
-    assert study.trials[trial].values == space.project({**held, **proposed})
+    space = Space.from_config(study.spec.config)
+    assert study.trials[trial].values == space.project(proposed)
 
 
 def until(records: list[dict[str, Any]], trial: int) -> Study:
@@ -289,7 +294,7 @@ def test_a_study_shows_its_strategy_what_the_journal_says(
 def test_what_did_not_complete_and_later_global_trials_are_shown_as_the_journal_says(
     config: StudyConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A raised budget: its global trials come after per-module ones and do not move the center."""
+    """A raised budget: its global trials come after per-module ones."""
     spy = Spy()
     monkeypatch.setitem(STRATEGIES, "trust-region-bo", spy)  # type: ignore[arg-type]
     names = [c.name for c in Space.from_config(config).coordinates]
@@ -306,33 +311,33 @@ def test_what_did_not_complete_and_later_global_trials_are_shown_as_the_journal_
             records.append({"event": "budget", "budget": 24})
         kept = [n for n in names if phase != "global" or n.startswith("global")]
         values = {n: round(0.01 * trial + 0.001 * i, 6) for i, n in enumerate(kept)}
-        about = {"arm": "module", "of": 3, "round": 0} if phase == "confirm" else {}
-        at = {"event": "proposed", "trial": trial, "values": values, "phase": phase, "seed": 1}
+        about = {"arm": "module", "round": 0} if phase == "confirm" else {}
+        seed = 1 + trial % 2
+        at = {"event": "proposed", "trial": trial, "values": values, "phase": phase, "seed": seed}
         records.append(at | about)
         if end is not None and end[0] == "set_aside":
             records.append({"event": "set_aside", "trial": trial, "reason": "died"})
         elif end is not None:
-            records.append(finished_record(outcome(trial, end[1], end[0])))
+            records.append(finished_record(outcome(trial, end[1], end[0], seed)))
     study = Study.from_records(records, "memory")
     expected = expected_history(study)
     assert current_phase(study).name == "module"
-    assert [o.loss for o in expected.observations][:2] == [1.4, 1.3]
+    assert [o.loss for o in expected.observations][:4] == [1.5, None, 1.4, 1.3]
+    assert {o.seed for o in expected.observations} == {1, 2}
     check_shown(study, spy)
 
 
-def test_a_recorded_search_is_proposed_again_to_the_last_digit() -> None:
-    """Trust-region random search, over the border between the phases, with two trials at a time."""
-    until_60 = until(recorded("trust-region-0"), 60).records
-    study = Study.from_records(until_60[:1], "record")
+def test_what_is_handed_over_is_the_strategys_best_point(
+    config: StudyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = until(recorded("trust-region-0"), 90)
+    expected = expected_history(study)
     proposer = Proposer(study, lambda _: None, job_factory(study.spec.config))
-    for record in until_60[1:]:
-        trial = record["trial"]
-        if record["event"] == "proposed":
-            assert proposer.next() is not None
-            assert study.trials[trial].values == record["values"]
-        else:
-            proposer.finished(outcome(trial, record.get("loss"), record["status"]))
-    assert len(study.of_phase("module")) > 10
+    best = proposer.best(Module())
+    (_, point_D), *_ = expected.completed
+    octaves = {c.name: float(x) for c, x in zip(free_of(study), point_D, strict=True)}
+    assert best == Space.from_config(study.spec.config).project(octaves)
+    assert len(study.trials) == 90
 
 
 # The saved experiment.

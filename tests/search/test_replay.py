@@ -1,4 +1,7 @@
-"""Recorded searches, replayed: the proposals are those of the version that trained them."""
+"""Recorded searches, replayed: global trials are proposed as by the version that trained them.
+
+Per-module trials are not. That version held the global values fixed, and all its trials shared one seed.
+"""
 
 from typing import Any
 
@@ -15,13 +18,7 @@ def no_job(trial: int, *_: Any, **__: Any) -> Any:
 
 @pytest.mark.parametrize(
     ("name", "trial"),
-    [
-        ("trust-region-0", 1),  # global
-        ("trust-region-0", 46),  # the first per-module one
-        ("trust-region-0", 80),
-        ("trust-region-0", 197),  # the second of the confirmation
-        ("trust-region-bo-0", 60),
-    ],
+    [("trust-region-0", 1), ("trust-region-0", 40)],
 )
 def test_a_recorded_proposal_is_made_again(name: str, trial: int) -> None:
     records = recorded(name)
@@ -31,4 +28,5 @@ def test_a_recorded_proposal_is_made_again(name: str, trial: int) -> None:
     proposer = Proposer(study, written.append, no_job)
     for _ in range(len(study.pending) + 1):  # those that were training then come first
         proposer.next()
-    assert written == [records[at]]
+    (made,) = written
+    assert made | {"seed": records[at]["seed"]} == records[at]

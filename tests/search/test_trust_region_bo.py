@@ -83,6 +83,11 @@ def test_a_covariance_that_is_zero_at_the_start(dimensions: int, seed: int) -> N
     start_1D = torch.zeros(1, dimensions, dtype=torch.float64)
     assert torch.all(kernel.forward(start_1D, points_ND) == 0)
     assert torch.allclose(kernel.forward(points_ND, points_ND, diag=True), covariance.diagonal())
+    seeds_N1 = torch.tensor([[0.0], [1.0], [0.0], [1.0], [2.0], [2.0], [2.0]], dtype=torch.float64)
+    seeded = AdditiveKernel(dimensions, seeds=True)
+    inputs = torch.cat((points_ND, seeds_N1), dim=1)
+    offsets = seeded.forward(inputs, inputs) - covariance
+    assert torch.allclose(offsets, (seeds_N1 == seeds_N1.T) * (2 * seeded.log_seed).exp())
 
 
 def test_near_the_start_an_effect_is_a_slope() -> None:
@@ -102,6 +107,19 @@ def test_a_few_large_effects_are_found_among_many_coordinates() -> None:
     assert best_D[70] < -0.5
     others_D = np.delete(best_D, [3, 70])
     assert np.abs(others_D).mean() < 0.25 * min(best_D[3], -best_D[70])
+
+
+def test_a_seed_that_moves_all_its_trials_hides_no_effect() -> None:
+    """The seeds' offsets are ten times an effect."""
+    points_ND, seeds_N = signs(60, 20), [i % 4 for i in range(60)]
+    rng = np.random.default_rng(1)
+    offset_4 = rng.normal(0, 0.2, 4)
+    losses_N = 1.8 - 0.04 * points_ND[:, 3] + offset_4[seeds_N] + rng.normal(0, 0.004, 60)
+    box = np.full(20, -2.0), np.full(20, 2.0)
+    knows, blind = (AdditiveModel(points_ND, losses_N, s).best(*box) for s in (seeds_N, [0] * 60))
+    assert knows[3] > 0.5
+    assert np.abs(np.delete(knows, 3)).mean() < 0.2 * knows[3]
+    assert np.abs(np.delete(blind, 3)).mean() > 2 * np.abs(np.delete(knows, 3)).mean()
 
 
 def test_the_best_point_is_that_of_the_process() -> None:

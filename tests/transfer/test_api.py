@@ -40,7 +40,7 @@ def test_the_examples_run_as_printed() -> None:
 
 def test_a_plan_is_the_verbs(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     command = ["transfer", "recipe.yaml", "--flops", "1e15", "--tokens-per-parameter", "30"]
-    call(monkeypatch, *command, "--baseline", "--parameterization", "completep")
+    call(monkeypatch, *command, "--which", "baseline", "--parameterization", "completep")
     planned = transfer.plan(
         recipe,
         flops=1e15,

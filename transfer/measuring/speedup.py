@@ -27,8 +27,9 @@ from completedp.recipe import Recipe
 from completedp.runs.job import Outcome
 from completedp.stats import compare, jackknife_error, t_reach
 from completedp.training.sweeps import Training
+from transfer.expected import Arm
 from transfer.measuring import setting as common
-from transfer.planning.planner import Arm, make_plan
+from transfer.planning.planner import make_plan
 from transfer.planning.target import Target, TargetRequest, target_for
 
 PAPER = {"proxy": 2.3, "carried": 1.32}  # [CompletedP]

@@ -19,9 +19,10 @@ from completedp.hparams import HParams
 from completedp.recipe import Recipe
 from completedp.rules import PARAMETERIZATIONS
 from completedp.training.sweeps import Training
+from transfer.expected import Arm
 from transfer.measuring import setting as common
 from transfer.measuring.optimum import FEWEST_FACTORS
-from transfer.planning.planner import Arm, make_plan, values_of
+from transfer.planning.planner import make_plan, values_of
 from transfer.planning.target import Target, TargetRequest, target_for
 
 AXES = ("width", "depth", "batch", "tokens")

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from completedp import files
 from completedp.config import Model
@@ -19,10 +19,9 @@ from completedp.recipe import Recipe
 from completedp.resolved import resolve
 from completedp.rules import carrying_options, rule_options
 from completedp.scale import Scale
+from transfer.expected import Arm, expected, ladder_cost
 from transfer.planning.target import Decision, TargetRequest, microbatch, target_for
 from transfer.planning.warnings import plan_warnings, target_warnings
-
-Arm = Literal["tuned", "baseline"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,18 +38,43 @@ def carry(
     request: TargetRequest,
     *,
     parameterization: str | None = None,
-    which: Arm = "tuned",
+    which: str = "auto",
     **options: Any,
 ) -> Carried:
-    """The recipe's plan at the requested scale. Raises `UserError` as `target_for` and `make_plan` do."""
+    """The recipe's plan at the requested scale.
+
+    With `which` `auto`, the plan has the values that the recipe's ladder expects to be best there. Raises
+    `UserError` as `target_for` and `make_plan` do, and for a damaged ladder.
+    """
     target = target_for(recipe, request)
-    how: dict[str, Any] = {"parameterization": parameterization, "which": which, **options}
+    arm, reason = choose_arm(recipe, training_flops(target.model, target.scale.tokens), which)
+    how: dict[str, Any] = {"parameterization": parameterization, "which": arm, **options}
     plan = make_plan(recipe, target.scale, target.model, **how)
     return Carried(
         plan=plan,
-        decisions=(*target.decisions, *_rule_decisions(plan, options)),
+        decisions=(
+            Decision(name="values", value=arm, reason=reason),
+            *target.decisions,
+            *_rule_decisions(plan, options),
+        ),
         warnings=(*target_warnings(recipe, request, target), *plan_warnings(plan)),
     )
+
+
+def choose_arm(recipe: Recipe, flops: float, which: str) -> tuple[Arm, str]:
+    """The arm to plan at `flops`, and the reason. Raises `UserError` as `carry`."""
+    found = expected(recipe, flops)
+    if found is None:
+        known = f"the recipe has no ladder, so no gain is known there; {ladder_cost(recipe)}"
+    else:
+        known = found.in_words
+    by_ladder: Arm = "tuned" if found is None else found.arm
+    asked: dict[str, tuple[Arm, str]] = {
+        "auto": (by_ladder, known),
+        "tuned": ("tuned", f"asked for; {known}"),
+        "baseline": ("baseline", f"asked for; {known}"),
+    }
+    return named(asked, which, "which")
 
 
 def make_plan(

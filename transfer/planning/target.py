@@ -1,8 +1,4 @@
-"""The target scale: from a recipe and a request (sizes, or a budget of FLOPs or parameters).
-
-.. [PowerLines]  Power Lines: Scaling Laws for Weight Decay and Batch Size in LLM Pre-training,
-                 arXiv 2505.13738.
-"""
+"""The target scale: from a recipe and a request (sizes, or a budget of FLOPs or parameters)."""
 
 from __future__ import annotations
 
@@ -14,12 +10,10 @@ from completedp.config import ExternalModel, Model, ModelConfig
 from completedp.errors import UserError, shown
 from completedp.models import external_model, parameter_count, training_flops
 from completedp.recipe import Recipe
-from completedp.scale import Scale
+from completedp.scale import BATCH_EXPONENT, Scale
 from transfer.planning.family import Family
 from transfer.planning.token_rules import Ratio, TokenRule
 
-# The best batch grows with the tokens as a power law, whatever the model's size [PowerLines].
-BATCH_EXPONENT = 0.383
 # Largest tokens, FLOPs and parameters. Floats hold whole numbers of this size to a relative 1e-16, and their
 # products.
 LARGEST = 1e100

@@ -16,9 +16,8 @@ from completedp.optimizer import VALUES
 from completedp.plan import Plan
 from completedp.recipe import Recipe
 from completedp.rules import PARAMETERIZATIONS
-from completedp.scale import Ratios, Scale
+from completedp.scale import BATCH_EXPONENT, Ratios, Scale
 from transfer.planning.target import (
-    BATCH_EXPONENT,
     Target,
     TargetRequest,
     best_batch,

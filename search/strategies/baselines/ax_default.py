@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from search.strategies.base import History, Point
+from search.strategies.base import HandsOverBestTrial, History, Point
 
 
-class AxDefault:
+class AxDefault(HandsOverBestTrial):
     """A `Client` with its default generation strategy, rebuilt for each proposal.
 
     Diverged trials are marked failed, as Ax's documentation asks.

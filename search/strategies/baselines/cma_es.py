@@ -10,13 +10,13 @@ import math
 import numpy as np
 
 from completedp.errors import needs
-from search.strategies.base import History, Point
+from search.strategies.base import HandsOverBestTrial, History, Point
 
 # Octaves. The best of those tried in the prototype.
 SIGMA = 0.6
 
 
-class SeparableCMAES:
+class SeparableCMAES(HandsOverBestTrial):
     """Replays the history in whole generations, then samples from the next generation's distribution.
 
     A diverged trial ranks last in its generation. A pending trial counts once it has ended.

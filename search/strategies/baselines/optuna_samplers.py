@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from completedp.errors import needs
-from search.strategies.base import History, Observation, Point
+from search.strategies.base import HandsOverBestTrial, History, Observation, Point
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 
-class OptunaSampler:
+class OptunaSampler(HandsOverBestTrial):
     """An Optuna study rebuilt from the history for each proposal. A diverged trial has failed there."""
 
     def __init__(self, kind: Literal["tpe", "gp"]) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from search.strategies.base import History, Point
+from search.strategies.base import HandsOverBestTrial, History, Point
 
 
-class RandomBox:
+class RandomBox(HandsOverBestTrial):
     """The start, then uniform points of the box."""
 
     def propose(self, history: History, rng: np.random.Generator) -> Point:

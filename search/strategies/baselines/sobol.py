@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from search.strategies.base import History, Point
+from search.strategies.base import HandsOverBestTrial, History, Point
 
 
-class Sobol:
+class Sobol(HandsOverBestTrial):
     """The start, then one scrambled sequence per search seed."""
 
     def propose(self, history: History, rng: np.random.Generator) -> Point:

@@ -138,7 +138,7 @@ def test_transfer_by_flops_as_json(cli: Cli, recipe_file: Path, tmp_path: Path) 
 
 
 def test_transfer_of_the_baseline(cli: Cli, recipe_file: Path, tmp_path: Path) -> None:
-    cli("transfer", recipe_file, "--width", 32, "--baseline", "--parameterization", "sp")
+    cli("transfer", recipe_file, "--width", 32, "--which", "baseline", "--parameterization", "sp")
     plan = Plan.read(tmp_path / "plan.yaml")
     assert {row.lr for row in plan.tensors} == {4e-3}
 
@@ -325,7 +325,7 @@ def test_a_result_does_not_replace_what_it_is_made_from(cli: Cli, recipe_file: P
 
 
 def test_a_plan_says_which_values_it_has(cli: Cli, recipe_file: Path) -> None:
-    for which, option in (("tuned", ()), ("baseline", ("--baseline",))):
+    for which, option in (("tuned", ()), ("baseline", ("--which", "baseline"))):
         done = cli("transfer", recipe_file, "--width", 64, *option)
         assert f"{which} values of recipe sha256:" in done.out
         assert Plan.read(Path("plan.yaml")).which == which

@@ -12,7 +12,7 @@ from completedp.lm.preset_files import load_preset, preset_names, preset_path
 def test_the_presets_are_what_they_say() -> None:
     assert preset_names() == ("cliff", "coordinates", "proxy-50m", "small", "tiny")
     wanted = {
-        "tiny": (41e3, 19),
+        "tiny": (133.5e3, 5.9),
         "cliff": (41e3, 19),
         "coordinates": (133e3, 20),
         "small": (1.05e6, 20),
@@ -24,6 +24,9 @@ def test_the_presets_are_what_they_say() -> None:
         assert count == pytest.approx(parameters, rel=0.03)
         assert preset.train.tokens / count == pytest.approx(tokens_each, rel=0.03)
         assert preset.train.tokens % preset.train.batch == 0
+    for name in ("tiny", "small", "proxy-50m"):
+        assert load_preset(name).train.steps >= 1500, "shorter runs find what does not carry"
+        assert load_preset(name).model.heads >= 4
     assert not load_preset("cliff").model.qk_norm
     assert load_preset("cliff").train.clip == 0
 

@@ -56,9 +56,9 @@ def test_values_are_those_of_resolve(recipe: Recipe) -> None:
 
 
 def rule_decisions(recipe: Recipe, **options: Any) -> list[Decision]:
-    sizes = ("width", "depth", "batch", "tokens")
+    others = ("values", "width", "depth", "batch", "tokens")
     carried = carry(recipe, TargetRequest(width=64), **options)
-    return [decision for decision in carried.decisions if decision.name not in sizes]
+    return [decision for decision in carried.decisions if decision.name not in others]
 
 
 def test_the_beta_rule_is_chosen_aloud(recipe: Recipe) -> None:

@@ -1,8 +1,10 @@
 """Loss over FLOPs of a recipe and its baseline, extrapolated to a budget that nobody has trained yet.
 
 Each arm has L(C) = E + A · (C / C₀)^-γ; C₀ is the smallest scale's FLOPs. Both arms read the same text, so
-they share E, the part that no model learns. The intervals hold the noise of the seeds, not the doubt about
-the law.
+they share E, the part that no model learns. Three scales tell E. Two do not, so E is then any share of the
+lowest loss, each as likely. The intervals hold the noise of the seeds, not the doubt about the law.
+
+`transfer-fit` takes the losses from a `speedup` file, `transfer` from the recipe's ladder.
 
 Shapes: A arms, S scales, R sets of means, G values of E.
 """
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +24,11 @@ from numpy.typing import NDArray
 from completedp import files, reading
 from completedp.errors import UserError, shown
 from completedp.reading import Field
+from completedp.recipe import Recipe
 
 ARMS = ("baseline", "tuned")
-# Five numbers are fitted, so two arms at three scales are the fewest losses.
-FEWEST_SCALES = 3
+# Four numbers are fitted beside E, so two arms at two scales are the fewest losses.
+FEWEST_SCALES = 2
 # Each scale takes 2 MB of every array of the fits, and hours of training.
 MOST_SCALES = 50
 RESAMPLES = 500
@@ -87,27 +90,27 @@ class Law:
         return float(self.base / flops * above ** np.float64(-1 / self.gamma[0]))
 
 
-def measured(document: Mapping[str, Any]) -> Measured:
-    """The whole runs in a `speedup` file, on the seeds that both arms completed.
+def measured(
+    rows: Sequence[tuple[float, Mapping[str, Mapping[str, float]]]], again: str
+) -> Measured:
+    """Rows of (FLOPs, arm → seed → loss), on the seeds that both arms completed.
 
-    The error of a mean comes from the spread of seeds, pooled over all scales and arms: three seeds of one
-    cell say little about it. Raises `UserError` for fewer than `FEWEST_SCALES` scales, for seeds without a
-    spread, and for a file that `speedup` did not write.
+    A row with fewer than two such seeds does not count. The error of a mean comes from the spread of seeds,
+    pooled over all scales and arms: three seeds of one cell say little about it. Raises `UserError` for fewer
+    than `FEWEST_SCALES` scales, with `again` as the way to measure more, and for seeds without a spread.
     """
-    try:
-        rows = _whole_rows(document)
-    except UserError as error:
-        raise UserError(
-            f"the speed-up's file is damaged ({error}); make it again by the same `completedp speedup`, "
-            "which keeps its runs"
-        ) from None
-    scales = len({float(flops) for flops, _ in rows})
-    if not FEWEST_SCALES <= scales <= len(rows) <= MOST_SCALES:
+    whole: list[tuple[float, list[list[float]]]] = []
+    for flops, arms in rows:
+        seeds = [s for s in arms[ARMS[0]] if s in arms[ARMS[1]]]
+        if len(seeds) >= 2:
+            whole.append((flops, [[float(arms[arm][s]) for s in seeds] for arm in ARMS]))
+    scales = len({flops for flops, _ in whole})
+    if not FEWEST_SCALES <= scales == len(whole) <= MOST_SCALES:
         raise UserError(
             f"{scales} scales have two or more whole seeds; expected {FEWEST_SCALES} to {MOST_SCALES}, each "
-            "once: measure more by `completedp speedup --scales`"
+            f"once: {again}"
         )
-    cells = [losses for _, arms in rows for losses in arms]
+    cells = [losses for _, arms in whole for losses in arms]
     freedom = sum(len(cell) - 1 for cell in cells)
     pooled = sum((len(cell) - 1) * statistics.variance(cell) for cell in cells) / freedom
     if not pooled > 0:
@@ -115,12 +118,12 @@ def measured(document: Mapping[str, Any]) -> Measured:
             "all seeds of an arm have one loss at every scale, which says nothing about its error; expected "
             "the losses of different seeds"
         )
-    common = 2 / freedom * sum((len(a[0]) - 1) * statistics.covariance(*a) for _, a in rows)
+    common = 2 / freedom * sum((len(a[0]) - 1) * statistics.covariance(*a) for _, a in whole)
     return Measured(
-        flops_S=np.array([float(flops) for flops, _ in rows]),
-        mean_AS=np.array([[statistics.fmean(arms[i]) for _, arms in rows] for i in range(2)]),
+        flops_S=np.array([flops for flops, _ in whole]),
+        mean_AS=np.array([[statistics.fmean(arms[i]) for _, arms in whole] for i in range(2)]),
         error_AS=np.array(
-            [[math.sqrt(pooled / len(arms[i])) for _, arms in rows] for i in range(2)]
+            [[math.sqrt(pooled / len(arms[i])) for _, arms in whole] for i in range(2)]
         ),
         shared=min(1.0, max(0.0, common / pooled)),
         # If a seed moves both arms alike, they are not two samples of its spread.
@@ -128,33 +131,66 @@ def measured(document: Mapping[str, Any]) -> Measured:
     )
 
 
-def _whole_rows(document: Mapping[str, Any]) -> list[tuple[float, list[list[float]]]]:
-    """FLOPs and both arms' losses on their common seeds, for the scales with two or more."""
+def of_speedup(document: Mapping[str, Any]) -> Measured:
+    """The whole runs in a `speedup` file. Raises `UserError` as `measured`, and for a damaged file."""
+    try:
+        rows = [
+            (flops, {arm: _whole_runs(losses, arm, where) for arm in ARMS})
+            for flops, losses, where in _rows(document)
+        ]
+    except UserError as error:
+        raise UserError(
+            f"the speed-up's file is damaged ({error}); make it again by the same `completedp speedup`, "
+            "which keeps its runs"
+        ) from None
+    return measured(rows, "measure more by `completedp speedup --scales`")
+
+
+def of_ladder(recipe: Recipe) -> Measured | None:
+    """The losses on the recipe's ladder. None for a recipe without one.
+
+    Raises `UserError` for a damaged ladder, and as `measured`.
+    """
+    ladder = recipe.provenance.get("ladder", {})
+    try:
+        found = _rows(reading.as_object(ladder, "provenance.ladder")) if ladder else []
+        rows = [
+            (flops, {arm: _losses(losses.get(arm), f"{where}.{arm}") for arm in ARMS})
+            for flops, losses, where in found
+        ]
+    except UserError as error:
+        raise UserError(
+            f"the recipe's ladder is damaged ({error}); 'completedp report STUDY' writes the recipe again"
+        ) from None
+    return measured(rows, "begin a study with a larger --budget") if rows else None
+
+
+def _rows(document: Mapping[str, Any]) -> Iterator[tuple[float, Mapping[str, Any], str]]:
+    """FLOPs, losses by arm, and the place in the file, of every row."""
     given = document.get("rows")
     if not isinstance(given, list):
         raise UserError(f"rows is {shown(given)}; expected a list")
-    rows = []
     for i, row in enumerate(given):
         where = f"rows.{i}"
         reading.check_fields(reading.as_object(row, where), _ROW, tuple(_ROW), where)
-        losses = [_whole_runs(row["losses"], arm, f"{where}.losses") for arm in ARMS]
-        seeds = [s for s in losses[0] if s in losses[1]]
-        if len(seeds) >= 2:
-            rows.append((float(row["flops"]), [[float(arm[s]) for s in seeds] for arm in losses]))
-    return rows
+        yield float(row["flops"]), row["losses"], f"{where}.losses"
 
 
-def _whole_runs(arms: Mapping[str, Any], arm: str, where: str) -> dict[str, float]:
+def _whole_runs(losses: Mapping[str, Any], arm: str, where: str) -> Mapping[str, float]:
     """An arm's losses by seed, from its runs for all the tokens."""
-    shares = reading.as_object(arms.get(arm), f"{where}.{arm}")
-    losses = reading.as_object(shares.get("1.0", {}), f"{where}.{arm}.1.0")
-    reading.check_fields(losses, dict.fromkeys(losses, _LOSS), (), f"{where}.{arm}.1.0")
+    shares = reading.as_object(losses.get(arm), f"{where}.{arm}")
+    return _losses(shares.get("1.0", {}), f"{where}.{arm}.1.0")
+
+
+def _losses(by_seed: Any, where: str) -> Mapping[str, float]:
+    losses = reading.as_object(by_seed, where)
+    reading.check_fields(losses, dict.fromkeys(losses, _LOSS), (), where)
     return losses
 
 
 def fit(data: Measured) -> Law:
     """The law by weighted least squares. Raises `UserError` if no law of this form is near the losses."""
-    law = _fits(data, data.mean_AS[None])[0]
+    law = _fits(data, data.mean_AS[None], np.array([len(SHARES_G) // 2]))[0]
     if not all(map(math.isfinite, (law.E, *law.A, *law.gamma))):
         raise UserError(
             "no law of the form E + A · C^-γ fits these losses; look at them in the speed-up's file"
@@ -174,12 +210,13 @@ def redrawn(data: Measured, seed: int = 0) -> list[Law]:
     both_RAS = rng.normal(size=(RESAMPLES, 1, scales))
     drawn_RAS = math.sqrt(1 - data.shared) * own_RAS + math.sqrt(data.shared) * both_RAS
     spread_R = np.sqrt(data.freedom / rng.chisquare(data.freedom, size=RESAMPLES))
-    return _fits(data, data.mean_AS + spread_R[:, None, None] * data.error_AS * drawn_RAS)
+    means_RAS = data.mean_AS + spread_R[:, None, None] * data.error_AS * drawn_RAS
+    return _fits(data, means_RAS, rng.integers(len(SHARES_G), size=RESAMPLES))
 
 
 @np.errstate(all="ignore")
-def _fits(data: Measured, mean_RAS: Vector) -> list[Law]:
-    """A law for each of R sets of means, a `2 x S` each.
+def _fits(data: Measured, mean_RAS: Vector, share_R: NDArray[np.int_]) -> list[Law]:
+    """A law for each of R sets of means, a `2 x S` each. With two scales E is the share at place `share_R`.
 
     With E known, log(L - E) over log C is a straight line for each arm, so E is scanned. An error of L is
     an error of log(L - E) times L - E. Means drawn far from the losses, below 0 for example, may have no
@@ -200,6 +237,8 @@ def _fits(data: Measured, mean_RAS: Vector) -> list[Law]:
     rest_RGAS = y_RGAS - y_RGA[..., None] - slope_RGA[..., None] * away_RGAS
     off_RG = (weight_RGAS * rest_RGAS**2).sum((-2, -1))
     best_R = np.where(np.isnan(off_RG), np.inf, off_RG).argmin(1)
+    if len(data.flops_S) == 2:
+        best_R = share_R
     laws = []
     for r, g in enumerate(best_R):
         slope_A = slope_RGA[r, g]

@@ -11,7 +11,7 @@ import pytest
 
 from completedp.cli.app import main
 from completedp.errors import UserError
-from transfer.measuring.extrapolation import Law, draw, extrapolate, fit, measured
+from transfer.law import Law, draw, extrapolate, fit, of_speedup, redrawn
 from transfer.measuring.speedup import read_document
 
 LAW = Law(base=1e12, E=1.2, A=(0.9, 0.8), gamma=(0.10, 0.12))
@@ -47,7 +47,7 @@ def document(
 
 
 def test_a_known_law_is_recovered() -> None:
-    law = fit(measured(document(noise=1e-6)))
+    law = fit(of_speedup(document(noise=1e-6)))
     assert pytest.approx(LAW.E, abs=0.01) == law.E
     assert law.gamma == pytest.approx(LAW.gamma, rel=0.02)
     for arm in (0, 1):
@@ -65,7 +65,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     """The truth is beyond the largest measured scale; each fit has its own draw of the seeds' noise."""
     held, widths = [], []
     for seed in range(12):
-        data = measured(document(noise=0.005, seed=seed))
+        data = of_speedup(document(noise=0.005, seed=seed))
         near, far = (extrapolate(data, flops)["loss"]["tuned"] for flops in (1e15, 1e17))
         held.append(near["low"] < float(LAW.loss(1, 1e15)) < near["high"])
         widths.append((near["high"] - near["low"], far["high"] - far["low"]))
@@ -76,7 +76,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
 def test_what_a_seed_adds_to_both_arms_is_no_doubt_about_their_difference() -> None:
     held, paired = [], []
     for seed in range(12):
-        data = measured(document(noise=0.002, shared=0.01, seed=seed))
+        data = of_speedup(document(noise=0.002, shared=0.01, seed=seed))
         assert data.shared > 0.7
         found = extrapolate(data, 1e15)["difference"]
         held.append(found["low"] < float(LAW.loss(1, 1e15) - LAW.loss(0, 1e15)) < found["high"])
@@ -87,13 +87,23 @@ def test_what_a_seed_adds_to_both_arms_is_no_doubt_about_their_difference() -> N
     assert np.mean(paired) < 0.6
 
 
+def test_two_scales_leave_open_what_no_model_learns() -> None:
+    """The truth lies in the intervals, which are wider than those of five scales."""
+    two, five = (of_speedup(document(noise=1e-4, scales=s)) for s in ((1, 4), (1, 4, 16, 64, 256)))
+    for flops in (1e13, 1e14, 1e15):
+        loss, sure = (extrapolate(data, flops)["loss"]["tuned"] for data in (two, five))
+        assert loss["low"] < float(LAW.loss(1, flops)) < loss["high"]
+        assert sure["high"] - sure["low"] < loss["high"] - loss["low"]
+    assert len({law.E for law in redrawn(two)}) > 100
+
+
 def test_too_little_to_fit_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="2 scales have"):
-        measured(document(noise=0.01, scales=(1, 4)))
+    with pytest.raises(UserError, match="1 scales have"):
+        of_speedup(document(noise=0.01, scales=(4,)))
     with pytest.raises(UserError, match="0 scales have"):
-        measured(document(noise=0.01, seeds=1))
+        of_speedup(document(noise=0.01, seeds=1))
     with pytest.raises(UserError, match="--flops is nan"):
-        extrapolate(measured(document(noise=0.01)), float("nan"))
+        extrapolate(of_speedup(document(noise=0.01)), float("nan"))
     one = {"1.0": {"0": 2.0, "1": 2.1}}
     whole = {"baseline": one, "tuned": one}
     lost = {"baseline": one, "tuned": {"1.0": {"0": None, "1": "x"}}}
@@ -106,7 +116,7 @@ def test_too_little_to_fit_is_refused(tmp_path: Path) -> None:
         {"rows": [{"flops": 0, "losses": whole}]},
     ):
         with pytest.raises(UserError, match="is damaged"):
-            measured(damaged)
+            of_speedup(damaged)
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(UserError, match=r"other\.json: not a file of"):
         read_document(tmp_path / "other.json")
@@ -163,7 +173,7 @@ def changed(place: str, value: Any) -> Any:
 )
 def test_a_damaged_file_is_refused_by_its_place(place: str, value: Any, said: str) -> None:
     with pytest.raises(UserError, match=f"^the speed-up's file is damaged .*{said}.*make it again"):
-        measured(changed(place, value))
+        of_speedup(changed(place, value))
 
 
 @pytest.mark.parametrize(
@@ -181,7 +191,7 @@ def test_absurd_numbers_give_finite_ones_or_none(
     place: str, value: float, flops: float, tmp_path: Path
 ) -> None:
     """Nothing overflows on the way: warnings are errors here."""
-    data = measured(changed(place, value))
+    data = of_speedup(changed(place, value))
     with contextlib.suppress(UserError):  # that no law fits
         json.dumps(extrapolate(data, flops), allow_nan=False)
         draw(data, flops, tmp_path / "fit.png")
@@ -189,15 +199,15 @@ def test_absurd_numbers_give_finite_ones_or_none(
 
 def test_losses_without_a_spread_or_with_too_many_scales_are_refused() -> None:
     with pytest.raises(UserError, match="all seeds of an arm have one loss at every scale"):
-        measured(document(noise=0.0))
-    with pytest.raises(UserError, match="51 scales have two or more whole seeds; expected 3 to 50"):
-        measured(document(noise=0.01, scales=tuple(range(1, 52))))
+        of_speedup(document(noise=0.0))
+    with pytest.raises(UserError, match="51 scales have two or more whole seeds; expected 2 to 50"):
+        of_speedup(document(noise=0.01, scales=tuple(range(1, 52))))
     twice = document(noise=0.01, scales=(1, 4, 4))
     with pytest.raises(UserError, match=r"2 scales have .*each once"):
-        measured(twice)
+        of_speedup(twice)
     for flops in (0.0, 1e300, float("inf"), -1.0):
         with pytest.raises(UserError, match="--flops is"):
-            extrapolate(measured(document(noise=0.01)), flops)
+            extrapolate(of_speedup(document(noise=0.01)), flops)
 
 
 @pytest.mark.parametrize(

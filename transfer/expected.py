@@ -1,0 +1,69 @@
+"""The gain to expect at a target, by the recipe's ladder, and the arm to plan there."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import Literal
+
+from completedp.models import training_flops
+from completedp.recipe import Recipe
+from transfer import law
+
+Arm = Literal["tuned", "baseline"]
+# The redrawn laws' quantiles that an interval shows.
+ENDS = (0.025, 0.975)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """The expected difference tuned - baseline at a target, in nats per token. A negative one is a gain.
+
+    `mean` is the median of the redrawn laws, `low` and `high` are the ends of their 95 % interval. `beyond`
+    is the target's FLOPs over those of the ladder's largest rung.
+    """
+
+    mean: float
+    low: float
+    high: float
+    beyond: float
+
+    @property
+    def arm(self) -> Arm:
+        return "tuned" if self.mean < 0 else "baseline"
+
+    @property
+    def in_words(self) -> str:
+        return (
+            f"{self.mean:+.4f} nats [{self.low:+.4f}, {self.high:+.4f}] expected by the recipe's ladder, "
+            f"{self.beyond:.3g} x the FLOPs of its largest rung"
+        )
+
+
+def expected(recipe: Recipe, flops: float) -> Expected | None:
+    """The gain that a recipe's ladder lets one expect at `flops`. None without a ladder.
+
+    Raises `UserError` as `transfer.law.of_ladder`.
+    """
+    data = law.of_ladder(recipe)
+    if data is None:
+        return None
+    differences = sorted(
+        d for one in law.redrawn(data) if (d := one.loss(1, flops) - one.loss(0, flops)) == d
+    )
+    low, high = (float(differences[round(end * (len(differences) - 1))]) for end in ENDS)
+    return Expected(
+        mean=float(statistics.median(differences)),
+        low=low,
+        high=high,
+        beyond=flops / float(data.flops_S.max()),
+    )
+
+
+def ladder_cost(recipe: Recipe) -> str:
+    """The cost of a ladder for a recipe without one, in words."""
+    flops = training_flops(recipe.model, recipe.train.tokens)
+    return (
+        "`completedp speedup --scales 1,4 --fractions 1` measures it at two scales: 30 proxy runs, "
+        f"{30 * flops:.3g} FLOPs"
+    )

@@ -4,7 +4,7 @@
 
 For each search seed the first study (`trust-region`) searches the global values. The studies of the other
 strategies begin with a copy of those trials, so that all of them move around the same global configuration.
-The trial that each would have handed over after some of its per-module trials is then trained on the same
+The point that each would have handed over after some of its per-module trials is then trained on the same
 fresh seeds and judged on the report split. Printed: a table of gains with 95 % intervals. Drawn: the figure
 docs/search_strategies.png. Interrupt it and start it again, days later or on another machine: what `--out`
 and `--records` hold is not repeated. `--quick` is a form for CI.
@@ -20,6 +20,7 @@ import math
 import shutil
 import statistics
 import subprocess
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,10 @@ from completedp.runs.journal import Journal, TrialRecord, read_records
 from completedp.runs.local import LocalExecutor, default_workers
 from completedp.runs.sweep import run_all
 from completedp.stats import compare
+from search.phases import Global, Module
+from search.proposer import Proposer
 from search.space import Space
-from search.study import confirmation_runs, versions_now
+from search.study import Study, confirmation_runs, versions_now
 from search.study_folder import StudyFolder, create
 
 BASE = "trust-region"
@@ -172,41 +175,31 @@ def _begin_from(base: StudyFolder, place: StudyFolder, strategy: str) -> None:
 
 
 def judged(place: StudyFolder, strategy: str, seed: int, checkpoints: list[int]) -> dict[str, Any]:
-    """Losses on fresh seeds of the trials that the study would have handed over after so many trials."""
+    """Losses on fresh seeds of the points that the study would have handed over after so many trials."""
     from search.study_run import language_model_job
 
     study = place.read()
     config = study.spec.config
     space = Space.from_config(config)
     modules = study.of_phase("module")
-    start = study.center
-    assert start is not None
-    chosen: dict[int, TrialRecord] = {0: start}
-    for number in checkpoints:
-        chosen[number] = handed_over([start, *modules[:number]])
-    confirmed = {(t.extra["of"], t.seed): t for t in study.confirmations if t.status != "set_aside"}
-    seeds = list(dict.fromkeys(s for _, s in confirmed))
-    distinct = list({record.trial: record for record in chosen.values()}.values())
-    # The study itself has confirmed its last incumbent and the global one, on these seeds.
-    wanted = [(r, s) for r in distinct for s in seeds if (r.trial, s) not in confirmed]
+    points = {number: handed_over(study, modules[:number]) for number in (0, *checkpoints)}
+    seeds = list(dict.fromkeys(t.seed for t in study.confirmations))
+    wanted = [(number, s) for number in points for s in seeds]
     folder = place.root / "judged" / place.name
     make_job = functools.partial(language_model_job, config, place.root / "data", "cpu")
     jobs = [
-        make_job(i, space.to_hparams(record.values), s, "report")
-        for i, (record, s) in enumerate(wanted)
+        make_job(i, space.to_hparams(points[number]), s, "report")
+        for i, (number, s) in enumerate(wanted)
     ]
     with LocalExecutor(default_workers("cpu"), logs=folder / "logs") as executor:
         outcomes = run_all(jobs, executor, folder)
     if len(outcomes) < len(jobs):
         raise SystemExit(f"{place.name}: judged in part; start again to go on")
-    found = {key: t.loss for key, t in confirmed.items()}
-    found |= {(r.trial, s): outcomes[i].loss for i, (r, s) in enumerate(wanted)}
-    losses = {r.trial: [found[r.trial, s] for s in seeds] for r in distinct}
+    found = {key: outcomes[i].loss for i, key in enumerate(wanted)}
     return {
         "strategy": strategy,
         "search_seed": seed,
-        "trials": {str(number): record.trial for number, record in chosen.items()},
-        "losses": {str(number): losses[record.trial] for number, record in chosen.items()},
+        "losses": {str(number): [found[number, s] for s in seeds] for number in points},
         "uniform_loss": math.log(config.model.vocab_size),
         "diverged": sum(t.status == "diverged" for t in modules),
         "tokens": sum(t.tokens for t in modules) / len(modules) / config.train.tokens,
@@ -214,10 +207,16 @@ def judged(place: StudyFolder, strategy: str, seed: int, checkpoints: list[int])
     }
 
 
-def handed_over(trials: list[TrialRecord]) -> TrialRecord:
-    """The lowest loss on the search's own seed and split."""
-    finished = [t for t in trials if t.loss is not None]
-    return min(finished, key=lambda t: t.loss or 0.0)
+def handed_over(study: Study, modules: Sequence[TrialRecord]) -> Mapping[str, float]:
+    """The point that the strategy hands over after the global trials and those per-module trials."""
+    kept = {t.trial for t in (*study.of_phase("global"), *modules)}
+    records = [r for r in study.records if r["event"] == "study" or r.get("trial") in kept]
+    then = Proposer(Study.from_records(records, study.spec.name), lambda _: None, _no_job)
+    return then.best(Module() if modules else Global())
+
+
+def _no_job(*_: Any, **__: Any) -> Any:
+    raise AssertionError("nothing is trained here")
 
 
 def report(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def _lead(state: StudyStatus) -> str:
     if state.lead is None:
         return "not yet known"
     scatter = "" if state.scatter is None else f" ± {state.scatter:.4f}"
-    return f"{state.lead:+.4f}{scatter} nats (one seed; to be confirmed)"
+    return f"{state.lead:+.4f}{scatter} nats (as the search sees it; to be confirmed)"
 
 
 def trial_line(record: TrialRecord, budget: int) -> str:

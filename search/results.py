@@ -124,6 +124,11 @@ def summarize(study: Study, recipe: Recipe) -> dict[str, Any]:
             if t.status == "diverged"
         ],
         "chosen": recipe.provenance["chosen"],
+        "finalist": recipe.provenance["finalist"],
+        "ladder": [
+            {"scale": row["scale"], "difference": row["difference"]}
+            for row in recipe.provenance["ladder"]["rows"]
+        ],
         "confirmed": confirmed,
         "bits_per_byte": None
         if bytes_per_token is None

@@ -71,6 +71,7 @@ def _print_summary(summary: dict[str, Any], recipe: Path) -> None:
             f"[{difference['low']:+.4f}, {difference['high']:+.4f}], {difference['pairs']} pairs"
         )
     print(confirmed["verdict"])
+    print(_ladder(summary))
     for earlier in confirmed.get("earlier_rounds", ()):
         print(f"before the budget was raised: {earlier['verdict']}")
     moved = ", ".join(
@@ -81,3 +82,14 @@ def _print_summary(summary: dict[str, Any], recipe: Path) -> None:
         print(f"moved most: {moved}")
     outcomes = ", ".join(f"{count} {status}" for status, count in summary["outcomes"].items())
     print(f"runs: {outcomes}\nrecipe ({summary['chosen']}): {recipe}")
+
+
+def _ladder(summary: dict[str, Any]) -> str:
+    """What the ladder measured, in one line."""
+    rows = [(row["scale"], d) for row in summary["ladder"] if (d := row["difference"])]
+    if not rows:
+        return "no ladder: what is left of this at larger scales is not known (a larger budget climbs one)"
+    gains = ", ".join(
+        f"x {scale} {d['mean']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]" for scale, d in rows
+    )
+    return f"at multiples of the FLOPs (select split, finalist {summary['finalist']}): {gains}"

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 from studies import Killed, KilledAfter, study_of
 
+from completedp.cli.report import show_summary
 from completedp.config import ExternalModel, SearchConfig, StudyConfig
 from completedp.errors import UserError
 from completedp.models import parameter_count
@@ -95,7 +96,9 @@ def test_a_model_that_knows_no_base_has_no_ladder(quick: StudyConfig) -> None:
     assert rungs_of(dataclasses.replace(quick, model=model, train=train)) == ()
 
 
-def test_a_study_climbs_its_ladder(tmp_path: Path, quick: StudyConfig, no_view: None) -> None:
+def test_a_study_climbs_its_ladder(
+    tmp_path: Path, quick: StudyConfig, no_view: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = begun(tmp_path, quick)
     jobs = run(folder, quick)
     study = folder.read()
@@ -132,6 +135,12 @@ def test_a_study_climbs_its_ladder(tmp_path: Path, quick: StudyConfig, no_view: 
     rows = recipe.provenance["ladder"]["rows"]
     assert [row["scale"] for row in rows] == [1, 4]
     assert recipe.provenance["finalist"] == best
+    summary = study_run.report(folder, warn=print)
+    show_summary(summary, folder.recipe, False)
+    shown = capsys.readouterr().out
+    assert f"finalist {best}" in shown
+    for row in rows:
+        assert f"x {row['scale']} {row['difference']['mean']:+.4f}" in shown
     found = expected(recipe, rows[1]["flops"] * 4)
     assert found is not None
     assert found.beyond == pytest.approx(4)

@@ -29,10 +29,6 @@ class Expected:
     beyond: float
 
     @property
-    def arm(self) -> Arm:
-        return "tuned" if self.mean < 0 else "baseline"
-
-    @property
     def in_words(self) -> str:
         return (
             f"{self.mean:+.4f} nats [{self.low:+.4f}, {self.high:+.4f}] expected by the recipe's ladder, "
@@ -43,11 +39,12 @@ class Expected:
 def expected(recipe: Recipe, flops: float) -> Expected | None:
     """The gain that a recipe's ladder lets one expect at `flops`. None without a ladder.
 
-    Raises `UserError` as `transfer.law.of_ladder`.
+    Raises `UserError` for a damaged ladder, and `transfer.law.TooLittle` if too few of its runs completed.
     """
-    data = law.of_ladder(recipe)
-    if data is None:
+    rows = law.ladder_rows(recipe)
+    if not rows:
         return None
+    data = law.measured(rows, "begin a study with a larger --budget")
     differences = sorted(
         d for one in law.redrawn(data) if (d := one.loss(1, flops) - one.loss(0, flops)) == d
     )
@@ -58,6 +55,32 @@ def expected(recipe: Recipe, flops: float) -> Expected | None:
         high=high,
         beyond=flops / float(data.flops_S.max()),
     )
+
+
+def better_arm(recipe: Recipe, flops: float) -> tuple[Arm, str]:
+    """The arm that the ladder expects to be better at `flops`, and the reason in words.
+
+    An arm that diverged on more of the ladder's runs is not planned. Without a ladder the tuned arm is.
+    Raises `UserError` for a damaged ladder.
+    """
+    completed = {
+        arm: sum(len(losses[arm]) for _, losses in law.ladder_rows(recipe)) for arm in law.ARMS
+    }
+    lost = completed["baseline"] - completed["tuned"]
+    if lost > 0:
+        return "baseline", f"the tuned values diverged on {lost} more of the ladder's runs"
+    if lost < 0:
+        return "tuned", f"the baseline diverged on {-lost} more of the ladder's runs"
+    try:
+        found = expected(recipe, flops)
+    except law.TooLittle as error:
+        return "tuned", f"the recipe's ladder tells nothing ({error})"
+    if found is None:
+        return (
+            "tuned",
+            f"the recipe has no ladder, so no gain is known there; {ladder_cost(recipe)}",
+        )
+    return "tuned" if found.mean < 0 else "baseline", found.in_words
 
 
 def ladder_cost(recipe: Recipe) -> str:

@@ -50,6 +50,11 @@ _LOSS = Field(
 )
 
 Vector = NDArray[np.float64]
+Losses = Mapping[str, float]
+
+
+class TooLittle(UserError):
+    """The losses are whole, but too few to fit a law."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +101,7 @@ def measured(
     """Rows of (FLOPs, arm → seed → loss), on the seeds that both arms completed.
 
     A row with fewer than two such seeds does not count. The error of a mean comes from the spread of seeds,
-    pooled over all scales and arms: three seeds of one cell say little about it. Raises `UserError` for fewer
+    pooled over all scales and arms: three seeds of one cell say little about it. Raises `TooLittle` for fewer
     than `FEWEST_SCALES` scales, with `again` as the way to measure more, and for seeds without a spread.
     """
     whole: list[tuple[float, list[list[float]]]] = []
@@ -106,7 +111,7 @@ def measured(
             whole.append((flops, [[float(arms[arm][s]) for s in seeds] for arm in ARMS]))
     scales = len({flops for flops, _ in whole})
     if not FEWEST_SCALES <= scales == len(whole) <= MOST_SCALES:
-        raise UserError(
+        raise TooLittle(
             f"{scales} scales have two or more whole seeds; expected {FEWEST_SCALES} to {MOST_SCALES}, each "
             f"once: {again}"
         )
@@ -114,7 +119,7 @@ def measured(
     freedom = sum(len(cell) - 1 for cell in cells)
     pooled = sum((len(cell) - 1) * statistics.variance(cell) for cell in cells) / freedom
     if not pooled > 0:
-        raise UserError(
+        raise TooLittle(
             "all seeds of an arm have one loss at every scale, which says nothing about its error; expected "
             "the losses of different seeds"
         )
@@ -146,15 +151,15 @@ def of_speedup(document: Mapping[str, Any]) -> Measured:
     return measured(rows, "measure more by `completedp speedup --scales`")
 
 
-def of_ladder(recipe: Recipe) -> Measured | None:
-    """The losses on the recipe's ladder. None for a recipe without one.
+def ladder_rows(recipe: Recipe) -> list[tuple[float, Mapping[str, Losses]]]:
+    """(FLOPs, arm → seed → loss) of each rung of a recipe's ladder. Empty without a ladder.
 
-    Raises `UserError` for a damaged ladder, and as `measured`.
+    Raises `UserError` for a damaged ladder.
     """
     ladder = recipe.provenance.get("ladder", {})
     try:
         found = _rows(reading.as_object(ladder, "provenance.ladder")) if ladder else []
-        rows = [
+        return [
             (flops, {arm: _losses(losses.get(arm), f"{where}.{arm}") for arm in ARMS})
             for flops, losses, where in found
         ]
@@ -162,7 +167,6 @@ def of_ladder(recipe: Recipe) -> Measured | None:
         raise UserError(
             f"the recipe's ladder is damaged ({error}); 'completedp report STUDY' writes the recipe again"
         ) from None
-    return measured(rows, "begin a study with a larger --budget") if rows else None
 
 
 def _rows(document: Mapping[str, Any]) -> Iterator[tuple[float, Mapping[str, Any], str]]:
@@ -176,13 +180,13 @@ def _rows(document: Mapping[str, Any]) -> Iterator[tuple[float, Mapping[str, Any
         yield float(row["flops"]), row["losses"], f"{where}.losses"
 
 
-def _whole_runs(losses: Mapping[str, Any], arm: str, where: str) -> Mapping[str, float]:
+def _whole_runs(losses: Mapping[str, Any], arm: str, where: str) -> Losses:
     """An arm's losses by seed, from its runs for all the tokens."""
     shares = reading.as_object(losses.get(arm), f"{where}.{arm}")
     return _losses(shares.get("1.0", {}), f"{where}.{arm}.1.0")
 
 
-def _losses(by_seed: Any, where: str) -> Mapping[str, float]:
+def _losses(by_seed: Any, where: str) -> Losses:
     losses = reading.as_object(by_seed, where)
     reading.check_fields(losses, dict.fromkeys(losses, _LOSS), (), where)
     return losses

@@ -54,8 +54,8 @@ from completedp.training.sweeps import Training, train_all
 from search.rungs import rungs_of
 from search.scales import at_scale
 from search.study_folder import StudyFolder
-from transfer.expected import expected
-from transfer.planning.planner import make_plan
+from transfer.expected import better_arm
+from transfer.planning.planner import make_plan, values_of
 from transfer.planning.target import TargetRequest, target_for
 
 OUT = "carried_gain.json"
@@ -78,8 +78,7 @@ class Arm:
 
 def _planned(recipe: Recipe, flops: float) -> HParams:
     """The arm that `transfer` plans."""
-    found = expected(recipe, flops)
-    return recipe.hparams if found is None or found.arm == "tuned" else recipe.baseline
+    return values_of(recipe, better_arm(recipe, flops)[0])
 
 
 ARMS: Mapping[str, Arm] = {

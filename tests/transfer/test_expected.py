@@ -8,7 +8,7 @@ import pytest
 from completedp.errors import UserError
 from completedp.models import training_flops
 from completedp.recipe import Recipe
-from transfer.expected import expected
+from transfer.expected import better_arm, expected
 from transfer.planning.planner import carry
 from transfer.planning.target import TargetRequest
 
@@ -33,15 +33,14 @@ def at(recipe: Recipe, scale: float) -> float:
 def test_a_gain_that_stays_is_expected_further_on(recipe: Recipe) -> None:
     found = expected(with_ladder(recipe, {1: 0.05, 4: 0.05}), at(recipe, 16))
     assert found is not None
-    assert found.arm == "tuned"
+    assert better_arm(with_ladder(recipe, {1: 0.05, 4: 0.05}), at(recipe, 16))[0] == "tuned"
     assert -0.07 < found.low < found.mean < found.high < -0.02
     assert found.beyond == pytest.approx(4, rel=1e-3)
 
 
 def test_a_gain_that_fades_becomes_a_loss(recipe: Recipe) -> None:
     fading = with_ladder(recipe, {1: 0.06, 4: 0.02})
-    arms = [found.arm for s in (2, 64) if (found := expected(fading, at(recipe, s)))]
-    assert arms == ["tuned", "baseline"]
+    assert [better_arm(fading, at(recipe, s))[0] for s in (2, 64)] == ["tuned", "baseline"]
 
 
 def test_the_interval_grows_with_the_distance(recipe: Recipe) -> None:
@@ -75,6 +74,29 @@ def test_a_recipe_without_a_ladder_says_so(recipe: Recipe) -> None:
     assert carried.plan.which == "tuned"
     assert "no ladder" in carried.decisions[0].reason
     assert "30 proxy runs" in carried.decisions[0].reason
+
+
+def without(recipe: Recipe, rung: int, arm: str, seeds: int) -> Recipe:
+    """The recipe whose arm diverged on so many seeds of a rung."""
+    rows = [dict(row) for row in recipe.provenance["ladder"]["rows"]]
+    kept = dict(list(rows[rung]["losses"][arm].items())[seeds:])
+    rows[rung]["losses"] = rows[rung]["losses"] | {arm: kept}
+    return dataclasses.replace(recipe, provenance={"ladder": {"rows": rows}})
+
+
+def test_an_arm_that_diverged_on_the_ladder_is_not_planned(recipe: Recipe) -> None:
+    laddered = with_ladder(recipe, {1: 0.05, 4: 0.05})
+    for seeds in (1, 3, 4):
+        tuned_lost, baseline_lost = (
+            better_arm(without(laddered, 1, arm, seeds), at(recipe, 16))
+            for arm in ("tuned", "baseline")
+        )
+        assert tuned_lost[0] == "baseline"
+        assert f"diverged on {seeds} more" in tuned_lost[1]
+        assert baseline_lost[0] == "tuned"
+    both = without(without(laddered, 1, "tuned", 3), 1, "baseline", 3)
+    assert "tells nothing" in better_arm(both, at(recipe, 16))[1]
+    assert carry(both, TargetRequest(width=64)).plan.which == "tuned"
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from completedp.recipe import Recipe
 from completedp.resolved import resolve
 from completedp.rules import carrying_options, rule_options
 from completedp.scale import Scale
-from transfer.expected import Arm, expected, ladder_cost
+from transfer.expected import Arm, better_arm
 from transfer.planning.target import Decision, TargetRequest, microbatch, target_for
 from transfer.planning.warnings import plan_warnings, target_warnings
 
@@ -63,14 +63,9 @@ def carry(
 
 def choose_arm(recipe: Recipe, flops: float, which: str) -> tuple[Arm, str]:
     """The arm to plan at `flops`, and the reason. Raises `UserError` as `carry`."""
-    found = expected(recipe, flops)
-    if found is None:
-        known = f"the recipe has no ladder, so no gain is known there; {ladder_cost(recipe)}"
-    else:
-        known = found.in_words
-    by_ladder: Arm = "tuned" if found is None else found.arm
+    better, known = better_arm(recipe, flops)
     asked: dict[str, tuple[Arm, str]] = {
-        "auto": (by_ladder, known),
+        "auto": (better, known),
         "tuned": ("tuned", f"asked for; {known}"),
         "baseline": ("baseline", f"asked for; {known}"),
     }

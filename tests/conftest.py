@@ -1,6 +1,9 @@
-"""A recipe at the smallest useful shape, for tests of what happens after a search."""
+"""The program in this process, and a recipe at the smallest useful shape."""
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 # Two processes run the tests. With a BLAS thread per core in each, a fifth of the time goes into waiting.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,6 +18,37 @@ from completedp.recipe import Recipe
 # A busy machine is no failure: the time of an example says nothing here.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command line that has ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., Done]:
+    """Run the program in an empty folder and in this process: the imports of another take a second.
+
+    An exception that leaves `main` fails the test.
+    """
+    from completedp.cli.app import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> Done:
+        monkeypatch.setattr("sys.argv", ["completedp", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return Done(int(ended.value.code or 0), captured.out, captured.err)
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,21 +19,31 @@ from completedp.recipe import Recipe
 from completedp.runs.lock import Lock
 from search.study_folder import StudyFolder
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+Run = Callable[..., Any]
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
-    def completedp(*arguments: str, root: Path = tmp_path / "root") -> Any:
+def run(cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """In this process: an exception that leaves the program fails the test, as a traceback does."""
+    monkeypatch.setenv("COLUMNS", "200")
+    return lambda *arguments, root=tmp_path / "root": cli(*arguments, "--root", root)
+
+
+@pytest.fixture
+def run_apart(tmp_path: Path) -> Run:
+    """In a process of its own, as a person calls it."""
+
+    def completedp(*arguments: str) -> Any:
         program = "from completedp.cli.app import main; main()"
-        return subprocess.run(
-            [sys.executable, "-c", program, *arguments, "--root", str(root)],
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments, "--root", str(tmp_path / "root")],
             capture_output=True,
             text=True,
             cwd=tmp_path,
             env={**os.environ, "COLUMNS": "200"},
             check=False,
         )
+        return SimpleNamespace(status=done.returncode, out=done.stdout, err=done.stderr)
 
     return completedp
 
@@ -40,12 +51,12 @@ def run(tmp_path: Path) -> Run:
 def refused(run: Run, tmp_path: Path, *arguments: str, says: str, **options: Any) -> str:
     before = sorted(tmp_path.rglob("*"))
     done = run(*arguments, **options)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert says in done.stderr, done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.status == 2, done.out + done.err
+    assert says in done.err, done.err
+    assert "Traceback" not in done.err
     new = [p for p in sorted(tmp_path.rglob("*")) if p not in before]
     assert not new, new
-    return done.stderr
+    return str(done.err)
 
 
 def preset_with(tmp_path: Path, **changes: dict[str, Any]) -> str:
@@ -57,10 +68,10 @@ def preset_with(tmp_path: Path, **changes: dict[str, Any]) -> str:
     return str(path)
 
 
-def test_unknown_preset(run: Run, tmp_path: Path) -> None:
-    refused(
-        run, tmp_path, "search", "--budget", "20", "--preset", "tinny", says="did you mean 'tiny'"
-    )
+@pytest.mark.parametrize("way", ["run", "run_apart"])
+def test_unknown_preset(request: pytest.FixtureRequest, tmp_path: Path, way: str) -> None:
+    arguments = ("search", "--budget", "20", "--preset", "tinny")
+    refused(request.getfixturevalue(way), tmp_path, *arguments, says="did you mean 'tiny'")
 
 
 def test_unknown_key_with_its_path(run: Run, tmp_path: Path) -> None:
@@ -97,10 +108,10 @@ def test_corpora(run: Run, tmp_path: Path, content: bytes, says: str) -> None:
     corpus.write_bytes(content)
     before = ("search", "--budget", "20", "--preset", "tiny", "--data", str(corpus))
     done = run(*before)
-    assert done.returncode == 2, done.stderr
-    assert "corpus.txt" in done.stderr
-    assert says in done.stderr.lower()
-    assert "Traceback" not in done.stderr
+    assert done.status == 2, done.err
+    assert "corpus.txt" in done.err
+    assert says in done.err.lower()
+    assert "Traceback" not in done.err
     assert not list(tmp_path.rglob("studies"))
     assert not list(tmp_path.rglob("*.bin"))
 
@@ -167,7 +178,7 @@ def test_a_refused_resume_leaves_the_study_as_it_was(
         told = refused(run, tmp_path, *arguments, says=wanted)
         assert "per module" not in told, "no plan of what is refused"
     done = run("search", "--resume", "s", "--dry-run", "--json")
-    assert json.loads(done.stdout)["runs"] == 12
+    assert json.loads(done.out)["runs"] == 12
     assert small_study.journal.read_bytes() == before
 
 
@@ -216,12 +227,12 @@ def small_study(tmp_path: Path) -> StudyFolder:
     return folder
 
 
-def test_two_writers(run: Run, small_study: StudyFolder) -> None:
+def test_two_writers(run_apart: Run, small_study: StudyFolder) -> None:
     with Lock(small_study.lock):
-        done = run("search", "--resume", "s", "--workers", "1")
-    assert done.returncode == 2
-    assert f"process {os.getpid()}" in done.stderr
-    assert "Traceback" not in done.stderr
+        done = run_apart("search", "--resume", "s", "--workers", "1")
+    assert done.status == 2
+    assert f"process {os.getpid()}" in done.err
+    assert "Traceback" not in done.err
 
 
 @pytest.mark.parametrize(

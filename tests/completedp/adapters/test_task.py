@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +163,11 @@ def test_a_model_that_does_not_run_is_refused_before_the_search() -> None:
         check_runs(external("external_models:Headless"))
 
 
-def test_a_search_on_a_users_factory(tmp_path: Path) -> None:
+def test_a_search_on_a_users_factory(
+    cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(HERE)
+    monkeypatch.setattr("sys.path", [*sys.path])
     preset = load_preset("tiny")
     small = dataclasses.replace(
         preset,
@@ -175,13 +179,9 @@ def test_a_search_on_a_users_factory(tmp_path: Path) -> None:
     options = ["--budget", "12", "--preset", str(path), "--model", "external_models:plain_bytes",
                "--width", "32", "--depth", "2", "--name", "own", "--device", "cpu",
                "--root", str(tmp_path)]  # fmt: skip
-    program = "from completedp.cli.app import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", program, "search", *options], cwd=HERE, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr + done.stdout
-    assert "small.yaml, but for the model external_models:plain_bytes" in done.stdout
+    done = cli("search", *options)
+    assert done.status == 0, done.err + done.out
+    assert "small.yaml, but for the model external_models:plain_bytes" in done.out
     study = tmp_path / "studies" / "own"
     recipe = Recipe.read(study / "recipe.yaml")
     assert recipe.model == external("external_models:plain_bytes")

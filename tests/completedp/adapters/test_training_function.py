@@ -7,13 +7,14 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import completedp
 from completedp.adapters.external import build_model
-from completedp.cli.app import main
 from completedp.config import ExternalModel, TrainConfig
 from completedp.errors import UserError
 from completedp.lm.preset_files import load_preset
@@ -38,47 +39,48 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def call(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM, *words, "--root", "runs"],
-        cwd=folder, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-
-
-def search(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    return call(folder, "search", *options)
+@pytest.fixture
+def call(
+    folder: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Any]]:
+    """The program in this process, which forgets the page's module in the end."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield lambda *words: cli(*words, "--root", "runs")
+    sys.modules.pop("mine", None)
 
 
 MODEL = ("--model", "mine:Decoder", "--width", "32", "--depth", "2")
 NEW = ("--preset", "small.yaml", *MODEL, "--name", "own")
 
 
-def test_the_page_is_searched_resumed_and_carried(folder: Path) -> None:
-    done = search(folder, "--budget", "12", *NEW, "--loop", "mine:loop", "--workers", "1")
+def test_the_page_is_searched_resumed_and_carried(folder: Path, call: Callable[..., Any]) -> None:
+    """The search in a process of its own, as a person starts it."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "search", "--budget", "12", *NEW, "--loop", "mine:loop",
+         "--workers", "1", "--root", "runs"],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr + done.stdout
     assert "data: what mine:loop reads" in done.stdout
     study = folder / "runs" / "studies" / "own"
     recipe = Recipe.read(study / "recipe.yaml")
     assert recipe.train.loop == "mine:loop"
     assert recipe.provenance["data"]["digest"] is None
-    again = search(folder, "--resume", "own", "--budget", "18")
-    assert again.returncode == 0, again.stderr + again.stdout
-    shown = call(folder, "report", "own")
-    assert shown.returncode == 0, shown.stderr + shown.stdout
+    again = call("search", "--resume", "own", "--budget", "18", "--workers", "1")
+    assert again.status == 0, again.err + again.out
+    shown = call("report", "own")
+    assert shown.status == 0, shown.err + shown.out
     carried = ("transfer", str(study / "recipe.yaml"), "--width", "64", "--depth", "4")
-    assert "add --run-code if you trust it" in call(folder, *carried).stderr
-    assert call(folder, *carried, "--run-code").returncode == 0
+    assert "add --run-code if you trust it" in call(*carried).err
+    assert call(*carried, "--run-code").status == 0
     ended = [r for r in read_records(study / "journal.jsonl") if r["event"] == "finished"]
     assert len(ended) == 18
     assert {r["status"] for r in ended} <= {"completed", "diverged"}
     losses = {r["trial"]: r["loss"] for r in ended}
     assert len(set(losses.values())) > 9  # the values reach the loop
     model = dataclasses.replace(recipe.model, width=64, depth=4)
-    sys.path.append(str(folder))
-    try:
-        values = completedp.parametrize(build_model(model), recipe, batch=1024, tokens=10_240)  # type: ignore[arg-type]
-    finally:
-        sys.path.remove(str(folder))
+    values = completedp.parametrize(build_model(model), recipe, batch=1024, tokens=10_240)  # type: ignore[arg-type]
     assert values.ratios.width == 2
 
 
@@ -91,21 +93,11 @@ def test_the_page_is_searched_resumed_and_carried(folder: Path) -> None:
     ],
 )
 def test_a_missing_loop_is_refused_before_the_search(
-    folder: Path,
-    loop: str,
-    said: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    folder: Path, call: Callable[..., Any], loop: str, said: str
 ) -> None:
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    words = ["completedp", "search", "--budget", "12", *NEW, "--loop", loop, "--root", "runs"]
-    monkeypatch.setattr(sys, "argv", words)
-    with pytest.raises(SystemExit) as ended:
-        main()
-    monkeypatch.delitem(sys.modules, "mine", raising=False)
-    assert ended.value.code == 2
-    assert said in capsys.readouterr().err
+    done = call("search", "--budget", "12", *NEW, "--loop", loop)
+    assert done.status == 2
+    assert said in done.err
     assert not (folder / "runs" / "studies").exists()
 
 

@@ -1,9 +1,11 @@
 """The program in this process, and a recipe at the smallest useful shape."""
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # Two processes run the tests. With a BLAS thread per core in each, a fifth of the time goes into waiting.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -49,6 +51,29 @@ def cli(
         return Done(int(ended.value.code or 0), captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def migrated_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """MLflow makes an empty database by all its migrations, which takes a second or two. They run once in
+    this process, and every later database begins as a copy."""
+    from completedp.tracking import store
+
+    connected = store._connected
+    empty = tmp_path_factory.mktemp("migrated") / "empty.db"
+
+    def quickly(client_class: Any, path: Path) -> Any:
+        if not path.exists():
+            if not empty.exists():
+                new = empty.with_name("new.db")
+                connected(client_class, new)
+                new.rename(empty)
+            shutil.copyfile(empty, path)
+        return connected(client_class, path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "_connected", quickly)
+        yield
 
 
 @pytest.fixture(scope="session")

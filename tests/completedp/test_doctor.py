@@ -105,7 +105,8 @@ def test_studies_that_are_open_torn_done_and_damaged(tmp_path: Path) -> None:
     assert findings["study done"].message == "done, 1 runs ended"
 
 
-def test_a_database_that_is_none(tmp_path: Path) -> None:
+def test_a_database_that_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(doctor, "_training", lambda _: iter(()))  # seconds of two workers
     (tmp_path / "mlflow.db").write_text("not a database, and long enough to have a header")
     assert found(doctor._mlflow, tmp_path)["mlflow"].state == "fault"
     ended = CliRunner().invoke(app, ["doctor", "--root", str(tmp_path)])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from completedp import files, repair
+from completedp import doctor, files, repair
 from completedp.cli.app import app
 from completedp.errors import UserError
 from completedp.runs.journal import Journal, read_records
@@ -121,7 +121,10 @@ def test_a_link_is_never_followed_to_make_a_lock(tmp_path: Path) -> None:
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_a_broken_view_is_set_aside_and_rebuilt(journal: Path, tmp_path: Path) -> None:
+def test_a_broken_view_is_set_aside_and_rebuilt(
+    journal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_training", lambda _: iter(()))  # seconds of two workers
     (tmp_path / "mlflow.db").write_bytes(b"no database" * 100)
     with Journal.create(tmp_path / "studies" / "t" / "journal.jsonl", STUDY):
         pass

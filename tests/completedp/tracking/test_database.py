@@ -5,7 +5,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ HALF_MIGRATED = "0584bdc529eb"
 
 
 def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """In another process: MLflow remembers what it has opened."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True)
 
@@ -184,40 +183,61 @@ def test_what_an_error_says_of_the_database(code: str, broken: bool) -> None:
 
 
 MAKES = """
-import os, signal, sys
+import os, signal, sys, traceback
 from pathlib import Path
 from completedp.tracking import store
 
 def dies(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
+def make(root, moment):
+    if moment == "migrating":
+        import alembic.op
+        create_table, left = alembic.op.create_table, [5]
+        def counted(*given, **more):
+            left[0] -= 1
+            return create_table(*given, **more) if left[0] else dies()
+        alembic.op.create_table = counted
+    elif moment == "without its experiment":
+        client.create_experiment = dies
+    else:
+        os.replace = dies
+    store.Store(Path(root))
+
 client = store.import_mlflow()
-if sys.argv[2] == "migrating":
-    import alembic.op
-    create_table, left = alembic.op.create_table, [5]
-    def counted(*given, **more):
-        left[0] -= 1
-        return create_table(*given, **more) if left[0] else dies()
-    alembic.op.create_table = counted
-elif sys.argv[2] == "without its experiment":
-    client.create_experiment = dies
-else:
-    os.replace = dies
-store.Store(Path(sys.argv[1]))
+for moment in sys.argv[2:]:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            make(os.path.join(sys.argv[1], moment), moment)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
+MOMENTS = ["migrating", "without its experiment", "before its name"]
 
 
-@pytest.mark.parametrize("moment", ["migrating", "without its experiment", "before its name"])
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a root for each moment, left by forks of one process."""
+    folder = tmp_path_factory.mktemp("killed")
+    ended = run(MAKES, folder, *MOMENTS)
+    assert ended.stdout.split() == ["-9"] * len(MOMENTS), ended.stderr
+    return folder
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_a_kill_while_a_database_is_made_leaves_none_and_the_next_run_tidies(
-    tmp_path: Path, moment: str
+    killed: Path, moment: str
 ) -> None:
-    ended = run(MAKES, tmp_path, moment)
-    assert ended.returncode == -9, ended.stderr
-    left = names(tmp_path)
+    root = killed / moment
+    left = names(root)
     assert left
     assert all(name.startswith("mlflow.db.new-") for name in left)
-    Store(tmp_path)
-    assert names(tmp_path) == {"mlflow.db"}
+    Store(root)
+    assert names(root) == {"mlflow.db"}
 
 
 def test_what_sqlite_left_of_a_deleted_database_is_not_rolled_back_into_the_next(
@@ -246,19 +266,45 @@ def test_what_sqlite_left_of_a_deleted_database_is_not_rolled_back_into_the_next
 
 
 READS = """
-import sys
+import os, sys
 from pathlib import Path
 from completedp.tracking.store import import_mlflow
-database, name = sys.argv[1:]
-client = import_mlflow()(f"sqlite:///{database}", f"sqlite:///{database}")
-(run,) = client.search_runs(["1"], f"tags.`mlflow.runName` = '{name}'")
-print(Path(client.download_artifacts(run.info.run_id, "summary.json")).read_text())
+client_class = import_mlflow()
+for line in sys.stdin:
+    database, name = line.rstrip("\\n").split("\\t")
+    client = client_class(f"sqlite:///{database}", f"sqlite:///{database}")
+    (run,) = client.search_runs(["1"], f"tags.`mlflow.runName` = '{name}'")
+    text = Path(client.download_artifacts(run.info.run_id, "summary.json")).read_text()
+    print(text, flush=True)
 """
+
+
+@pytest.fixture(scope="module")
+def read() -> Iterator[Callable[[Path, str], str]]:
+    """Reads the summary of a run in another process: MLflow remembers what it has opened."""
+    command = [sys.executable, "-c", READS]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        asked, answers = process.stdin, process.stdout
+
+        def summary(database: Path, name: str) -> str:
+            print(database, name, sep="\t", file=asked, flush=True)
+            return answers.readline()
+
+        yield summary
+        asked.close()
 
 
 @pytest.mark.parametrize("how", ["copied", "moved", "through a link"])
 def test_artifacts_open_where_the_root_is_now(
-    fresh: Path, make_study: MakeStudy, tmp_path: Path, how: str
+    fresh: Path,
+    make_study: MakeStudy,
+    tmp_path: Path,
+    read: Callable[[Path, str], str],
+    how: str,
 ) -> None:
     study = fresh / "studies" / "travels"
     shutil.copytree(make_study("travels", 6), study)
@@ -278,8 +324,7 @@ def test_artifacts_open_where_the_root_is_now(
     assert (synced.written, synced.unchanged, synced.removed) == (0, 6, 0)
     for path in (there / "artifacts").rglob("summary.json"):
         path.write_text('{"from": "there"}')
-    read = run(READS, there / "mlflow.db", "travels")
-    assert read.stdout == '{"from": "there"}\n', read.stderr
+    assert read(there / "mlflow.db", "travels") == '{"from": "there"}\n'
     with closing(sqlite3.connect(there / "mlflow.db")) as connection:
         rows = connection.execute(
             "SELECT artifact_uri FROM runs UNION SELECT artifact_location FROM experiments "

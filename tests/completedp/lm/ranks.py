@@ -1,6 +1,9 @@
-"""The program of every process in `test_parallel.py`. It runs the cases of a JSON file in torchrun's group.
+"""Processes of a group that run the cases of a JSON file, for `test_parallel.py`.
 
-    torchrun --nproc-per-node 2 ranks.py cases.json results.json
+    python ranks.py 2 cases.json results.json
+    python ranks.py 2 train ARGUMENTS             (`completedp train ARGUMENTS`)
+
+They are forked, so that torch is imported once, and find each other as torchrun's do.
 
 A case has a job's `arguments`, its `resolved` values and `seed`. With `double` it trains in float64. With
 `stop` it ends after that step. With `ctrl_c`, rank 1 alone is interrupted at that step. Each rank writes
@@ -12,16 +15,23 @@ import json
 import os
 import signal
 import sys
+import time
+import traceback
 from contextlib import suppress
 from typing import Any
 
 import torch
+import torch.distributed as dist
+import torch.distributed.fsdp  # imported before the fork
 
+from completedp.__main__ import main as completedp
 from completedp.launch import end
 from completedp.lm import train
 from completedp.lm.parallel import leave
 from completedp.optimizer import adamw
 from completedp.resolved import Resolved
+
+GRACE = 20  # s
 
 
 class Stopped(Exception):
@@ -71,7 +81,7 @@ def result_of(case: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def main(cases: str, results: str) -> None:
+def run(cases: str, results: str) -> None:
     torch.set_num_threads(1)
     with open(cases, encoding="utf-8") as file:
         outcome = {name: result_of(case) for name, case in json.load(file).items()}
@@ -81,5 +91,46 @@ def main(cases: str, results: str) -> None:
     end(0)
 
 
+def main(count: str, *arguments: str) -> int:
+    """0 if all ranks succeed. After the first failure the others have some seconds to end by themselves."""
+    store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    os.environ |= {
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(store.port),
+        "WORLD_SIZE": count,
+        # This process holds the store, as torchrun does.
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+    }
+    left = set()
+    for rank in map(str, range(int(count))):
+        if pid := os.fork():
+            left.add(pid)
+            continue
+        os.environ |= {"RANK": rank, "LOCAL_RANK": rank}
+        try:
+            if arguments[0] == "train":
+                sys.argv[1:] = arguments
+                completedp()
+            run(*arguments)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    failed_at = None
+    while left:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        left.discard(pid)
+        if pid and status and failed_at is None:
+            failed_at = time.monotonic()
+        if failed_at is not None and time.monotonic() > failed_at + GRACE:
+            for other in left:
+                os.kill(other, signal.SIGKILL)
+            break
+        if not pid:
+            time.sleep(0.01)
+    return 0 if failed_at is None else 1
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(main(*sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""Several processes train the function of one: DDP and FSDP2 under torchrun, on CPUs with gloo."""
+"""Several processes train the function of one: DDP and FSDP2 on CPUs with gloo, and under torchrun."""
 
 import dataclasses
 import json
@@ -56,9 +56,13 @@ CHANGES: dict[str, dict[str, Any]] = {
 TOLERANCE = {"per module": 1e-5, "accumulated": 1e-5, "float64": 1e-13, "bfloat16": 2e-3}
 
 
-def launched(ranks: int, *command: object, cwd: Path, **options: Any) -> subprocess.Popen[str]:
+def launched(ranks: int, *command: object, cwd: Path) -> subprocess.Popen[str]:
     """torchrun with `ranks` processes, in a session of its own."""
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", ranks]
+    return started(*run, *command, cwd=cwd)
+
+
+def started(*command: object, cwd: Path) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -66,14 +70,13 @@ def launched(ranks: int, *command: object, cwd: Path, **options: Any) -> subproc
         "PYTHONPATH": str(Path(__file__).parents[3]),
     }
     return subprocess.Popen(
-        [*run, "--nproc-per-node", str(ranks), *map(str, command)],
+        [sys.executable, *map(str, command)],
         cwd=cwd,
         env=environment,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        **options,
     )
 
 
@@ -86,11 +89,15 @@ def ended(process: subprocess.Popen[str]) -> str:
         raise
 
 
+def forked(ranks: int, *arguments: object, cwd: Path) -> subprocess.Popen[str]:
+    """The same processes without torchrun, whose imports take longer than a short training."""
+    return started(Path(__file__).with_name("ranks.py"), ranks, *arguments, cwd=cwd)
+
+
 def results(ranks: int, cases: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
     """Each rank's result of the cases."""
     (folder / "cases.json").write_text(json.dumps(cases))
-    script = Path(__file__).with_name("ranks.py")
-    process = launched(ranks, script, "cases.json", "results.json", cwd=folder)
+    process = forked(ranks, "cases.json", "results.json", cwd=folder)
     output = ended(process)
     assert process.returncode == 0, output
     return [json.loads((folder / f"results.json.{rank}").read_text()) for rank in range(ranks)]
@@ -218,7 +225,7 @@ def train_command(recipe: Recipe, folder: Path) -> list[object]:
     (folder / "text.txt").write_text("".join(f"line {i * i}\n" for i in range(12_000)))
     small = dataclasses.replace(recipe, model=shape, train=run, data=data, hparams=values)
     small.write(folder / "recipe.yaml")
-    return ["-m", "completedp", "train", "recipe.yaml", "--parallel", "fsdp", "--device", "cpu"]
+    return ["train", "recipe.yaml", "--parallel", "fsdp", "--device", "cpu"]
 
 
 def wait_for_checkpoint(process: subprocess.Popen[str], run: Path, beyond: int) -> None:
@@ -243,13 +250,13 @@ def kill_all(process: subprocess.Popen[str]) -> None:
 def test_a_run_goes_on_exactly_after_kill_9(recipe: Recipe, tmp_path: Path) -> None:
     command = train_command(recipe, tmp_path)
     whole, run = tmp_path / "whole", tmp_path / "run"
-    process = launched(2, *command, "--out", whole, cwd=tmp_path)
+    process = forked(2, *command, "--out", whole, cwd=tmp_path)
     output = ended(process)
     assert process.returncode == 0, output
     assert output.count(f"step {STEPS} of {STEPS}: loss") == 1, "one process prints"
     assert "tokens/s" in output
 
-    process = launched(2, *command, "--out", run, cwd=tmp_path)
+    process = launched(2, "-m", "completedp", *command, "--out", run, cwd=tmp_path)
     wait_for_checkpoint(process, run, 4)
     kill_all(process)
     assert not (run / "outcome.json").exists()
@@ -257,12 +264,12 @@ def test_a_run_goes_on_exactly_after_kill_9(recipe: Recipe, tmp_path: Path) -> N
     state = max(run.glob("checkpoints/step-*/state.json"))
     whole_state = state.read_text()
     state.write_text("{}")
-    process = launched(2, *command, "--out", run, cwd=tmp_path)
+    process = forked(2, *command, "--out", run, cwd=tmp_path)
     output = ended(process)
     assert output.count("the checkpoint is damaged") == 1, output
     state.write_text(whole_state)
 
-    process = launched(2, *command, "--out", run, cwd=tmp_path)
+    process = launched(2, "-m", "completedp", *command, "--out", run, cwd=tmp_path)
     output = ended(process)
     assert process.returncode == 0, output
     for name in ("curve.jsonl", "model.safetensors"):

@@ -1,6 +1,7 @@
 """Makes `bowl` and `studies` importable here, the first also by jobs; and studies without a view."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from search import study_run
 sys.path.append(str(Path(__file__).parent))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def config() -> StudyConfig:
     return StudyConfig(
         model=ModelConfig(width=32, depth=2, head_dim=16, ffn=88, vocab_size=256, context=64),
@@ -31,8 +32,10 @@ class NoTracker:
         return True
 
 
-@pytest.fixture
-def no_view(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def no_view() -> Iterator[None]:
     """Neither MLflow nor figures: they take seconds a study."""
-    monkeypatch.setattr(study_run, "Tracker", NoTracker)
-    monkeypatch.setattr(study_run, "draw", lambda *_: [])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study_run, "Tracker", NoTracker)
+        patch.setattr(study_run, "draw", lambda *_: [])
+        yield

@@ -34,7 +34,9 @@ def test_the_import_is_light() -> None:
 
 
 @pytest.mark.usefixtures("no_view")
-def test_the_example_runs_as_printed(tmp_path: Path) -> None:
+def test_the_example_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without workers, whose imports take longer than its runs; README's example has them."""
+    monkeypatch.setattr(study_run, "LocalExecutor", lambda *_, **__: InProcessExecutor())
     found = doctest.DocTestFinder(recurse=False).find(search.run, globs={"root": tmp_path})
     assert found[0].examples
     runner = doctest.DocTestRunner()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,11 @@ class HalfWidth(Module):
         return PROXY if len(study.of_phase(self.name)) % 3 == 2 else HALF
 
 
-@pytest.fixture(autouse=True)
-def _half_width(monkeypatch: pytest.MonkeyPatch, no_view: None) -> None:
-    monkeypatch.setattr(phases, "PHASES", (Global(), HalfWidth(), Confirm()))
+@pytest.fixture(autouse=True, scope="module")
+def _half_width(no_view: None) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(phases, "PHASES", (Global(), HalfWidth(), Confirm()))
+        yield
 
 
 class Jobs:
@@ -74,9 +77,20 @@ def without_seconds(folder: StudyFolder) -> list[dict[str, Any]]:
     return [{k: v for k, v in r.items() if k not in ("seconds", "versions")} for r in records]
 
 
-def test_a_study_with_trials_at_half_the_width(tmp_path: Path, config: StudyConfig) -> None:
-    folder, jobs = begun(tmp_path, config), Jobs(config)
+@pytest.fixture(scope="module")
+def whole(
+    tmp_path_factory: pytest.TempPathFactory, config: StudyConfig, _half_width: None
+) -> tuple[StudyFolder, Jobs]:
+    """A study that nothing interrupted, to be read."""
+    folder, jobs = begun(tmp_path_factory.mktemp("whole"), config), Jobs(config)
     assert run(folder, jobs) is not None
+    return folder, jobs
+
+
+def test_a_study_with_trials_at_half_the_width(
+    whole: tuple[StudyFolder, Jobs], config: StudyConfig
+) -> None:
+    folder, jobs = whole
     study = folder.read()
     half = [t for t in study.trials.values() if t.ratios == HALF]
     # The journal shows it, and of the others nothing.
@@ -125,16 +139,15 @@ def phases_space(config: StudyConfig, values: Any) -> HParams:
 
 @pytest.mark.parametrize("events", [6, 9, 20])
 def test_an_interrupted_one_goes_on_identically(
-    tmp_path: Path, config: StudyConfig, events: int
+    tmp_path: Path, whole: tuple[StudyFolder, Jobs], config: StudyConfig, events: int
 ) -> None:
-    whole, folder = begun(tmp_path / "whole", config), begun(tmp_path / "cut", config)
-    run(whole, Jobs(config))
+    folder = begun(tmp_path, config)
     with pytest.raises(Killed):
         run(folder, Jobs(config), KilledAfter(events))
     again = Jobs(config)
     assert run(folder, again) is not None
-    assert without_seconds(folder) == without_seconds(whole)
-    assert folder.recipe.read_bytes() == whole.recipe.read_bytes()
+    assert without_seconds(folder) == without_seconds(whole[0])
+    assert folder.recipe.read_bytes() == whole[0].recipe.read_bytes()
     halves = [t.trial for t in folder.read().trials.values() if t.ratios == HALF]
     assert {again.made[t].arguments["model"]["width"] for t in halves if t in again.made} == {16}
 

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,30 @@ def go_on(folder: StudyFolder, config: StudyConfig, executor: Any = None) -> dic
     return study_run.run(folder, executor, job_factory(config), display=display_on(QUIET))
 
 
+@pytest.fixture(scope="module")
+def ended(
+    tmp_path_factory: pytest.TempPathFactory, config: StudyConfig, no_view: None
+) -> tuple[StudyFolder, dict[str, Any]]:
+    """A study of 24 runs and its summary."""
+    folder = begun(tmp_path_factory.mktemp("whole"), config, budget=24)
+    summary = go_on(folder, config)
+    assert summary is not None
+    return folder, summary
+
+
+@pytest.fixture
+def whole(ended: tuple[StudyFolder, dict[str, Any]]) -> StudyFolder:
+    """Its folder, to be read."""
+    return ended[0]
+
+
+@pytest.fixture
+def copied(whole: StudyFolder, tmp_path: Path) -> StudyFolder:
+    """A copy, to be changed."""
+    shutil.copytree(whole.root, tmp_path / "copied")
+    return StudyFolder(root=tmp_path / "copied", name=whole.name)
+
+
 def outcomes(folder: StudyFolder) -> list[dict[str, Any]]:
     kept = ("event", "trial", "status", "loss", "steps", "values", "seed", "phase")
     records = read_records(folder.journal)
@@ -91,25 +116,24 @@ def test_a_whole_study(tmp_path: Path, config: StudyConfig) -> None:
     )
 
 
-def test_identical_searches_give_identical_bytes(tmp_path: Path, config: StudyConfig) -> None:
-    folders = [begun(tmp_path / name, config, budget=24) for name in "ab"]
-    for folder in folders:
-        go_on(folder, config)
-    first, second = (folder.recipe.read_bytes() for folder in folders)
-    assert first == second
-    assert outcomes(folders[0]) == outcomes(folders[1])
-    other = begun(tmp_path / "c", config, budget=24, seed=1)
+def test_identical_searches_give_identical_bytes(
+    tmp_path: Path, whole: StudyFolder, config: StudyConfig
+) -> None:
+    again = begun(tmp_path / "again", config, budget=24)
+    go_on(again, config)
+    first = whole.recipe.read_bytes()
+    assert again.recipe.read_bytes() == first
+    assert outcomes(again) == outcomes(whole)
+    other = begun(tmp_path / "other", config, budget=24, seed=1)
     go_on(other, config)
     assert other.recipe.read_bytes() != first
 
 
 @pytest.mark.parametrize("events", [0, 1, 5, 13, 19, 22])
 def test_a_killed_study_resumes_to_the_same_bytes(
-    tmp_path: Path, config: StudyConfig, events: int
+    tmp_path: Path, whole: StudyFolder, config: StudyConfig, events: int
 ) -> None:
-    whole = begun(tmp_path / "whole", config, budget=24)
-    go_on(whole, config)
-    folder = begun(tmp_path / "killed", config, budget=24)
+    folder = begun(tmp_path, config, budget=24)
     with pytest.raises(Killed):
         go_on(folder, config, KilledAfter(events))
     assert go_on(folder, config) is not None
@@ -179,10 +203,9 @@ def test_a_global_only_study_confirms_one_arm(tmp_path: Path, config: StudyConfi
 
 
 def test_raising_the_budget_searches_on_and_confirms_again(
-    tmp_path: Path, config: StudyConfig
+    copied: StudyFolder, config: StudyConfig
 ) -> None:
-    folder = begun(tmp_path, config, budget=24)
-    go_on(folder, config)
+    folder = copied
     with pytest.raises(UserError, match="next useful total is"):
         study_folder.raise_budget(folder, 25)
     study_folder.raise_budget(folder, 40)
@@ -232,11 +255,8 @@ def test_the_module_phase_does_not_wait_for_the_last_global_trials(
     assert ended < set(range(folder.read().global_limit))
 
 
-def test_an_arm_that_diverges_on_fresh_seeds_is_not_chosen(
-    tmp_path: Path, config: StudyConfig
-) -> None:
-    folder = begun(tmp_path, config, budget=24)
-    go_on(folder, config)
+def test_an_arm_that_diverges_on_fresh_seeds_is_not_chosen(copied: StudyFolder) -> None:
+    folder = copied
     lines = [json.loads(line) for line in folder.journal.read_text().splitlines()]
     arm_of = {r["trial"]: r["arm"] for r in lines if r.get("phase") == "confirm"}
     for record in lines:
@@ -319,10 +339,9 @@ def test_a_raised_budget_hides_no_earlier_confirmation(tmp_path: Path, config: S
 
 
 def test_a_study_that_cannot_be_written_is_still_shown(
-    tmp_path: Path, config: StudyConfig, monkeypatch: pytest.MonkeyPatch
+    ended: tuple[StudyFolder, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = begun(tmp_path, config, budget=24)
-    summary = go_on(folder, config)
+    folder, summary = ended
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     monkeypatch.setattr(Recipe, "write", lambda *_: pytest.fail("written"))
     warned: list[str] = []

@@ -1,6 +1,6 @@
 """Somebody else's training loop: torch, a model, and an exported file. It has no rule of ours.
 
-Usage: foreign_trainer.py BATCHES SEED DTYPE FOLDED EXPORTED... Prints the losses of every step as JSON, a
+Usage: foreign_trainer.py SEED [BATCHES DTYPE FOLDED EXPORTED]... Prints the losses of every step as JSON, a
 list for each exported file.
 """
 
@@ -107,6 +107,13 @@ def losses(exported: str, batches: str, seed: int, dtype: str, folded: bool) -> 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    batches, seed, dtype, folded, *files = sys.argv[1:]
-    arguments = batches, int(seed), dtype, folded == "folded"
-    print(json.dumps([losses(file, *arguments) for file in files]))
+    seed, *rest = sys.argv[1:]
+    runs = zip(*[iter(rest)] * 4, strict=True)
+    print(
+        json.dumps(
+            [
+                losses(exported, batches, int(seed), dtype, folded == "folded")
+                for batches, dtype, folded, exported in runs
+            ]
+        )
+    )

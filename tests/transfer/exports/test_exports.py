@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,52 +32,97 @@ PYTHON = [name for name, form in FORMATS.items() if form.file_name.endswith(".py
 WITHIN = {torch.float32: 1e-6, torch.float64: 1e-13}
 
 
-def foreign_losses(
-    plan: Plan, folder: Path, dtype: torch.dtype, *, folded: bool = False
-) -> list[list[float]]:
-    """The same steps in a fresh process that knows only the exported files and the batches."""
-    found: list[list[float]] = run_trainer(
-        "foreign_trainer.py",
-        folder / "batches.npy",
-        SEED,
-        str(dtype).removeprefix("torch."),
-        "folded" if folded else "plain",
-        *[write(plan, name, folder) for name in ("json", "torch")],
-    )
-    return found
+@dataclass(frozen=True)
+class Case:
+    """Whose values, the model's type, whether clipped, and which file is trained how."""
+
+    rules: str = "completed-p"  # "base": the recipe at its own scale
+    dtype: torch.dtype = torch.float64
+    clip: bool = True
+    folded: bool = False
+    formats: tuple[str, ...] = ("json", "torch")
 
 
-@pytest.mark.parametrize(
-    ("at", "dtype"),
-    [("base", torch.float32), ("completed-p", torch.float64), ("completep", torch.float64)],
-)
-def test_exports_train_to_the_tools_own_losses(
-    recipe: Recipe, text: Path, tmp_path: Path, at: str, dtype: torch.dtype
-) -> None:
-    plan = base_plan(recipe) if at == "base" else carried(recipe, parameterization=at)
-    expected = own_losses(plan, text, tmp_path, dtype)
-    for found in foreign_losses(plan, tmp_path, dtype):
-        assert found == pytest.approx(expected, rel=WITHIN[dtype])
+PLAIN = {
+    "base": Case(rules="base", dtype=torch.float32),
+    "completed-p": Case(),
+    "completep": Case(rules="completep"),
+}
+UNCLIPPED = Case(clip=False, folded=True)
+# Only the file with an optimizer can clip by the norm of the unfolded gradients.
+CLIPPED = {
+    name: Case(rules=name, folded=True, formats=("torch",)) for name in ("completed-p", "completep")
+}
 
 
-def test_folded_exports_need_no_residual_hook(recipe: Recipe, text: Path, tmp_path: Path) -> None:
+Trained = dict[Case, tuple[list[float], list[list[float]]]]
+
+
+def planned(recipe: Recipe, case: Case) -> Plan:
+    if case.rules == "base":
+        return base_plan(recipe)
+    own = recipe if case.clip else of_train(recipe, clip=0.0)
+    return carried(own, parameterization=case.rules)
+
+
+@pytest.fixture(scope="module")
+def trained(recipe: Recipe, text: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Own losses and those of each file, by case.
+
+    One process that knows only the exported files and the batches trains all: its imports take as long as
+    its steps. What is folded has the own losses of what is not.
+    """
+    own: dict[Case, tuple[list[float], Path]] = {}
+    cases = [*PLAIN.values(), UNCLIPPED, *CLIPPED.values()]
+    arguments: list[object] = []
+    for case in cases:
+        plan = planned(recipe, case)
+        alike = dataclasses.replace(case, folded=False, formats=())
+        if alike not in own:
+            folder = tmp_path_factory.mktemp("case")
+            own[alike] = own_losses(plan, text, folder, case.dtype), folder
+        folder = own[alike][1]
+        for name in case.formats:
+            dtype = str(case.dtype).removeprefix("torch.")
+            folded = "folded" if case.folded else "plain"
+            arguments += [folder / "batches.npy", dtype, folded, write(plan, name, folder)]
+    found = iter(run_trainer("foreign_trainer.py", SEED, *arguments))
+    return {
+        case: (
+            own[dataclasses.replace(case, folded=False, formats=())][0],
+            [next(found) for _ in case.formats],
+        )
+        for case in cases
+    }
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_exports_train_to_the_tools_own_losses(trained: Trained, name: str) -> None:
+    case = PLAIN[name]
+    expected, by_file = trained[case]
+    assert len(by_file) == 2
+    for found in by_file:
+        assert found == pytest.approx(expected, rel=WITHIN[case.dtype])
+
+
+def test_folded_exports_need_no_residual_hook(recipe: Recipe, trained: Trained) -> None:
     """Folding changes only the rounding. Clipping is off: it would see other gradients."""
-    plan = carried(of_train(recipe, clip=0.0))
+    plan = planned(recipe, UNCLIPPED)
     assert {c for by_layer in plan.residual.values() for c in by_layer} != {1.0}
-    expected = own_losses(plan, text, tmp_path, torch.float64)
-    for found in foreign_losses(plan, tmp_path, torch.float64, folded=True):
+    expected, by_file = trained[UNCLIPPED]
+    assert len(by_file) == 2
+    for found in by_file:
         assert found == pytest.approx(expected, rel=WITHIN[torch.float64])
 
 
-@pytest.mark.parametrize("name", ["completed-p", "completep"])
+@pytest.mark.parametrize("name", CLIPPED)
 def test_a_folded_file_clips_as_the_unfolded_model(
-    recipe: Recipe, text: Path, tmp_path: Path, name: str
+    recipe: Recipe, trained: Trained, name: str
 ) -> None:
     """The norm is that of the unfolded gradients. The multiplier of the logits is folded too."""
-    plan = carried(recipe, parameterization=name)
-    assert (plan.output_multiplier != 1.0) == (name == "completep")
-    expected = own_losses(plan, text, tmp_path, torch.float64)
-    _, found = foreign_losses(plan, tmp_path, torch.float64, folded=True)
+    case = CLIPPED[name]
+    assert (planned(recipe, case).output_multiplier != 1.0) == (name == "completep")
+    expected, (found,) = trained[case]
     assert found == pytest.approx(expected, rel=WITHIN[torch.float64])
 
 

@@ -237,7 +237,7 @@ def test_by_the_command_line(
     assert status == 0
     assert out.count(": loss ") == 6
     assert "speed-up" in out
-    status, out, err = call("--scales", "1,2", *few, "--json")
+    status, out, err = call("--scales", "1,2", *few, "--workers", "1", "--json")
     assert status == 0
     assert err.count(": loss ") == 6
     document = json.loads(out)
@@ -279,7 +279,7 @@ def test_runs_on_two_texts_do_not_meet_in_one_mean(
     def call() -> tuple[str, str]:
         command = ["completedp", "speedup", str(tmp_path / "mine" / "recipe.yaml"), "--scales", "1"]
         rest = ["--seeds", "2", "--fractions", "1", "--root", str(tmp_path / "runs")]
-        monkeypatch.setattr("sys.argv", [*command, *rest, "--device", "cpu"])
+        monkeypatch.setattr("sys.argv", [*command, *rest, "--device", "cpu", "--workers", "1"])
         with pytest.raises(SystemExit) as ended:
             main()
         assert not ended.value.code

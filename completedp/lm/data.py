@@ -13,9 +13,9 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -347,18 +347,22 @@ class TrainBatches:
         """Windows in an epoch."""
         return (len(self.tokens) - 1) // self.context
 
+    @cached_property
+    def _order(self) -> Callable[[int], npt.NDArray[np.int64]]:
+        """The order of an epoch. Two are kept: a batch may span the border of two."""
+        return lru_cache(maxsize=2)(partial(_permutation, self.windows, self.seed))
+
     def at(self, step: int) -> npt.NDArray[np.int64]:
         """The batch of a step, `sequences x (context + 1)`."""
         first = step * self.sequences
         picked: list[npt.NDArray[np.int64]] = []
         while (left := self.sequences - sum(map(len, picked))) > 0:
             epoch, begin = divmod(first + self.sequences - left, self.windows)
-            picked.append(_order(self.windows, self.seed, epoch)[begin : begin + left])
+            picked.append(self._order(epoch)[begin : begin + left])
         return windows_at(self.tokens, np.concatenate(picked) * self.context, self.context)
 
 
-@lru_cache(maxsize=2)  # the two epochs of a batch that spans their border
-def _order(windows: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+def _permutation(windows: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng((seed, epoch)).permutation(windows)
 
 

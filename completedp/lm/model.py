@@ -40,12 +40,12 @@ class LanguageModel(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.depth))
         self.final_norm = Norm(config.width)
         self.unembedding = nn.Linear(config.width, config.vocab_size, bias=False)
-        for name, value in _buffers(config).items():
+        for name, value in initial_buffers(config).items():
             self.register_buffer(name, value, persistent=False)
 
     def reset_buffers(self) -> None:
         """Fill the buffers as in a new model, after the model was built without memory."""
-        for name, value in _buffers(self.config).items():
+        for name, value in initial_buffers(self.config).items():
             self.get_buffer(name).copy_(value)
 
     def set_multipliers(self, resolved: Resolved) -> None:
@@ -82,7 +82,8 @@ class LanguageModel(nn.Module):
         return cross_entropy(hidden_ND, self.unembedding.weight, target_BT.flatten(), z_loss)
 
 
-def _buffers(config: ModelConfig) -> dict[str, Tensor]:
+def initial_buffers(config: ModelConfig) -> dict[str, Tensor]:
+    """The buffers of a new model by name: multipliers of 1, and the rotary tables."""
     cos_THE, sin_THE = rotary_tables(
         config.context, config.heads, config.head_dim, config.rope_base
     )

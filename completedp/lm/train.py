@@ -171,22 +171,29 @@ class LanguageModelTask:
                 if done == first + 1:
                     factor = schedule.multiplier(train, first)
                     audit(self.model, optimizer, in_force, schedule=factor).check()
-                    started = self._time()  # the first step compiles
+                    started = self.time()  # the first step compiles
                 due = self._save_is_due(done) or self.group.interrupted
                 if self._checkpoints is not None and due:
                     self._checkpoints.save(self.model, optimizer, report, done, int(clipped.item()))
                 if self.group.interrupted:
                     raise KeyboardInterrupt
-        seconds = self._time() - started
-        loss = self.evaluate()
-        metrics = {"clipped_fraction": clipped.item() / train.steps}
-        if timed := max(0, done - first - 1):
+        timed = max(0, done - first - 1)
+        return self.result(int(clipped.item()), timed, self.time() - started)
+
+    def result(self, clipped: int, timed: int, seconds: float) -> Result:
+        """The result of the current model, after `clipped` of the run's steps had their gradient clipped.
+
+        `timed` steps took `seconds`. There is no speed without any.
+        """
+        train, loss = self.train_config, self.evaluate()
+        metrics = {"clipped_fraction": clipped / train.steps}
+        if timed:
             metrics |= self.speedometer.speed(timed * train.batch, seconds).metrics()
         if (bytes_per_token := self.corpus.bytes_per_token(self.split)) is not None:
             metrics["bits_per_byte"] = loss / math.log(2) / bytes_per_token
         return Result(loss=loss, tokens=train.steps * train.batch, metrics=metrics)
 
-    def _time(self) -> float:
+    def time(self) -> float:
         """The time in seconds, after the device has finished its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
@@ -220,7 +227,7 @@ class LanguageModelTask:
     def _sum_of_losses(self, windows_ST: Tensor) -> float:
         total = 0.0
         if len(windows_ST):
-            for part_BT in torch.split(windows_ST, self._sequences_at_once):
+            for part_BT in torch.split(windows_ST, self.sequences_at_once):
                 total += self._forward(part_BT)[1].item() * len(part_BT)
         return total
 
@@ -234,13 +241,7 @@ class LanguageModelTask:
     ) -> Iterator[int]:
         """Train from step `first` to the end, and yield the number of steps done after each. `clipped` counts
         the steps whose gradient norm was above the threshold."""
-        train, context = self.train_config, self.model_config.context
-        batches = TrainBatches(
-            tokens=self.corpus.split("train"),
-            context=context,
-            sequences=train.batch // context,
-            seed=seed,
-        )
+        train, batches = self.train_config, self.batches(seed)
         self.group.warm_up_buckets(lambda: self._backward(self._local(batches.at(first))))
         optimizer.zero_grad()
         peaks = [float(group["lr"]) for group in optimizer.param_groups]
@@ -255,15 +256,26 @@ class LanguageModelTask:
             optimizer.step()
             optimizer.zero_grad()
             # At a checkpoint no loss is left unread, so a resumed run reports every loss exactly once.
-            if len(unread) >= self._report_steps or self._save_is_due(step + 1):
+            if len(unread) >= self.report_steps or self._save_is_due(step + 1):
                 losses = self.group.mean_losses(torch.stack(unread))
                 for i, loss in enumerate(losses, step + 2 - len(unread)):
                     report(i, loss)
                 unread.clear()
             yield step + 1
 
+    def batches(self, seed: int) -> TrainBatches:
+        """The batches of a run with this seed."""
+        context = self.model_config.context
+        return TrainBatches(
+            tokens=self.corpus.split("train"),
+            context=context,
+            sequences=self.train_config.batch // context,
+            seed=seed,
+        )
+
     @property
-    def _report_steps(self) -> int:
+    def report_steps(self) -> int:
+        """The steps whose losses are read at once."""
         return 1 if self.device.type == "cpu" else GPU_REPORT_STEPS
 
     def _save_is_due(self, step: int) -> bool:
@@ -286,7 +298,7 @@ class LanguageModelTask:
         return self.group.local_slice(torch.from_numpy(batch))
 
     @cached_property
-    def _sequences_at_once(self) -> int:
+    def sequences_at_once(self) -> int:
         """At most a microbatch, and a divisor of this process's share of the batch."""
         train, context = self.train_config, self.model_config.context
         own = train.batch // context // self.group.world_size
@@ -296,7 +308,7 @@ class LanguageModelTask:
     def _backward(self, windows_ST: Tensor) -> Tensor:
         """Add the gradient of the mean over the optimizer's whole batch. Returns this process's mean
         cross-entropy as a scalar on the device."""
-        *parts, last_BT = torch.split(windows_ST, self._sequences_at_once)
+        *parts, last_BT = torch.split(windows_ST, self.sequences_at_once)
         entropies: list[Tensor] = []
 
         def add(part_BT: Tensor) -> None:

@@ -9,7 +9,7 @@ import json
 import math
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from completedp import trust
 from completedp.errors import UserError
@@ -42,38 +42,69 @@ def run_job(
     the training function's call, without the time to make the function.
     """
     train = train_function(job)
-    limits = train.limits
-    monitor = Monitor(limits, on_step=_progress_of(job, limits.steps, on_progress))
-    result: Result | None = None
-    status: Status = "completed"
-    reason: str | None = None
-    start = time.perf_counter()
+    running = RunningJob(job, train.limits, on_progress)
     try:
-        result = train(job.resolved, job.seed, monitor)
+        result = train(job.resolved, job.seed, running.report)
+    except Diverged as error:
+        return running.diverged(error)
+    return running.completed(result)
+
+
+class RunningJob:
+    """A job whose training goes on: its `report` judges each step, and its end becomes an `Outcome`."""
+
+    def __init__(
+        self, job: Job, limits: Limits, on_progress: Callable[[Progress], None] | None = None
+    ) -> None:
+        self.job = job
+        self.report = Monitor(limits, on_step=_progress_of(job, limits.steps, on_progress))
+        self._limits = limits
+        self._start = time.perf_counter()
+
+    def completed(self, result: Result) -> Outcome:
+        """The outcome of a training function's result. Its loss may show that the run has diverged.
+
+        Raises `UserError` if it is no result.
+        """
         if not isinstance(result, Result):
             raise UserError(
-                f"{job.task}: its training function returned {type(result).__name__}; expected a "
+                f"{self.job.task}: its training function returned {type(result).__name__}; expected a "
                 "completedp.runs.job.Result"
             )
-        steps = monitor.step or limits.steps
+        steps = self.report.step or self._limits.steps
         if not math.isfinite(result.loss):
-            raise Diverged(steps, f"the evaluation loss is {result.loss}")
-    except Diverged as error:
-        status, steps, reason = "diverged", error.step, error.reason
-    seconds = time.perf_counter() - start
-    metrics = {} if result is None else result.metrics
-    return Outcome(
-        trial=job.trial,
-        status=status,
-        loss=float(result.loss) if result is not None and status == "completed" else None,
-        steps=steps,
-        tokens=int(steps * limits.tokens_per_step if result is None else result.tokens),
-        seconds=seconds,
-        seed=job.seed,
-        reason=reason,
-        metrics={name: float(value) for name, value in metrics.items() if math.isfinite(value)},
-        curve=monitor.curve,
-    )
+            reason = f"the evaluation loss is {result.loss}"
+            return self._outcome("diverged", steps, result.tokens, result.metrics, reason=reason)
+        loss = float(result.loss)
+        return self._outcome("completed", steps, result.tokens, result.metrics, loss=loss)
+
+    def diverged(self, error: Diverged) -> Outcome:
+        """The outcome of a run that its report has ended."""
+        tokens = error.step * self._limits.tokens_per_step
+        return self._outcome("diverged", error.step, tokens, {}, reason=error.reason)
+
+    def _outcome(
+        self,
+        status: Status,
+        steps: int,
+        tokens: float,
+        metrics: Mapping[str, float],
+        *,
+        loss: float | None = None,
+        reason: str | None = None,
+    ) -> Outcome:
+        return Outcome(
+            trial=self.job.trial,
+            status=status,
+            loss=loss,
+            steps=steps,
+            tokens=int(tokens),
+            seconds=time.perf_counter() - self._start,
+            seed=self.job.seed,
+            reason=reason,
+            metrics={name: float(value) for name, value in metrics.items() if math.isfinite(value)},
+            curve=self.report.curve,
+        )
 
 
 def attempt(

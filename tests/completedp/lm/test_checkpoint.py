@@ -102,7 +102,7 @@ def test_a_checkpoint_has_no_unread_loss(
     task: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a GPU, where losses are read several at once."""
-    monkeypatch.setattr(LanguageModelTask, "_report_steps", 5)
+    monkeypatch.setattr(LanguageModelTask, "report_steps", 5)
     made = task(checkpoints=str(tmp_path), checkpoint_steps=4)
     values = resolved_for(made.model_config)
     wanted = losses_of(task(), values)

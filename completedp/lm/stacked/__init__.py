@@ -1,0 +1,1 @@
+"""Several trials of one architecture in one program, with a member axis on every tensor."""

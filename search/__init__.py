@@ -23,6 +23,7 @@ def run(
     name: str | None = None,
     seed: int = 0,
     workers: int | None = None,
+    stack: int = 1,
     device: str = "auto",
     executor: Executor | None = None,
     hours: float = 0,
@@ -40,7 +41,9 @@ def run(
         root: The folder of studies and of the MLflow database.
         name: The study's name. None: `study-<n>`.
         seed: Decides everything random. 0 or more.
-        workers: Number of runs at a time. None: one per core or GPU.
+        workers: Number of worker processes. None: one per core or GPU.
+        stack: Number of runs that a worker trains at a time, as one program. For the reference model and the
+            built-in loop.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         executor: Trains the runs in place of `workers` processes here. It is closed at the end.
         hours: Begin nothing new after so many hours. 0: no limit.
@@ -73,7 +76,7 @@ def run(
         seed=seed,
         device=device_for(device, remote=executor is not None),
     )
-    return _trained(request, workers, executor, hours, on_progress)
+    return _trained(request, workers, stack, executor, hours, on_progress)
 
 
 def resume(
@@ -82,6 +85,7 @@ def resume(
     root: Path | str = "mlruns",
     budget: int | None = None,
     workers: int | None = None,
+    stack: int = 1,
     device: str = "auto",
     executor: Executor | None = None,
     hours: float = 0,
@@ -109,12 +113,13 @@ def resume(
         budget=budget,
         device=device_for(device, remote=executor is not None),
     )
-    return _trained(request, workers, executor, hours, on_progress)
+    return _trained(request, workers, stack, executor, hours, on_progress)
 
 
 def _trained(
     request: Request,
     workers: int | None,
+    stack: int,
     executor: Executor | None,
     hours: float,
     on_progress: OnProgress | None,
@@ -124,10 +129,16 @@ def _trained(
     from completedp.errors import UserError
     from completedp.recipe import Recipe
     from search.display import Callback
+    from search.preflight import check_stack
     from search.study_run import train
 
     if workers is not None and workers < 1:  # before a study begins that nothing trains
         raise UserError(f"workers is {workers}; expected 1 or more, or None")
+    check_stack(stack, request.config)
+    if stack > 1 and executor is not None:
+        raise UserError(
+            f"stack is {stack}, but the given executor trains the runs; give one of both"
+        )
     # Seconds that a run should take: they tell a run that hangs from a slow one.
     forecast = request.forecast(workers=1).seconds_per_run
     folder = request.begin(logging.getLogger(__name__).warning)
@@ -135,6 +146,7 @@ def _trained(
         request,
         folder,
         workers=workers,
+        stack=stack,
         executor=executor,
         display=lambda study: Callback(study, on_progress),
         hours=hours,

@@ -6,6 +6,7 @@ from completedp.config import DataConfig, StudyConfig
 from completedp.errors import UserError
 from completedp.lm import sources
 from completedp.lm.data import Corpus
+from completedp.models import reference_model
 from completedp.training.forecast import MOST_EPOCHS, Forecast, mean_seconds
 from search.space import Space
 from search.study import SMALLEST_BUDGET, Study, confirmation_runs
@@ -21,6 +22,23 @@ def check_budget(budget: int) -> None:
             f"--budget is {budget}; expected at least {SMALLEST_BUDGET} runs: 4 confirm the result on "
             "fresh seeds and 8 search"
         )
+
+
+def check_stack(stack: int, config: StudyConfig) -> None:
+    """Raises `UserError` if `stack` is no number of runs in a worker, or the study's runs do not stack."""
+    if stack < 1:
+        raise UserError(f"stack is {stack}; expected 1 or more runs in a worker")
+    if stack == 1:
+        return
+    if config.train.loop is not None:
+        raise UserError(
+            f"stack is {stack}, but the runs are trained by {config.train.loop}, and only the built-in loop "
+            "stacks them: leave it at 1"
+        )
+    reference_model(
+        config.model,
+        f"stack is {stack}, but only runs of the reference model stack, not of {{source}}: leave it at 1",
+    )
 
 
 def choose_preset(device: str, data: DataConfig) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from completedp import files, root_layout
 from completedp.config import StudyConfig
 from completedp.errors import UserError, first_line
 from completedp.hparams import HParams
+from completedp.lm.stacked.executor import StackedExecutor
 from completedp.models import grown_inventory, kind_of, own_inventory
 from completedp.resolved import resolve
 from completedp.runs import engine
@@ -46,14 +47,15 @@ def train(
     *,
     workers: int | None,
     executor: Executor | None,
+    stack: int = 1,
     display: MakeDisplay,
     hours: float = 0,
     forecast: float | None = None,
 ) -> dict[str, Any] | None:
     """Run the requested study, which has begun in `folder`. See `run` for the rest.
 
-    The runs train in `workers` processes here (None: one per core or GPU), or in `executor`. The executor is
-    closed at the end.
+    The runs train in `workers` processes here (None: one per core or GPU), `stack` runs in each, or in
+    `executor`. The executor is closed at the end.
     """
     config, device = request.config, request.device
     make_job = functools.partial(
@@ -63,8 +65,9 @@ def train(
         device.split(":")[0],
         digest=folder.read().spec.data.get("digest"),
     )
-    executor = executor or LocalExecutor(
+    executor = executor or _local_executor(
         workers or default_workers(device),
+        stack,
         logs=folder.path / root_layout.LOGS,
         paths=user_paths(config.model, config.train),
         devices=devices_of(device),
@@ -76,9 +79,16 @@ def train(
             make_job,
             display=display,
             hours=hours,
-            # The time of the user's own loop is not known beforehand.
-            forecast=None if config.train.loop else forecast,
+            # The time of the user's own loop is not known beforehand. A run of a stack takes as long as all
+            # of them one after another, at most.
+            forecast=None if config.train.loop or forecast is None else forecast * stack,
         )
+
+
+def _local_executor(workers: int, stack: int, **given: Any) -> LocalExecutor:
+    if stack == 1:
+        return LocalExecutor(workers, **given)
+    return StackedExecutor(workers, stack=stack, **given)
 
 
 def run(

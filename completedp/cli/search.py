@@ -59,6 +59,9 @@ def search(
     workers: Annotated[
         str, typer.Option(help="Runs at a time, or auto: one a core or GPU, all of a cluster.")
     ] = "auto",
+    stack: Annotated[
+        int, typer.Option(help="Runs that each worker trains at a time, as one program.", min=1)
+    ] = 1,
     strategy: Annotated[
         str | None, typer.Option(help="Default trust-region-bo; see docs/method.md.")
     ] = None,
@@ -103,6 +106,10 @@ def search(
 
     console = Console(stderr=json, highlight=False, soft_wrap=True, markup=False)
     count = _whole_number("--workers", workers) if workers != "auto" else None
+    if stack > 1 and executor == "ray":
+        raise UserError(
+            f"--stack is {stack}; a Ray cluster trains one run in a process: leave it out"
+        )
     if resume is not None:
         _refuse_beside_resume(
             preset=None if preset == "auto" else preset,
@@ -145,10 +152,13 @@ def search(
             config, budget=budget, root=root, name=name, seed=seed, device=chosen
         )
         console.print(f"study {asked.folder.name}: preset {why}")
+    preflight.check_stack(stack, asked.config)
     cluster = _cluster(asked, gpus, count) if executor == "ray" else None
     cost = asked.forecast(cluster.capacity if cluster else count or default_workers(asked.device))
     for line in preflight.describe(asked.study, asked.corpus, cost):
         console.print(line)
+    if stack > 1:
+        console.print(f"stack: {stack} runs at a time in each of {cost.workers} workers")
     if dry_run:
         if json:
             print_json({"study": asked.folder.name, "budget": asked.study.budget, **cost.to_dict()})
@@ -165,6 +175,7 @@ def search(
             folder,
             executor=cluster,
             workers=count,
+            stack=stack,
             display=display_on(console),
             hours=hours,
             forecast=cost.seconds_per_run,

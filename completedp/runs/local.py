@@ -74,6 +74,7 @@ class LocalExecutor(Executor):
     round-robin: `cpu`, or `cuda:<index>`, which is then the only GPU that the worker sees. A worker keeps a
     task's training function for the next job. A worker that dies is replaced. The folder `logs` gets each
     one's output (`worker-<i>.log`). `paths` are folders that may hold tasks, searched after all packages.
+    `program` is the module that a worker runs, and its first arguments.
     """
 
     def __init__(
@@ -83,13 +84,15 @@ class LocalExecutor(Executor):
         logs: Path,
         devices: Sequence[str] = ("cpu",),
         paths: Sequence[Path] = (),
+        program: Sequence[str] = ("completedp.runs.worker",),
     ) -> None:
         if workers < 1:
             raise UserError(f"workers is {workers}; expected 1 or more")
         logs.mkdir(parents=True, exist_ok=True)
         self._selector = selectors.DefaultSelector()
         self._slots = [
-            _Slot(
+            Slot(
+                program=tuple(program),
                 log=logs / f"worker-{i}.log",
                 device=devices[i % len(devices)],
                 paths=tuple(paths),
@@ -102,15 +105,18 @@ class LocalExecutor(Executor):
         return len(self._slots)
 
     def submit(self, job: Job) -> None:
-        slot = next((slot for slot in self._slots if slot.trial is None), None)
+        slot = next((slot for slot in self._slots if not slot.jobs), None)
         assert slot is not None, "submitted more jobs than there are workers"
+        self._send(slot, job)
+
+    def _send(self, slot: Slot, job: Job) -> None:
         message = {"job": job.to_dict()}
         if slot.worker is None or slot.worker.ended or not slot.worker.send(message):
             self._retire(slot)  # it died while it was idle
             worker = slot.spawn()
             self._selector.register(worker.connection, selectors.EVENT_READ, slot)
             worker.send(message)  # if this one is dead already, `poll` tells
-        slot.trial = job.trial
+        slot.jobs[job.trial] = job
 
     def poll(self, timeout: float) -> list[Event]:
         deadline = time.monotonic() + timeout
@@ -132,14 +138,14 @@ class LocalExecutor(Executor):
 
     def kill(self, trial: int) -> None:
         for slot in self._slots:
-            if slot.trial == trial:
+            if trial in slot.jobs:
                 self._retire(slot)
-                slot.trial = None
+                slot.jobs.clear()
 
     def close(self) -> None:
         for slot in self._slots:
             self._retire(slot)
-            slot.trial = None
+            slot.jobs.clear()
         self._selector.close()
 
     def __enter__(self) -> LocalExecutor:
@@ -148,33 +154,39 @@ class LocalExecutor(Executor):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _read(self, slot: _Slot) -> list[Event]:
+    def _read(self, slot: Slot) -> list[Event]:
         """The events of one worker. The end of its stream is its death."""
         assert slot.worker is not None
         lines = slot.worker.receive()
         if lines is None:
             return self._bury(slot)
-        return [self._event(slot, json.loads(line)) for line in lines]
+        events = [self._event(slot, json.loads(line)) for line in lines]
+        if slot.device != "cpu" and any(isinstance(e, Died) and not e.mistake for e in events):
+            # A CUDA error stays in its process, which may keep memory.
+            events += self._bury(slot, "another run in its worker died")
+        return events
 
-    def _event(self, slot: _Slot, message: dict[str, Any]) -> Event:
+    def _event(self, slot: Slot, message: dict[str, Any]) -> Event:
         if "progress" in message:
             return Progress(**message["progress"])
-        slot.trial = None
         if "finished" in message:
-            return Finished(outcome=Outcome.from_dict(message["finished"]))
-        if slot.device != "cpu":
-            self._retire(slot)  # a CUDA error stays in its process, which may keep memory
-        return Died(**message["died"])
+            outcome = Outcome.from_dict(message["finished"])
+            del slot.jobs[outcome.trial]
+            return Finished(outcome=outcome)
+        died = Died(**message["died"])
+        del slot.jobs[died.trial]
+        return died
 
-    def _bury(self, slot: _Slot) -> list[Event]:
-        """Drop a dead worker. That is the death of its job, if it had one."""
+    def _bury(self, slot: Slot, reason: str = "") -> list[Event]:
+        """Drop a worker. That is the death of its jobs. Without a `reason` the worker has ended by itself."""
         assert slot.worker is not None
-        reason = slot.worker.cause_of_death()
-        trial, slot.trial = slot.trial, None
+        reason = reason or slot.worker.cause_of_death()
+        died: list[Event] = [Died(trial=trial, reason=reason) for trial in slot.jobs]
+        slot.jobs.clear()
         self._retire(slot)
-        return [] if trial is None else [Died(trial=trial, reason=reason)]
+        return died
 
-    def _retire(self, slot: _Slot) -> None:
+    def _retire(self, slot: Slot) -> None:
         if slot.worker is not None:
             self._selector.unregister(slot.worker.connection)
             slot.worker.end()
@@ -182,31 +194,38 @@ class LocalExecutor(Executor):
 
 
 @dataclasses.dataclass(eq=False)
-class _Slot:
-    """A place for a worker: its log and device, the worker there, and the trial at work."""
+class Slot:
+    """A place for a worker: its program, log and device, the worker there, and its jobs by trial."""
 
+    program: tuple[str, ...]
     log: Path
     device: str
     paths: tuple[Path, ...]
     worker: _Worker | None = None
-    trial: int | None = None
+    jobs: dict[int, Job] = dataclasses.field(default_factory=dict)
 
     def spawn(self) -> _Worker:
-        self.worker = _Worker(self.log, _environment(self.device), self.paths)
+        self.worker = _Worker(self.program, self.log, _environment(self.device), self.paths)
         return self.worker
 
 
 class _Worker:
     """A spawned process and this end of its socket."""
 
-    def __init__(self, log: Path, environment: dict[str, str], paths: Sequence[Path]) -> None:
+    def __init__(
+        self,
+        program: Sequence[str],
+        log: Path,
+        environment: dict[str, str],
+        paths: Sequence[Path],
+    ) -> None:
         self.connection, theirs = socket.socketpair()
         self._buffer = b""
         self._log = log
         command = [
             sys.executable,
             "-m",
-            "completedp.runs.worker",
+            *program,
             str(theirs.fileno()),
             str(_package_folder()),
             *map(str, paths),

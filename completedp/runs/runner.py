@@ -111,14 +111,19 @@ def attempt(
     job: Job,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Finished | Died:
-    """`run_job` for an executor: an exception is a death, and its traceback goes to stderr."""
+    """`run_job` for an executor: an exception is a death."""
     try:
         return Finished(outcome=run_job(job, on_progress))
-    except UserError as error:
-        return Died(trial=job.trial, reason=str(error), mistake=True)
     except Exception as error:
-        traceback.print_exc()
-        return Died(trial=job.trial, reason=describe(error))
+        return death_by(error, job.trial)
+
+
+def death_by(error: Exception, trial: int) -> Died:
+    """A trial's death by an exception, whose traceback goes to stderr unless it is the user's mistake."""
+    if isinstance(error, UserError):
+        return Died(trial=trial, reason=str(error), mistake=True)
+    traceback.print_exception(error)
+    return Died(trial=trial, reason=describe(error))
 
 
 def describe(error: Exception) -> str:

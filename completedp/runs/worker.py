@@ -21,7 +21,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,25 +42,30 @@ class Link:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        self._next_progress = 0.0
+        self._next_progress: dict[int, float] = {}
         threading.Thread(target=self._read, name="coordinator", daemon=True).start()
 
     def next_job(self) -> Job:
         """Wait for a job."""
-        job = self._jobs.get()
-        self._next_progress = 0.0
-        return job
+        return self._jobs.get()
+
+    def jobs(self) -> Iterator[Job]:
+        """The jobs that have come by now."""
+        while not self._jobs.empty():
+            yield self._jobs.get()
 
     def progress(self, progress: Progress) -> None:
-        """Send a step, at most one every `PROGRESS_SECONDS`. While the coordinator is too busy to read, steps
-        are dropped, so that training need not wait."""
-        now = time.monotonic()
-        if now >= self._next_progress and select.select([], [self._connection], [], 0)[1]:
-            self._next_progress = now + PROGRESS_SECONDS
+        """Send a step, at most one of a trial every `PROGRESS_SECONDS`. While the coordinator is too busy to
+        read, steps are dropped, so that training need not wait."""
+        now, due = time.monotonic(), self._next_progress.get(progress.trial, 0.0)
+        if now >= due and select.select([], [self._connection], [], 0)[1]:
+            self._next_progress[progress.trial] = now + PROGRESS_SECONDS
             self._send({"progress": dataclasses.asdict(progress)})
 
     def ended(self, end: Finished | Died) -> None:
         """Send the outcome, or the death."""
+        trial = end.outcome.trial if isinstance(end, Finished) else end.trial
+        self._next_progress.pop(trial, None)
         if isinstance(end, Finished):
             self._send({"finished": end.outcome.to_dict()})
         else:
@@ -85,17 +90,17 @@ def serve(link: Link) -> None:
         link.ended(attempt(job, link.progress))
 
 
-def main(fd: int, folder: str, paths: Sequence[str] = ()) -> None:
-    """Entry point of the process. `paths` are searched last, because a user's folder may have names of ours
-    or of the standard library's."""
+def link_to(fd: int, folder: str, paths: Sequence[str] = ()) -> Link:
+    """The link of this process to its coordinator. `paths` are searched last, because a user's folder may
+    have names of ours or of the standard library's."""
     sys.path += paths
     found = Path(__file__).resolve().parents[2]
     if found != Path(folder):
         sys.exit(
             f"completedp was found in {found}, expected it in {folder}; remove or rename the other one"
         )
-    serve(Link(socket.socket(fileno=fd)))
+    return Link(socket.socket(fileno=fd))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    serve(link_to(int(sys.argv[1]), sys.argv[2], sys.argv[3:]))

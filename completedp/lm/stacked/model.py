@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from completedp.config import ModelConfig
+from completedp.errors import UserError
 from completedp.lm.model import LanguageModel, initial_buffers
 from completedp.lm.ops import rotate
 from completedp.lm.stacked.loss import cross_entropy
@@ -27,8 +28,9 @@ from completedp.lm.stacked.ops import embedding, linear, rms_norm
 # Numbers of a row that share their hyperparameters. A tensor is padded to whole blocks: small ones would
 # waste memory in larger blocks, and smaller blocks make the optimizer's inner loops too short.
 BLOCK = 64
-# Buffers of the model that are alike for all members.
+# Buffers of the model: those that are alike for all members, and those that a member has of its own.
 _SHARED = ("cos_THE", "sin_THE")
+_OWN = ("residual_attention_L", "residual_ffn_L", "output_multiplier")
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class StackedModel:
     """`places` models in one. `loss` trains the first `members` of them, which `resize` sets.
 
     `values_SP` holds the parameters and `gradients_SP` their gradients. `solo[i]` is place i as a model of
-    its own, in the same memory.
+    its own, in the same memory. Raises `UserError` if the reference model has a buffer that is unknown here.
     """
 
     def __init__(
@@ -89,6 +91,11 @@ class StackedModel:
         self.gradients_SP = torch.zeros_like(self.values_SP)
         buffers = {n: value.to(device, dtype) for n, value in initial_buffers(config).items()}
         self._shared = {name: buffers.pop(name) for name in _SHARED}
+        if others := buffers.keys() - {*_OWN}:
+            raise UserError(
+                f"the model has the coefficients {', '.join(sorted(others))}, which a stack does not carry: "
+                "train the runs alone"
+            )
         self._buffers = {n: v.expand(places, *v.shape).clone() for n, v in buffers.items()}
         self.solo = [self._solo(place) for place in range(places)]
         self.resize(places)

@@ -113,10 +113,6 @@ class Stack:
             if given is not None:
                 raise UserError(f"{name} is {given!r}; a stack has none: train this run alone")
         job.resolved.check_coefficients(self._config.depth)
-        for name in job.resolved.coefficients:
-            raise UserError(
-                f"coefficients.{name}: a stack does not carry this kind; train the run alone"
-            )
 
     def _task(self, place: int, run: RunArguments[ModelConfig]) -> Place:
         key = (place, run.split)

@@ -6,7 +6,7 @@ import torch
 from completedp.auditing import audit
 from completedp.config import ModelConfig
 from completedp.errors import UserError
-from completedp.lm.model import LanguageModel
+from completedp.lm.model import LanguageModel, initial_buffers
 from completedp.lm.stacked import loss
 from completedp.lm.stacked.model import StackedModel
 from completedp.lm.stacked.optimizer import StackedAdamW
@@ -147,6 +147,17 @@ def test_a_place_that_moves_takes_everything_along() -> None:
     for step in range(2, 5):
         first, _, last = train(MEMBERS, [2, 1, 2], step).tolist()
         assert first == last
+
+
+def test_a_coefficient_that_a_stack_does_not_know_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def with_a_cap(config: ModelConfig) -> dict[str, torch.Tensor]:
+        return initial_buffers(config) | {"logit_cap": torch.ones(())}
+
+    monkeypatch.setattr("completedp.lm.stacked.model.initial_buffers", with_a_cap)
+    with pytest.raises(UserError, match="the coefficients logit_cap"):
+        StackedModel(SHAPES["gelu"], 2, CPU)
 
 
 def test_cross_entropy_under_autocast_runs_in_its_dtype() -> None:

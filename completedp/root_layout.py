@@ -3,6 +3,7 @@
 studies/<name>/                            a search: journal, curves, recipe, figures
 runs/<name>/                               the training of a plan
 speedups/<study>/, transfer-checks/<study>/    the runs of these measurements
+proxies/<digest>/                          the runs of a measured proxy
 data/                                      prepared corpora
 mlflow.db, artifacts/                      the MLflow view, which can be rebuilt from the rest
 """
@@ -14,6 +15,7 @@ from pathlib import Path
 DEFAULT = Path("mlruns")
 STUDIES, RUNS = "studies", "runs"
 SPEEDUPS, TRANSFER_CHECKS = "speedups", "transfer-checks"
+PROXIES = "proxies"
 DATABASE, DATABASE_LOCK, ARTIFACTS = "mlflow.db", "mlflow.lock", "artifacts"
 # In the folder of a study, or of a measurement's runs.
 JOURNAL, CURVES, LOCK, LOGS = "journal.jsonl", "curves", "lock", "logs"

@@ -18,6 +18,7 @@ from completedp.cli.export import export
 from completedp.cli.inspect import inspect
 from completedp.cli.mlflow import track, ui
 from completedp.cli.preset import preset
+from completedp.cli.proxy import proxy
 from completedp.cli.report import report
 from completedp.cli.rules import rules
 from completedp.cli.search import search
@@ -70,6 +71,7 @@ for verb in (
     ui,
     track,
     preset,
+    proxy,
     transfer,
     train,
     export,

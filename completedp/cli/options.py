@@ -26,6 +26,30 @@ Json = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random in the run.")]
 
+# For verbs that begin from a preset: what stands in place of its parts.
+Preset = Annotated[str, typer.Option(help="tiny, small, proxy-50m, cliff, a YAML file, or auto.")]
+Data = Annotated[
+    str | None, typer.Option(help="Text, JSON rows, parquet, tokens, a folder, or hf:<name>.")
+]
+OwnModel = Annotated[
+    str | None,
+    typer.Option(
+        help="A model of your own in the preset's place: hf:CONFIG.json, or package.module:factory."
+    ),
+]
+Width = Annotated[
+    int | None, typer.Option(help="With --model: its width here; default its own.", min=1)
+]
+Depth = Annotated[
+    int | None, typer.Option(help="With --model: its depth here; default its own.", min=1)
+]
+OwnLoop = Annotated[
+    str | None,
+    typer.Option(
+        help="A training function of your own in the built-in loop's place: package.module:factory."
+    ),
+]
+
 # For verbs that train many runs.
 Workers = Annotated[int | None, typer.Option(help="Runs at a time.", min=1)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would run, and end.")]

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from completedp import trust
+from completedp.cli import options
 from completedp.cli.inspect import Modules, with_model
-from completedp.cli.options import DEFAULT_ROOT, Device, Json, Root, RunCode, Seed
-from completedp.cli.output import print_json
+from completedp.cli.output import print_json, print_warnings
 from completedp.cli.report import allow_code_of, show_summary
 from completedp.errors import UserError, located
 
@@ -31,31 +31,13 @@ def search(
             help="Training runs in all, confirmation included; with --resume the new total."
         ),
     ] = None,
-    preset: Annotated[
-        str, typer.Option(help="tiny, small, proxy-50m, cliff, a YAML file, or auto.")
-    ] = "auto",
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="A model of your own in the preset's place: hf:CONFIG.json, or package.module:factory."
-        ),
-    ] = None,
-    width: Annotated[
-        int | None, typer.Option(help="With --model: its width here; default its own.", min=1)
-    ] = None,
-    depth: Annotated[
-        int | None, typer.Option(help="With --model: its depth here; default its own.", min=1)
-    ] = None,
+    preset: options.Preset = "auto",
+    model: options.OwnModel = None,
+    width: options.Width = None,
+    depth: options.Depth = None,
     modules: Modules = None,
-    loop: Annotated[
-        str | None,
-        typer.Option(
-            help="A training function of your own in the built-in loop's place: package.module:factory."
-        ),
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="Text, JSON rows, parquet, tokens, a folder, or hf:<name>.")
-    ] = None,
+    loop: options.OwnLoop = None,
+    data: options.Data = None,
     workers: Annotated[
         str, typer.Option(help="Runs at a time, or auto: one a core or GPU, all of a cluster.")
     ] = "auto",
@@ -69,8 +51,8 @@ def search(
     gpus: Annotated[
         float, typer.Option(help="With ray: GPUs a run takes; a fraction shares one.")
     ] = 1.0,
-    device: Device = "auto",
-    seed: Seed = 0,
+    device: options.Device = "auto",
+    seed: options.Seed = 0,
     name: Annotated[str | None, typer.Option(help="The study's name; default study-<n>.")] = None,
     resume: Annotated[str | None, typer.Option(help="Go on with this study.")] = None,
     freeze: Annotated[
@@ -89,9 +71,9 @@ def search(
     yes: Annotated[
         bool, typer.Option("--yes", help="Start even if it is long or repeats its data often.")
     ] = False,
-    run_code: RunCode = False,
-    root: Root = DEFAULT_ROOT,
-    json: Json = False,
+    run_code: options.RunCode = False,
+    root: options.Root = options.DEFAULT_ROOT,
+    json: options.Json = False,
 ) -> None:
     """Find per-module hyperparameters on a proxy, and confirm what they gain over global ones."""
     from rich.console import Console
@@ -99,7 +81,7 @@ def search(
     # One BLAS thread each: the coordinator's own arithmetic must not take the workers' cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from completedp.runs.local import default_workers
-    from search import preflight
+    from search import preflight, proxy
     from search.display import display_on
     from search.status import status_of
     from search.study_folder import StudyFolder
@@ -145,9 +127,8 @@ def search(
         chosen = _device(executor, device)
         from search import request
 
-        config, why = _configured(
-            preset, chosen, loop, model, width, depth, modules, data, strategy, freeze, start
-        )
+        config, why = configured(preset, chosen, loop, model, width, depth, modules, data)
+        config = _changed(config, preset, strategy, freeze, start)
         asked = request.new_study(
             config, budget=budget, root=root, name=name, seed=seed, device=chosen
         )
@@ -159,6 +140,7 @@ def search(
         console.print(line)
     if stack > 1:
         console.print(f"stack: {stack} runs at a time in each of {cost.workers} workers")
+    print_warnings(proxy.warnings_for(asked.study, asked.corpus, asked.folder.root))
     if dry_run:
         if json:
             print_json({"study": asked.folder.name, "budget": asked.study.budget, **cost.to_dict()})
@@ -224,7 +206,7 @@ def _cluster(asked: Request, gpus: float, workers: int | None) -> RayExecutor:
     return RayExecutor(device=device, gpus=gpus, workers=workers or 0, paths=paths)
 
 
-def _configured(
+def configured(
     preset: str,
     device: str,
     loop: str | None,
@@ -233,20 +215,15 @@ def _configured(
     depth: int | None,
     modules: Path | None,
     data: str | None,
-    strategy: str | None,
-    freeze: str,
-    start: Path | None,
 ) -> tuple[StudyConfig, str]:
-    """The preset changed by the options, and a few words on it."""
+    """The preset with the user's model, loop and data, and a few words on it."""
     from dataclasses import replace
 
     from completedp.adapters.source import imported
     from completedp.config import DataConfig
     from completedp.lm.preset_files import load_preset
-    from completedp.recipe import Recipe
     from completedp.training.jobs import user_code
     from search.preflight import choose_preset
-    from search.strategies import strategy_named
 
     why = preset
     if preset == "auto":
@@ -267,6 +244,18 @@ def _configured(
         imported("--loop", config.train.loop)
     if data is not None:
         config = replace(config, data=replace(config.data, source=data))
+    return config, why
+
+
+def _changed(
+    config: StudyConfig, preset: str, strategy: str | None, freeze: str, start: Path | None
+) -> StudyConfig:
+    """The configuration with the options of the search itself."""
+    from dataclasses import replace
+
+    from completedp.recipe import Recipe
+    from search.strategies import strategy_named
+
     if frozen := tuple(kind.strip() for kind in freeze.split(",") if kind.strip()):
         config = replace(config, search=replace(config.search, frozen=frozen))
     if strategy is not None:
@@ -275,7 +264,7 @@ def _configured(
         config = replace(config, values=_start_values(Recipe.read(start), config, start))
     with located("--strategy" if strategy else f"{preset}: search.strategy"):
         strategy_named(config.search.strategy)
-    return config, why
+    return config
 
 
 def _start_values(recipe: Recipe, config: StudyConfig, path: Path) -> GlobalValues:

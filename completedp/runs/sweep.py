@@ -7,7 +7,7 @@ list it was in.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from completedp import files, reading, root_layout
@@ -56,8 +56,22 @@ def identity(job: Job) -> str:
 
 def unfinished(jobs: Sequence[Job], directory: Path) -> list[Job]:
     """The jobs that no earlier call on `directory` has finished, each content once."""
-    finished = _finished(directory)
-    return [job for content, job in _by_content(jobs).items() if content not in finished]
+    outcomes = _finished(directory)
+    return [job for content, job in _by_content(jobs).items() if content not in outcomes]
+
+
+def finished(jobs: Sequence[Job], directory: Path) -> dict[int, Outcome]:
+    """The outcomes that earlier calls on `directory` have left, by the job's number."""
+    return _of_jobs(jobs, _finished(directory))
+
+
+def _of_jobs(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> dict[int, Outcome]:
+    """The outcome of each job that has one. `outcomes` are by the job's identity."""
+    return {
+        job.trial: dataclasses.replace(outcomes[content], trial=job.trial)
+        for job in jobs
+        if (content := identity(job)) in outcomes
+    }
 
 
 def _by_content(jobs: Iterable[Job]) -> dict[str, Job]:
@@ -89,8 +103,8 @@ def run_all(
     with Lock(directory / root_layout.LOCK, "sweep"):
         opened = Journal.open(path) if exists(path) else Journal.create(path, {})
         with opened as journal:
-            finished = _finished(directory)
-            missing = [job for content, job in _by_content(jobs).items() if content not in finished]
+            outcomes = _finished(directory)
+            missing = [job for content, job in _by_content(jobs).items() if content not in outcomes]
             used = (r["trial"] for r in read_records(path) if "trial" in r)
             first = 1 + max(used, default=-1)
             numbered = [dataclasses.replace(job, trial=i) for i, job in enumerate(missing, first)]
@@ -102,12 +116,8 @@ def run_all(
             source = ListSource(numbered, journal.append)
             run(source, executor, curves=curves, forecast=forecast, on_event=renumbered)
     done = source.outcomes
-    finished |= {identity(job): done[job.trial] for job in numbered if job.trial in done}
-    return {
-        job.trial: dataclasses.replace(finished[identity(job)], trial=job.trial)
-        for job in jobs
-        if identity(job) in finished
-    }
+    outcomes |= {identity(job): done[job.trial] for job in numbered if job.trial in done}
+    return _of_jobs(jobs, outcomes)
 
 
 def _renumbered(event: Event, trial: int) -> Event:

@@ -1,6 +1,7 @@
-"""Many trainings of one recipe's plans: their cost is announced, they run, and a folder keeps their outcomes.
+"""Many trainings at once: their cost is announced, they run, and a folder keeps their outcomes.
 
-`speedup`, `transfer-check` and the benchmarks of carried recipes call it.
+`train_all` trains plans of one recipe, for `speedup`, `transfer-check` and the benchmarks of carried recipes.
+`completedp proxy` has no recipe yet and puts its measurement together from the parts.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from completedp import root_layout
 from completedp.errors import UserError
 
 if TYPE_CHECKING:
+    from completedp.config import Model, TrainConfig
     from completedp.lm.data import Corpus
     from completedp.plan import Plan
     from completedp.recipe import Recipe
     from completedp.runs.job import Event, Outcome
-    from completedp.training.forecast import Forecast
+    from completedp.runs.local import LocalExecutor
 
 Say = Callable[[str], object]
 
@@ -59,17 +61,11 @@ def train_all(
     Raises `UserError` for a device that is not there and for a corpus that cannot be read. Unless `yes` is
     given, it also raises if the runs will be long or will read their text often.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from completedp.lm.train import pick_device
-    from completedp.runs.local import LocalExecutor, default_workers, devices_of
     from completedp.runs.sweep import identity, run_all, unfinished
-    from completedp.training.jobs import plan_jobs, user_paths
+    from completedp.training.jobs import plan_jobs
 
     first = wanted[0].plan
-    chosen = str(pick_device(device))
-    if workers is not None and workers < 1:
-        raise UserError(f"workers is {workers}; expected 1 or more")
-    count = workers or default_workers(chosen)
+    machine = machine_for(device, workers)
     corpus = _corpus(first, root)
     digest = None if corpus is None else corpus.digest
     if corpus is not None:
@@ -82,29 +78,114 @@ def train_all(
     jobs = plan_jobs(
         ((training.plan, training.seed) for training in wanted),
         cache=root_layout.data_cache(root),
-        device=chosen.split(":")[0],
+        device=machine.kind,
         digest=digest,
     )
     left = unfinished(jobs, folder)
     runs = len({identity(job) for job in jobs})
     say(f"{runs} runs, {runs - len(left)} of them finished before")
-    longest = None
-    if left:
-        plans = [wanted[job.trial].plan for job in left]
-        cost = _cost(plans, corpus, count, chosen)
-        say(_announcement(plans, cost, chosen))
-        longest = _longest(plans, cost)
-        if cost.doubts and not (yes or dry_run):
-            raise UserError(f"{'; '.join(cost.doubts)}: add --yes if that is meant")
+    plans = [wanted[job.trial].plan for job in left]
+    longest = announce(
+        [(plan.model, plan.train) for plan in plans],
+        corpus,
+        machine,
+        accepted=yes or dry_run,
+        say=say,
+    )
     if dry_run:
         return None
-    with LocalExecutor(
-        count,
-        logs=folder / root_layout.LOGS,
-        paths=user_paths(first.model, first.train),
-        devices=devices_of(chosen),
-    ) as executor:
-        return run_all(jobs, executor, folder, forecast=longest, on_event=_progress(wanted, say))
+    with machine.executor(first.model, first.train, folder) as executor:
+        names = [f"{training.name}, seed {training.seed}" for training in wanted]
+        return run_all(jobs, executor, folder, forecast=longest, on_event=progress(names, say))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """The device and the number of runs that train on it at a time."""
+
+    device: str
+    workers: int
+
+    @property
+    def kind(self) -> str:
+        """cpu or cuda, as jobs have it: any card does."""
+        return self.device.split(":")[0]
+
+    def executor(self, model: Model, train: TrainConfig, folder: Path) -> LocalExecutor:
+        """Workers that train this model. Their logs are in the folder of the runs."""
+        from completedp.runs.local import LocalExecutor, devices_of
+        from completedp.training.jobs import user_paths
+
+        return LocalExecutor(
+            self.workers,
+            logs=folder / root_layout.LOGS,
+            paths=user_paths(model, train),
+            devices=devices_of(self.device),
+        )
+
+
+def machine_for(device: str, workers: int | None) -> Machine:
+    """This machine's device, with one run at a time per core or GPU if `workers` is None.
+
+    Raises `UserError` for a device that is not there, and for fewer than one worker.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: workers take the cores
+    from completedp.lm.train import pick_device
+    from completedp.runs.local import default_workers
+
+    chosen = str(pick_device(device))
+    if workers is not None and workers < 1:
+        raise UserError(f"workers is {workers}; expected 1 or more")
+    return Machine(device=chosen, workers=workers or default_workers(chosen))
+
+
+def announce(
+    trainings: Sequence[tuple[Model, TrainConfig]],
+    corpus: Corpus | None,
+    machine: Machine,
+    *,
+    accepted: bool,
+    say: Say,
+) -> float | None:
+    """Say what the trainings cost, and return the seconds of the longest one.
+
+    None if there are no trainings, and if their time is unknown, as for the user's own loop. Raises
+    `UserError` if they will be long or will read their text often, unless that is `accepted`.
+    """
+    if not trainings:
+        return None
+    from completedp.models import training_flops
+    from completedp.training.forecast import Forecast, mean_seconds
+
+    flops = [training_flops(model, train.tokens) for model, train in trainings]
+    tokens = max(train.tokens for _, train in trainings)
+    cost = Forecast(
+        runs=len(trainings),
+        workers=machine.workers,
+        epochs=None if corpus is None else tokens / corpus.tokens("train"),
+        seconds_per_run=mean_seconds(trainings, machine.device),
+    )
+    epochs = "" if cost.epochs is None else f"up to {cost.epochs:.2g} epochs, "
+    minutes = "" if cost.seconds is None else f": about {cost.seconds / 60:.0f} min"
+    say(f"{sum(flops):.3g} FLOPs, {epochs}{cost.workers} at a time on {machine.device}{minutes}")
+    if cost.doubts and not accepted:
+        raise UserError(f"{'; '.join(cost.doubts)}: add --yes if that is meant")
+    if cost.seconds_per_run is None or any(train.loop for _, train in trainings):
+        return None
+    return cost.seconds_per_run * max(flops) * len(flops) / sum(flops)
+
+
+def progress(names: Sequence[str], say: Say) -> Callable[[Event], None]:
+    """Say one line per finished run, which begins with the name of its job's number."""
+    from completedp.runs.job import Finished
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, Finished):
+            outcome = event.outcome
+            loss = outcome.status if outcome.loss is None else f"loss {outcome.loss:.4f}"
+            say(f"{names[outcome.trial]}: {loss}, {outcome.seconds:.0f} s")
+
+    return on_event
 
 
 def _corpus(plan: Plan, root: Path) -> Corpus | None:
@@ -118,45 +199,3 @@ def _corpus(plan: Plan, root: Path) -> Corpus | None:
     if (corpus := kept_corpus(plan, plan.data, cache)) is not None:
         return corpus
     return prepare(plan.data, plan.model.vocab_size, plan.train.eval_tokens, cache)
-
-
-def _cost(plans: Sequence[Plan], corpus: Corpus | None, workers: int, device: str) -> Forecast:
-    from completedp.training.forecast import Forecast, mean_seconds
-
-    epochs = None
-    if corpus is not None:
-        epochs = max(plan.scale.tokens for plan in plans) / corpus.tokens("train")
-    return Forecast(
-        runs=len(plans),
-        workers=workers,
-        epochs=epochs,
-        seconds_per_run=mean_seconds([(plan.model, plan.train) for plan in plans], device),
-    )
-
-
-def _announcement(plans: Sequence[Plan], cost: Forecast, device: str) -> str:
-    epochs = "" if cost.epochs is None else f"up to {cost.epochs:.2g} epochs, "
-    minutes = "" if cost.seconds is None else f": about {cost.seconds / 60:.0f} min"
-    flops = sum(plan.flops for plan in plans)
-    return f"{flops:.3g} FLOPs, {epochs}{cost.workers} at a time on {device}{minutes}"
-
-
-def _longest(plans: Sequence[Plan], cost: Forecast) -> float | None:
-    """Seconds of the largest plan's run. None if unknown, as for the user's own loop."""
-    if cost.seconds_per_run is None or any(plan.train.loop for plan in plans):
-        return None
-    flops = [plan.flops for plan in plans]
-    return cost.seconds_per_run * max(flops) * len(flops) / sum(flops)
-
-
-def _progress(wanted: Sequence[Training], say: Say) -> Callable[[Event], None]:
-    """Say one line per finished run."""
-    from completedp.runs.job import Finished
-
-    def on_event(event: Event) -> None:
-        if isinstance(event, Finished):
-            outcome, training = event.outcome, wanted[event.outcome.trial]
-            loss = outcome.status if outcome.loss is None else f"loss {outcome.loss:.4f}"
-            say(f"{training.name}, seed {training.seed}: {loss}, {outcome.seconds:.0f} s")
-
-    return on_event

@@ -404,7 +404,5 @@ def _unit(config: StudyConfig) -> int:
 
 def _study(config: StudyConfig) -> Study:
     """A study of this proxy with README's budget."""
-    spec = StudySpec(
-        name="", config=config, seed=0, budget=BUDGET, data={}, rungs=rungs_of(config)
-    )
+    spec = StudySpec(name="", config=config, seed=0, budget=BUDGET, data={}, rungs=rungs_of(config))
     return Study(spec=spec, records=[])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from completedp.models import training_flops
 from completedp.recipe import Recipe
-from transfer import law
 
 Arm = Literal["tuned", "baseline"]
 # The redrawn laws' quantiles that an interval shows.
@@ -41,9 +41,11 @@ def expected(recipe: Recipe, flops: float) -> Expected | None:
 
     Raises `UserError` for a damaged ladder, and `transfer.law.TooLittle` if too few of its runs completed.
     """
-    rows = law.ladder_rows(recipe)
-    if not rows:
+    if not has_ladder(recipe):
         return None
+    from transfer import law
+
+    rows = law.ladder_rows(recipe)
     data = law.measured(rows, "begin a study with a larger --budget")
     differences = sorted(
         d for one in law.redrawn(data) if (d := one.loss(1, flops) - one.loss(0, flops)) == d
@@ -57,12 +59,25 @@ def expected(recipe: Recipe, flops: float) -> Expected | None:
     )
 
 
+def has_ladder(recipe: Recipe) -> bool:
+    """Whether a recipe has measured losses at several scales. A damaged ladder is one too."""
+    ladder = recipe.provenance.get("ladder")
+    return bool(ladder) and not (isinstance(ladder, Mapping) and ladder.get("rows") == [])
+
+
 def better_arm(recipe: Recipe, flops: float) -> tuple[Arm, str]:
     """The arm that the ladder expects to be better at `flops`, and the reason in words.
 
     An arm that diverged on more of the ladder's runs is not planned. Without a ladder the tuned arm is.
     Raises `UserError` for a damaged ladder.
     """
+    if not has_ladder(recipe):
+        return (
+            "tuned",
+            f"the recipe has no ladder, so no gain is known there; {ladder_cost(recipe)}",
+        )
+    from transfer import law
+
     completed = {
         arm: sum(len(losses[arm]) for _, losses in law.ladder_rows(recipe)) for arm in law.ARMS
     }

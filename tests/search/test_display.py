@@ -52,7 +52,7 @@ def test_the_lead_is_of_one_seed_until_it_is_confirmed(study: Study) -> None:
     state = status_in_words(study)
     assert "1 diverged" in state["runs"]
     assert state["phase"] == "per-module multipliers, 2 of 15"
-    assert state["lead"].startswith("-0.1000 ± 0.0071 nats (one seed")
+    assert state["lead"].startswith("-0.1000 ± 0.0071 nats (as the search sees it")
     for i, arm in enumerate(("global", "module") * 2, 20):
         add(study, proposed(i, "confirm", arm=arm, round=0))
         add(study, finished(i, 2.0 - (0.05 + i / 1000) * (arm == "module")))

@@ -189,7 +189,7 @@ def test_a_search_on_a_users_factory(
     model = build_model(external("external_models:plain_bytes", width=64, depth=4))
     values = completedp.parametrize(model, recipe, batch=4096, tokens=40_960)
     assert values.ratios == completedp.Ratios(
-        width=2, depth=2, batch=2, tokens=40_960 / recipe.base.tokens
+        width=2, depth=2, batch=8, tokens=40_960 / recipe.base.tokens
     )
     with pytest.raises(UserError, match="give --width and --depth"):
         _ = recipe.reference

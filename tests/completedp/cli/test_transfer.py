@@ -101,6 +101,7 @@ def test_transfer_by_flops_as_json(cli: Cli, recipe_file: Path, tmp_path: Path) 
     plan = Plan.read(tmp_path / "sub" / "p.yaml")
     assert document["flops"] == plan.flops == pytest.approx(1e15, rel=1e-2)
     assert {choice["name"] for choice in document["choices"]} == {
+        "values",
         "width",
         "depth",
         "batch",

@@ -19,8 +19,8 @@ At each scale (a multiple of the preset's training FLOPs) an arm's values are ca
 
 Printed: for each scale and arm the mean over searches of the loss less that of `baseline` and of `global-4x`,
 with 95 % intervals over searches, and the tokens that `search` saves against `baseline`. Interrupt it and
-start it again, days later too: finished searches and runs are kept under the root, and rows in the result
-file. `--summary` only prints.
+start it again, days later too: finished searches are kept in records/, runs under the root, and rows in the
+result file. `--summary` only prints.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ import numpy as np
 
 import search
 from benchmarks import result
+from benchmarks.search import records
 from completedp import files
 from completedp.config import DataConfig, StudyConfig
 from completedp.hparams import HParams
@@ -184,11 +185,17 @@ def searched(study: str, seed: int, config: StudyConfig, arguments: argparse.Nam
         config, budget = at_scale(config, rung.ratios), budget // 4
         config = dataclasses.replace(config, values=carried(config, rung.ratios))
     root, name = arguments.root.resolve(), f"{arguments.text}-{study}-{seed}"
-    folder = StudyFolder(root=root, name=name)
+    folder, kept = StudyFolder(root=root, name=name), result.RECORDS / f"{name}.jsonl.xz"
     how: dict[str, Any] = {"root": root, "workers": arguments.workers}
+    if kept.exists() and not folder.journal.exists():
+        records.restore(kept, folder)
     if folder.journal.exists():
-        return search.resume(name, **how)
-    return search.run(config, budget=budget, name=name, seed=seed, **how)
+        recipe = search.resume(name, **how)
+    else:
+        recipe = search.run(config, budget=budget, name=name, seed=seed, **how)
+    if not kept.exists():
+        records.keep(folder, result.RECORDS)
+    return recipe
 
 
 def carried(config: StudyConfig, ratios: Ratios) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,8 @@ def test_the_best_batch_is_found_and_the_presets_is_held_against_it(
     assert [row["n"] for row in document["rows"]] == [3] * 9
     assert [row["steps"] for row in document["rows"]] == [32] * 3 + [16] * 3 + [8] * 3
     assert "set train.batch to 512" in document["verdict"][0]
+    by_batch = Counter(record["tokens"] for record in finished(tmp_path))
+    assert by_batch == {256: 9, 512: 9 + 3 * proxy.MOVES, 1024: 9}  # the moves are around the best
 
 
 def test_the_noise_is_that_of_a_run_without_its_seeds_effect(

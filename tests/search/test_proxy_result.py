@@ -79,9 +79,9 @@ def test_the_noise_and_the_effects_of_moves() -> None:
 
 
 def test_no_effect_needs_fewer_trials_than_one() -> None:
-    center = cell(1, 1, (1.0, 1.1))
-    found = moves_of(center, [[1.1, 1.2], [1.2, 1.3]], 0.5, 90)
+    found = moves_of(cell(1, 1, (1.0, 1.5)), [[2.0, 2.5], [3.0, 3.5]], 0.5, 90)
     assert found is not None
+    assert found.noise == 0
     assert found.trials_to_see(0.01) == 1
 
 

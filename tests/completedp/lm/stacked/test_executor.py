@@ -35,9 +35,9 @@ def until(
     enough: Callable[[list[Event]], object],
     before: list[Event] | None = None,
 ) -> list[Event]:
-    """The events so far, after `before`."""
+    """The events so far, after `before`. Two workers that import torch take a minute on a busy machine."""
     events = list(before or [])
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 240
     while not enough(events):
         assert time.monotonic() < limit, events
         events += executor.poll(0.5)

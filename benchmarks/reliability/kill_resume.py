@@ -28,7 +28,7 @@ from completedp.config import TrainConfig
 from completedp.lm.preset_files import load_preset
 from completedp.runs.journal import read_records, trials
 
-SHORT_TOKENS = 32 * 4096  # a run of about a second
+SHORT_TOKENS = 64 * 512  # a run of about a second
 # Seconds: from before the journal exists (imports take some) to several trials into a resumed study.
 EARLIEST, LATEST = 0.5, 14.0
 

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,14 +36,17 @@ class Done:
 @pytest.fixture
 def cli(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Callable[..., Done]:
+) -> Iterator[Callable[..., Done]]:
     """Run the program in an empty folder and in this process: the imports of another take a second.
 
-    An exception that leaves `main` fails the test.
+    An exception that leaves `main` fails the test. What the program takes over of its process is given back.
     """
+    from completedp import interrupts
     from completedp.cli.app import main
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.unraisablehook", sys.unraisablehook)
+    handlers = {number: signal.getsignal(number) for number in interrupts.SIGNALS}
 
     def run(*arguments: object) -> Done:
         monkeypatch.setattr("sys.argv", ["completedp", *map(str, arguments)])
@@ -50,7 +55,9 @@ def cli(
         captured = capsys.readouterr()
         return Done(int(ended.value.code or 0), captured.out, captured.err)
 
-    return run
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

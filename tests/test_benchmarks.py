@@ -93,6 +93,24 @@ def test_the_gain_of_the_default_is_computed_from_recorded_results(
         assert shared == {name: pytest.approx(value) for name, value in theirs.items()}
 
 
+@pytest.mark.parametrize(
+    ("losses", "place"),
+    [
+        ([2.0, 2.0, 2.0], 0),  # there before the first trial
+        ([2.0, 1.0, 1.0], 0),
+        ([3.0, 1.0, 1.0], 5),
+        ([3.0, 3.0, 2.0], 30),
+        ([3.0, 2.5, 2.1], None),
+    ],
+)
+def test_trials_to_a_loss(
+    losses: list[float], place: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(REPOSITORY))
+    strategies = runpy.run_path(str(BENCHMARKS / "search" / "strategies.py"))
+    assert strategies["crossing"]([0, 10, 30], losses, 2.0) == place
+
+
 class TestArms:
     """`transfer/arms.py` from losses to rows."""
 

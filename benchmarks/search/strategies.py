@@ -366,10 +366,12 @@ def trials_to_reach(
 
 def crossing(places: list[int], losses: list[float], target: float) -> float | None:
     """The number of trials at which the piecewise line through the losses first reaches the target."""
+    if losses[0] <= target:
+        return places[0]
     for i in range(1, len(places)):
         if losses[i] <= target:
             share = (losses[i - 1] - target) / (losses[i - 1] - losses[i])
-            return places[i - 1] + max(0.0, share) * (places[i] - places[i - 1])
+            return places[i - 1] + share * (places[i] - places[i - 1])
     return None
 
 

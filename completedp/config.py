@@ -275,8 +275,8 @@ class SearchConfig:
 
     A bound is in octaves to either side: log2 of the multiplier of the preset's value, or of 1-β for a β.
     `global_octaves` bound the global values. `module_octaves` bound the multipliers of a module type and of
-    a depth. `frozen` kinds stay at the preset's values. `global_share` is the global arm's share of the
-    search trials.
+    a depth, and kinds with 0 there have none. `frozen` kinds stay at the preset's values. `global_share` is the
+    global arm's share of the search trials.
     """
 
     strategy: str = "trust-region-bo"
@@ -295,9 +295,11 @@ class SearchConfig:
         for part in ("global_octaves", "module_octaves"):
             for kind, octaves in getattr(self, part).items():
                 _known_kind(f"search.{part}.{kind}", kind)
-                if not 0 < octaves <= self.LARGEST_OCTAVES:
+                globally = part == "global_octaves"
+                if not (0 < octaves <= self.LARGEST_OCTAVES or (octaves == 0 and not globally)):
+                    expected = "octaves above 0" if globally else "0 (no multipliers) or more octaves"
                     raise UserError(
-                        f"search.{part}.{kind} is {octaves}; expected octaves above 0, at most "
+                        f"search.{part}.{kind} is {octaves}; expected {expected}, at most "
                         f"{self.LARGEST_OCTAVES}"
                     )
         # The bounds in force are part of the study. A later version may have other defaults.

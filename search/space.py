@@ -65,8 +65,8 @@ class Space:
         coordinates: list[Coordinate] = []
 
         def add(part: Part, kind: str, key: str) -> None:
-            octaves = search.octaves("global" if part == "global" else "module", kind)
-            coordinates.append(Coordinate(part=part, kind=kind, key=key, octaves=octaves))
+            if octaves := search.octaves("global" if part == "global" else "module", kind):
+                coordinates.append(Coordinate(part=part, kind=kind, key=key, octaves=octaves))
 
         for name, kind in global_kinds().items():
             # No multiplier moves a value of 0, as a weight decay may be.

@@ -17,6 +17,7 @@ CONFIG = StudyConfig(
     data=DataConfig(),
     train=TrainConfig(tokens=8192, batch=1024),
     values=GlobalValues(lr=2**-8, beta1=0.8),
+    search=SearchConfig(module_octaves={"beta2": 4, "eps": 6}),
 )
 SPACE = Space.from_config(CONFIG)
 points = st.fixed_dictionaries(
@@ -29,6 +30,26 @@ def test_the_full_space() -> None:
     assert len(SPACE.part("global")) == 8
     assert len(SPACE.part("type")) == 4 * 14 + 2 * 9 + 2
     assert len(SPACE.part("depth")) == 7 * 3
+
+
+def test_by_default_two_kinds_have_no_multipliers() -> None:
+    space = Space.from_config(dataclasses.replace(CONFIG, search=SearchConfig()))
+    less = {c.name for c in SPACE.coordinates} - {c.name for c in space.coordinates}
+    assert less == {c.name for c in SPACE.part("type", "depth") if c.kind in ("beta2", "eps")}
+
+
+@pytest.mark.parametrize(
+    ("part", "octaves", "expected"),
+    [
+        ("global_octaves", 0, "octaves above 0"),
+        ("module_octaves", -1, r"0 \(no multipliers\) or more octaves"),
+        ("module_octaves", 33, r"0 \(no multipliers\) or more octaves"),
+        ("module_octaves", float("nan"), r"0 \(no multipliers\) or more octaves"),
+    ],
+)
+def test_bounds_that_cannot_be(part: str, octaves: float, expected: str) -> None:
+    with pytest.raises(completedp.UserError, match=f"{part}.eps is {octaves}; expected {expected}"):
+        SearchConfig(**{part: {"eps": octaves}})
 
 
 def test_zero_is_the_preset() -> None:

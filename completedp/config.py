@@ -275,8 +275,8 @@ class SearchConfig:
 
     A bound is in octaves to either side: log2 of the multiplier of the preset's value, or of 1-β for a β.
     `global_octaves` bound the global values. `module_octaves` bound the multipliers of a module type and of
-    a depth, and kinds with 0 there have none. `frozen` kinds stay at the preset's values. `global_share` is the
-    global arm's share of the search trials.
+    a depth, and kinds with 0 there have none. `frozen` kinds stay at the preset's values. `global_share` is
+    the global arm's share of the search trials.
     """
 
     strategy: str = "trust-region-bo"
@@ -297,7 +297,9 @@ class SearchConfig:
                 _known_kind(f"search.{part}.{kind}", kind)
                 globally = part == "global_octaves"
                 if not (0 < octaves <= self.LARGEST_OCTAVES or (octaves == 0 and not globally)):
-                    expected = "octaves above 0" if globally else "0 (no multipliers) or more octaves"
+                    expected = (
+                        "octaves above 0" if globally else "0 (no multipliers) or more octaves"
+                    )
                     raise UserError(
                         f"search.{part}.{kind} is {octaves}; expected {expected}, at most "
                         f"{self.LARGEST_OCTAVES}"

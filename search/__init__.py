@@ -24,6 +24,7 @@ def run(
     seed: int = 0,
     workers: int | None = None,
     stack: int = 1,
+    compile: bool | None = None,
     device: str = "auto",
     executor: Executor | None = None,
     hours: float = 0,
@@ -44,6 +45,7 @@ def run(
         workers: Number of worker processes. None: one per core or GPU.
         stack: Number of runs that a worker trains at a time, as one program. For the reference model and the
             built-in loop.
+        compile: Whether the runs are compiled. None: as `config` says, and where it saves time.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         executor: Trains the runs in place of `workers` processes here. It is closed at the end.
         hours: Begin nothing new after so many hours. 0: no limit.
@@ -75,6 +77,8 @@ def run(
         name=name,
         seed=seed,
         device=device_for(device, remote=executor is not None),
+        remote=executor is not None,
+        compile=compile,
     )
     return _trained(request, workers, stack, executor, hours, on_progress)
 

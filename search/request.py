@@ -99,8 +99,13 @@ def new_study(
     name: str | None,
     seed: int,
     device: str,
+    remote: bool = False,
+    compile: bool | None = None,
 ) -> Request:
     """The request for a new study. `config` may be the name of a preset or the path of a file.
+
+    Its runs are compiled as `compile` says. With None they are compiled as `config` says, and also where
+    that saves time, unless they are trained on `remote` machines.
 
     Raises `UserError` for a budget that is too small, a name that is taken, an unknown strategy, and a preset
     that `load_preset` refuses.
@@ -109,6 +114,8 @@ def new_study(
     folder = StudyFolder(root=root, name=name or free_name(root))
     if not isinstance(config, StudyConfig):
         config = load_preset(str(config))
+    if compile is not None or not remote:
+        config = preflight.with_compilation(config, budget=budget, device=device, wanted=compile)
     strategy_named(config.search.strategy)
     folder.check_free()
     spec = StudySpec(

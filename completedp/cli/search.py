@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from completedp.runs.on_ray import RayExecutor
     from search.request import Request
 
+_COMPILE = "compile/--no-compile"
+
 
 def search(
     budget: Annotated[
@@ -44,6 +46,14 @@ def search(
     stack: Annotated[
         int, typer.Option(help="Runs that each worker trains at a time, as one program.", min=1)
     ] = 1,
+    compiled: Annotated[
+        bool | None,
+        typer.Option(
+            f"--{_COMPILE}",
+            help="Compile the runs. Default: as the preset says, and where it saves time.",
+            show_default=False,
+        ),
+    ] = None,
     strategy: Annotated[
         str | None, typer.Option(help="Default trust-region-bo; see docs/method.md.")
     ] = None,
@@ -105,7 +115,7 @@ def search(
             name=name,
             freeze=freeze,
             seed=seed,
-            **{"from": start},
+            **{_COMPILE: compiled is not None, "from": start},
         )
         folder = StudyFolder(root=root, name=resume)
         study = folder.read()
@@ -130,7 +140,14 @@ def search(
         config, why = configured(preset, chosen, loop, model, width, depth, modules, data)
         config = _changed(config, preset, strategy, freeze, start)
         asked = request.new_study(
-            config, budget=budget, root=root, name=name, seed=seed, device=chosen
+            config,
+            budget=budget,
+            root=root,
+            name=name,
+            seed=seed,
+            device=chosen,
+            remote=executor != "local",
+            compile=compiled,
         )
         console.print(f"study {asked.folder.name}: preset {why}")
     preflight.check_stack(stack, asked.config)

@@ -1,5 +1,7 @@
 """The lines before a search starts, and the cases that want a --yes."""
 
+import dataclasses
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from completedp.errors import UserError
 from completedp.lm.preset_files import load_preset
 from completedp.training.forecast import Forecast
 from search import preflight
+from search.request import new_study
 from search.study import SMALLEST_BUDGET, Study, confirmation_runs
 
 
@@ -53,6 +56,58 @@ def test_the_forecast_is_of_the_right_size() -> None:
     assert cost.seconds_per_run is not None
     assert 0.5 < cost.seconds_per_run < 120
     assert cost.epochs == tiny.train.tokens / 10**7
+
+
+class TestCompilation:
+    @pytest.fixture(autouse=True)
+    def compiler(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(preflight, "can_compile", lambda: True)
+
+    @staticmethod
+    def compiled(config: StudyConfig, wanted: bool | None, budget: int, device: str) -> bool:
+        made = preflight.with_compilation(config, budget=budget, device=device, wanted=wanted)
+        assert made == dataclasses.replace(config, train=made.train)
+        return made.train.compile
+
+    def test_where_it_saves_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        tiny = load_preset("tiny")
+        assert self.compiled(tiny, None, 200, "cpu")
+        assert not self.compiled(tiny, None, 60, "cpu")
+        assert not self.compiled(tiny, None, 200, "cuda")
+        own = dataclasses.replace(tiny.train, loop="mine:factory")
+        assert not self.compiled(dataclasses.replace(tiny, train=own), None, 200, "cpu")
+        monkeypatch.setattr(preflight, "can_compile", lambda: False)
+        assert not self.compiled(tiny, None, 200, "cpu")
+
+    def test_as_the_preset_or_the_user_says(self) -> None:
+        small = load_preset("small")
+        assert small.train.compile
+        assert self.compiled(small, None, 12, "cuda")
+        assert not self.compiled(small, False, 12, "cuda")
+        assert not self.compiled(load_preset("tiny"), False, 200, "cpu")
+        assert self.compiled(load_preset("tiny"), True, 12, "cpu")
+
+    def test_other_machines_compilers_are_not_known(self, tmp_path: Path) -> None:
+        for remote in (False, True):
+            asked = new_study(
+                "tiny", budget=200, root=tmp_path, name="s", seed=0, device="cpu", remote=remote
+            )
+            assert asked.config.train.compile is not remote
+
+
+def test_what_compiling_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    headers = tmp_path / "include"
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path / name))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    headers.mkdir()
+    (headers / "Python.h").touch()
+    assert not preflight.can_compile()
+    compiler = tmp_path / "g++"
+    compiler.touch(mode=0o755)
+    assert preflight.can_compile()
+    (headers / "Python.h").unlink()
+    assert not preflight.can_compile()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")

@@ -1,10 +1,15 @@
-"""The pages a reader walks: every relative link and every #anchor in them leads somewhere."""
+"""The pages a reader walks: links and anchors lead somewhere, and the program knows their commands."""
 
 import re
+import shlex
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
+
+from completedp.cli.app import app
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = sorted(
@@ -68,3 +73,32 @@ def test_the_lab_books_index_names_every_entry_in_its_order() -> None:
     assert len(set(entries)) == len(entries)
     days = [entry[:10] for entry in entries]
     assert days == sorted(days, reverse=True)
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The words of each `completedp` command in the page's shell blocks."""
+    for block in re.findall(
+        r"^```sh\n(.*?)^```$", page.read_text("utf-8"), re.DOTALL | re.MULTILINE
+    ):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if "completedp" in words:
+                yield words[words.index("completedp") + 1 :]
+
+
+@pytest.mark.parametrize(
+    "name", [page for page in PAGES if page not in ("docs/log.md", "CHANGELOG.md")]
+)
+def test_the_program_knows_every_command_of_a_page(name: str) -> None:
+    """The verbs and the options; the lab book keeps the commands of its day."""
+    verbs = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    for verb, *words in commands(REPOSITORY / name):
+        known = {o for p in verbs[verb].params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
+        used = {word.partition("=")[0] for word in words if word.startswith("--")}
+        assert used <= known, f"completedp {verb} {' '.join(words)}"
+
+
+def test_readme_is_short() -> None:
+    text = (REPOSITORY / "README.md").read_text("utf-8")
+    assert len(text.splitlines()) <= 130
+    assert len(text.split()) <= 1000

@@ -6,8 +6,8 @@ For each recorded study the model of `trust-region-bo` is fitted to the first th
 trials, and predicts up to 40 of the rest. Then the same without the coordinates of one kind or of several. A
 kind that has an effect is missed. One without only adds noise, and the prediction is better without it.
 
-Printed: the log-likelihood of a held-out trial, in nats, less that with all kinds: mean and 95 % interval over
-studies. The trials are those of real searches, so the result depends on where those went.
+Printed: the log-likelihood of a held-out trial, in nats, less that with all kinds: mean and 95 % interval
+over studies. The trials are those of real searches, so the result depends on where those went.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ At each scale (a multiple of the preset's training FLOPs) an arm's values are ca
 Printed: for each scale and arm the mean over searches of the loss less that of `baseline` and of `global-4x`,
 with 95 % intervals over searches, and the tokens that `search` saves against `baseline`. Interrupt it and
 start it again, days later too: finished searches are kept in records/, runs under the root, and rows in the
-result file. `--summary` only prints.
+result file. `--summary` only prints and draws.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ PROSE_BYTES = 24_000_000
 # Shares of the tokens at which the baseline's own curve is measured, to turn nats into tokens.
 SHARES = (0.5, 1.0)
 REFERENCES = ("baseline", "global-4x")
+# Those of the figure, each with a color that the color-blind tell apart.
+DRAWN = {"search": "#0072b2", "random": "#d55e00", "global": "#999999", "global-4x": "#009e73"}
 
 Row = dict[str, Any]
 
@@ -104,7 +106,8 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="compile the runs (faster)")
     parser.add_argument("--workers", type=int)
     parser.add_argument("--root", type=Path)
-    parser.add_argument("--summary", action="store_true", help="print the table of the result file")
+    parser.add_argument("--summary", action="store_true", help="print and draw the result file")
+    parser.add_argument("--figure", type=Path, default=result.DOCS / "carried_gain.png")
     arguments = parser.parse_args()
     rows: list[Row] = (
         json.loads(arguments.out.read_text())["rows"] if arguments.out.exists() else []
@@ -114,6 +117,7 @@ def main() -> None:
             parser.error("give --root, or --summary")
         rows = measured(arguments, rows)
     print("\n".join(table(rows)))
+    draw(rows, arguments.figure)
 
 
 def measured(arguments: argparse.Namespace, rows: list[Row]) -> list[Row]:
@@ -305,6 +309,52 @@ def saved(baseline: Row, loss: float) -> float:
     half, full = (statistics.fmean(baseline["losses"][f"{s:g}"].values()) for s in SHARES)
     slope = (half - full) / math.log2(SHARES[1] / SHARES[0])
     return 2 ** ((full - loss) / slope)
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """The gain over the baseline by scale: dots are searches, a line is their mean with its interval."""
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    texts = sorted({row["text"] for row in rows}, reverse=True)
+    figure, panels = plt.subplots(
+        1,
+        len(texts),
+        figsize=(1.5 + 4.5 * len(texts), 3.6),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axes, text in zip(panels[0], texts, strict=True):
+        losses = {
+            (r["arm"], r["scale"], r["search_seed"]): whole(r) for r in rows if r["text"] == text
+        }
+        axes.axhline(0, color="black", linewidth=0.8)
+        for arm, color in DRAWN.items():
+            gains: dict[float, list[float]] = {}
+            for (name, scale, seed), loss in losses.items():
+                if name == arm and (base := losses.get(("baseline", scale, seed))) is not None:
+                    gains.setdefault(scale, []).append(base - loss)
+            if not gains:
+                continue
+            scales = sorted(gains)
+            for scale in scales:
+                axes.plot([scale] * len(gains[scale]), gains[scale], ".", color=color, alpha=0.5)
+            means = [statistics.fmean(gains[scale]) for scale in scales]
+            axes.plot(scales, means, "o-", color=color, label=f"{arm} ({len(gains[scales[0]])})")
+            several = [scale for scale in scales if len(gains[scale]) > 1]
+            ends = np.array([mean_interval(gains[scale])[1:] for scale in several]).reshape(-1, 2)
+            axes.fill_between(several, *ends.T, color=color, alpha=0.15, linewidth=0)
+        axes.set_xscale("log", base=2)
+        shown_scales = sorted({scale for _, scale, _ in losses})
+        axes.xaxis.set_major_locator(FixedLocator(shown_scales))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticklabels([f"× {scale:g}" for scale in shown_scales])
+        axes.set(title=text, xlabel="training FLOPs, of a proxy run")
+        axes.legend(title="arm (searches)", fontsize=8)
+    panels[0][0].set_ylabel("nats below the carried baseline")
+    figure.savefig(path, dpi=130, metadata={"Software": None})
+    plt.close(figure)
 
 
 def shown(samples: Sequence[float], form: Callable[[float], str] = "{:+.4f}".format) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from completedp import trust
+from completedp import root_layout, trust
 from completedp.cli.options import DEFAULT_ROOT, Json, Root
 from completedp.cli.output import print_json, print_table, print_warnings
+from completedp.kinds import KINDS
 
 if TYPE_CHECKING:
     from completedp.config import StudyConfig
@@ -21,11 +23,12 @@ def report(
     json: Json = False,
 ) -> None:
     """Print a finished study's summary again, and draw its figures again."""
-    from search import study_run
     from search.study_folder import StudyFolder
 
     folder = StudyFolder(root=root, name=name)
     allow_code_of(folder.read().spec.config)
+    from search import study_run  # seconds of torch, which the refusals above need not wait for
+
     summary = study_run.report(folder, warn=lambda text: print_warnings([text]))
     show_summary(summary, folder.recipe, json)
 
@@ -66,8 +69,9 @@ def _print_summary(summary: dict[str, Any], recipe: Path) -> None:
         rows,
     )
     if (difference := confirmed["difference"]) is not None:
+        percent = 100 * difference["mean"] / confirmed["global"]["mean"]
         print(
-            f"paired difference {difference['mean']:+.4f} nats, 95 % interval "
+            f"paired difference {difference['mean']:+.4f} nats ({percent:+.1f} %), 95 % interval "
             f"[{difference['low']:+.4f}, {difference['high']:+.4f}], {difference['pairs']} pairs"
         )
     print(confirmed["verdict"])
@@ -75,13 +79,20 @@ def _print_summary(summary: dict[str, Any], recipe: Path) -> None:
     for earlier in confirmed.get("earlier_rounds", ()):
         print(f"before the budget was raised: {earlier['verdict']}")
     moved = ", ".join(
-        f"{row['type']} {row['kind']} x {row['multiplier']:.3g}"
+        f"{row['type']} {KINDS[row['kind']].label} x {row['multiplier']:.3g}"
         for row in summary["largest_multipliers"]
     )
-    if moved:
+    if moved and confirmed["verdict"].startswith(
+        "gain"
+    ):  # otherwise it may be the last step of a strategy
         print(f"moved most: {moved}")
     outcomes = ", ".join(f"{count} {status}" for status, count in summary["outcomes"].items())
-    print(f"runs: {outcomes}\nrecipe ({summary['chosen']}): {recipe}")
+    print(
+        f"runs: {outcomes}\n"
+        f"recipe ({summary['chosen']}): {recipe}\n"
+        f"figures: {recipe.parent / root_layout.FIGURES}\n"
+        f"next: completedp transfer {shlex.quote(str(recipe))} --flops 1e21 --out plan.yaml"
+    )
 
 
 def _ladder(summary: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ from completedp.config import StudyConfig
 from completedp.errors import UserError, located
 from completedp.hparams import HParams
 from completedp.lm.preset_files import load_preset
-from completedp.models import content_of
+from completedp.models import content_of, training_flops
 from completedp.reading import Field
 from completedp.runs.job import Executor, Job, Outcome
 from completedp.scale import Ratios
@@ -254,7 +254,7 @@ def measure(
     """
     from completedp.lm.data import prepare
     from completedp.runs.sweep import finished, run_all
-    from completedp.training.sweeps import announce, machine_for, progress
+    from completedp.training.sweeps import Countdown, announce, machine_for, progress
 
     if not isinstance(config, StudyConfig):
         config = load_preset(str(config))
@@ -289,10 +289,12 @@ def measure(
     )
     if dry_run:
         return None
+    countdown = Countdown([_flops(one) for one in left])
     with closing(executor or machine.executor(config.model, config.train, folder)) as pool:
 
         def train(runs: Sequence[Run]) -> dict[int, Outcome]:
-            shown = progress([run.name for run in runs], on_line)
+            names, flops = [run.name for run in runs], [_flops(plan.at(run)) for run in runs]
+            shown = progress(names, flops, countdown, on_line)
             return run_all(plan.jobs(runs), pool, folder, forecast=longest, on_event=shown)
 
         known = train(first)
@@ -314,6 +316,10 @@ def measure(
         return {**document, "verdict": None}
     files.write_json(folder / DOCUMENT, document)
     return document
+
+
+def _flops(config: StudyConfig) -> float:
+    return training_flops(config.model, config.train.tokens)
 
 
 def folder_of(root: Path, digest: str) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,7 @@ def train_all(
     Raises `UserError` for a device that is not there and for a corpus that cannot be read. Unless `yes` is
     given, it also raises if the runs will be long or will read their text often.
     """
+    from completedp.models import training_flops
     from completedp.runs.sweep import identity, run_all, unfinished
     from completedp.training.jobs import plan_jobs
 
@@ -96,7 +98,9 @@ def train_all(
         return None
     with machine.executor(first.model, first.train, folder) as executor:
         names = [f"{training.name}, seed {training.seed}" for training in wanted]
-        return run_all(jobs, executor, folder, forecast=longest, on_event=progress(names, say))
+        flops = [training_flops(t.plan.model, t.plan.train.tokens) for t in wanted]
+        shown = progress(names, flops, Countdown([flops[job.trial] for job in left]), say)
+        return run_all(jobs, executor, folder, forecast=longest, on_event=shown)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,15 +179,36 @@ def announce(
     return cost.seconds_per_run * max(flops) * len(flops) / sum(flops)
 
 
-def progress(names: Sequence[str], say: Say) -> Callable[[Event], None]:
-    """Say one line per finished run, which begins with the name of its job's number."""
+class Countdown:
+    """Counts the runs that are left to train, and the time for them, which goes by their FLOPs."""
+
+    def __init__(self, flops: Sequence[float], now: Callable[[], float] = time.monotonic) -> None:
+        self._runs, self._flops = len(flops), sum(flops)
+        self._ended, self._spent = 0, 0.0
+        self._now, self._began = now, now()
+
+    def ended(self, flops: float) -> tuple[str, str]:
+        """Count a run. Returns its place, as `3/6`, and the time left, as `, 4 min left`."""
+        self._ended += 1
+        self._spent += flops
+        rest = self._flops - self._spent
+        seconds = (self._now() - self._began) * rest / self._spent
+        left = f", {seconds / 60:.0f} min left" if seconds >= 60 else f", {seconds:.0f} s left"
+        return f"{self._ended}/{self._runs}", left if self._ended < self._runs else ""
+
+
+def progress(
+    names: Sequence[str], flops: Sequence[float], countdown: Countdown, say: Say
+) -> Callable[[Event], None]:
+    """Say one line per finished run. `names` and `flops` are by the job's number."""
     from completedp.runs.job import Finished
 
     def on_event(event: Event) -> None:
         if isinstance(event, Finished):
             outcome = event.outcome
+            place, left = countdown.ended(flops[outcome.trial])
             loss = outcome.status if outcome.loss is None else f"loss {outcome.loss:.4f}"
-            say(f"{names[outcome.trial]}: {loss}, {outcome.seconds:.0f} s")
+            say(f"{place} {names[outcome.trial]}: {loss}, {outcome.seconds:.0f} s{left}")
 
     return on_event
 

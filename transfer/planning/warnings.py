@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 
 from completedp.kinds import KINDS
-from completedp.models import parameter_count, training_flops
+from completedp.models import external_model, parameter_count, training_flops
 from completedp.optimizer import VALUES
 from completedp.plan import Plan
 from completedp.recipe import Recipe
@@ -40,6 +40,10 @@ CHECKED_RATIOS = {
 # twice the batch needs nearly twice the tokens; the critical batch grows about as the root of the tokens
 # [PowerLines].
 LARGE_BATCH = 2.0
+# From this many parameters on, public models have at least these sizes (GPT-2 has heads of 64, 50,257 tokens
+# and a context of 1024). A proxy may be smaller, but the sizes stay when it grows.
+LARGE_MODEL = 1e8
+LEAST_SIZES = {"head_dim": 64, "vocab_size": 4096, "context": 512}
 # Outside of these bounds an average over steps is hardly an average, or never forgets within a run.
 COMFORTABLE_ONE_MINUS_BETA = (1e-5, 0.5)
 # Duration exponents fitted by others at their own sizes, mostly with the other hyperparameters held:
@@ -55,6 +59,7 @@ FEWEST_STEPS = 1000
 def target_warnings(recipe: Recipe, request: TargetRequest, target: Target) -> tuple[str, ...]:
     """Warnings about a target's sizes."""
     return (
+        *_toy_warnings(target),
         *_budget_warnings(recipe, request, target),
         *_ratio_warnings(target.scale.ratios_to(recipe.base)),
         *_batch_warnings(recipe, target.scale),
@@ -89,6 +94,24 @@ def _budget_warnings(recipe: Recipe, request: TargetRequest, target: Target) -> 
                 f"{wanted:.4g} {what} are wanted, this is {got:.4g}: no nearer size of the family goes with "
                 "what is given; give other sizes"
             )
+
+
+def _toy_warnings(target: Target) -> Iterator[str]:
+    """Sizes that stay as in the proxy, and that nobody trains a model of this many parameters with."""
+    model = target.model
+    if external_model(model) is not None or (parameters := parameter_count(model)) < LARGE_MODEL:
+        return
+    small = [
+        f"{name} {size} (at least {least} there)"
+        for name, least in LEAST_SIZES.items()
+        if (size := getattr(model, name)) < least
+    ]
+    if small:
+        yield (
+            f"the target has {parameters:.3g} parameters and keeps sizes of the proxy that public models of "
+            f"its size do not have: {', '.join(small)}. Search on a proxy with the sizes that you will "
+            "train with (`completedp preset tiny --out mine.yaml`, then edit model and data.tokenizer)"
+        )
 
 
 def _ratio_warnings(ratios: Ratios) -> Iterator[str]:

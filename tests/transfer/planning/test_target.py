@@ -157,11 +157,13 @@ def test_impossible_budgets_are_refused(recipe: Recipe, flops: float) -> None:
         at(recipe, flops=flops)
 
 
-def test_far_ratios_are_warned_of(recipe: Recipe) -> None:
-    tokens = recipe.train.tokens
-    assert warned(recipe, width=32 * 16, depth=64, batch=1024, tokens=tokens * 64) == ()
-    (warning,) = warned(recipe, width=32 * 17, depth=65, batch=1088, tokens=tokens * 98)
-    for said in ("width x 17", "depth x 32.5", "batch x 4.25", "tokens x ", "would tell"):
+def test_far_ratios_are_warned_of(large: Recipe) -> None:
+    base = large.base
+    near = {"width": 512 * 16, "depth": 8 * 32, "batch": 4 * base.batch, "tokens": 64 * base.tokens}
+    assert warned(large, **near) == ()
+    far = {"width": 512 * 17, "depth": 8 * 33, "batch": 5 * base.batch, "tokens": 98 * base.tokens}
+    (warning,) = warned(large, **far)
+    for said in ("width x 17", "depth x 33", "batch x 5", "tokens x ", "would tell"):
         assert said in warning
 
 
@@ -276,6 +278,15 @@ def test_wishes_that_contradict_themselves_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=named):
         at(recipe, **sizes)
+
+
+def test_a_large_target_with_the_sizes_of_a_toy_is_said(recipe: Recipe, large: Recipe) -> None:
+    small = "keeps sizes of the proxy"
+    first, *_ = warned(recipe, parameters=2e8)
+    assert small in first
+    assert "head_dim 16 (at least 64 there), vocab_size 256 (at least 4096 there)" in first
+    assert not any(small in line for line in warned(recipe, parameters=2e7))
+    assert not any(small in line for line in warned(large, parameters=2e8))
 
 
 def test_a_vocabulary_that_does_not_divide_is_said(recipe: Recipe) -> None:

@@ -17,14 +17,20 @@ def test_the_python_of_the_readme_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     start = README.index("<!-- ci: python -->")
-    first, second = re.findall(r"```python\n(.*?)```", README[start:], flags=re.DOTALL)[:2]
+    first = re.findall(r"```python\n(.*?)```", README[start:], flags=re.DOTALL)[0]
     tiny = load_preset("tiny")
     train = dataclasses.replace(tiny.train, tokens=32_768, eval_tokens=8192)
     files.write_yaml(Path("short.yaml"), dataclasses.replace(tiny, train=train).to_dict())
     assert first.count('"tiny"') == 1
     shorter = first.replace('"tiny"', '"short.yaml"').replace("1_000_000", "100_000")
     names: dict[str, object] = {}
-    exec(compile(shorter + second, "README.md", "exec"), names)
+    exec(compile(shorter, "README.md", "exec"), names)
     assert capsys.readouterr().out.splitlines()[-1].startswith("133,504 parameters")
     assert "def " in str(names["code"])
     assert Path("mlruns/studies/study-1/recipe.yaml").exists()
+
+
+def test_the_rules_alone() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "transfer.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"<!-- tested -->\n```python\n(.*?)```", page, flags=re.DOTALL)
+    exec(compile(code, "transfer.md", "exec"), {})

@@ -101,10 +101,11 @@ def test_a_whole_study(tmp_path: Path, config: StudyConfig) -> None:
     assert recipe.provenance["confirmed"]["difference"]["mean"] < 0
     assert recipe.baseline.types == {}
     assert read_records(folder.journal)[-1]["event"] == "done"
+    assert set(recipe.hparams.types) == set(KINDS) - {"beta2", "eps"}
     figures = draw(folder.read(), recipe.hparams, tmp_path / "figures")
     assert {path.stem for path in figures} == {
         "loss_by_trial",
-        *(f"multipliers_{kind}" for kind in KINDS),
+        *(f"multipliers_{kind}" for kind in recipe.hparams.types),
     }
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in figures)
     (tmp_path / "figures" / "mine.png").write_bytes(b"")

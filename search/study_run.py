@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from completedp import files, root_layout
+from completedp import files, plotting, root_layout
 from completedp.config import StudyConfig
 from completedp.errors import UserError, first_line
 from completedp.hparams import HParams
@@ -110,6 +110,7 @@ def run(
         study = folder.read()
         shown = display(study)
         source = Proposer(study, journal.append, make_job)
+        plotting.available()  # imported now: the tracker's thread and an import must not meet
         tracker = Tracker(folder.root, folder.path, warn=shown.say)  # last, because it has a thread
 
         def on_event(event: Event) -> None:
@@ -133,7 +134,7 @@ def run(
             if not done:
                 return None
             journal.check()  # a folder that was moved away must not come back
-            summary = _write_results(folder, study)
+            summary = _write_results(folder, study, shown.say)
             if not study.done:  # another search may have finished it before the lock was ours
                 journal.append({"event": "done"})
             _write_experiment(folder, study, shown.say)
@@ -190,14 +191,16 @@ def report(folder: StudyFolder, *, warn: Callable[[str], object]) -> dict[str, A
         warn(f"{folder.path}: cannot be written; recipe and figures are left as they are")
         return summarize(study, build_recipe(study))
     with Lock(folder.lock):
-        summary = _write_results(folder, study)
+        summary = _write_results(folder, study, warn)
         # Writing it takes seconds for a few hundred trials, and most finished studies have it.
         if not folder.experiment.exists():
             _write_experiment(folder, study, warn)
         return summary
 
 
-def _write_results(folder: StudyFolder, study: Study) -> dict[str, Any]:
+def _write_results(
+    folder: StudyFolder, study: Study, warn: Callable[[str], object]
+) -> dict[str, Any]:
     recipe = build_recipe(study)
     summary = summarize(study, recipe)
     recipe.write(folder.recipe)
@@ -206,7 +209,10 @@ def _write_results(folder: StudyFolder, study: Study) -> dict[str, Any]:
     values = values_by_arm(study.confirmations)
     tuned = values.get("module", values["global"])
     hparams = Space.from_config(study.spec.config).to_hparams(tuned)
-    draw(study, hparams, folder.path / root_layout.FIGURES)
+    if plotting.available():
+        draw(study, hparams, folder.path / root_layout.FIGURES)
+    else:
+        warn(f"no figures: {plotting.MISSING}; then 'completedp report {folder.name}' draws them")
     return summary
 
 

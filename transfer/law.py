@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from completedp import files, reading
+from completedp import files, plotting, reading
 from completedp.errors import UserError, shown
 from completedp.reading import Field
 from completedp.recipe import Recipe
@@ -286,12 +286,10 @@ def _finite(value: float) -> float | None:
 
 def draw(data: Measured, flops: float, path: Path) -> None:
     """Write a PNG: losses with errors, both laws up to `flops`, and the band of the redrawn laws."""
-    from matplotlib.figure import Figure
-
     law, laws = fit(data), redrawn(data)
     ends = (data.flops_S.min(), max(flops, data.flops_S.max()))
     grid = np.geomspace(*ends, 80)
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = plotting.new_figure(7, 4.2)
     axes = figure.subplots()
     for i, (arm, color) in enumerate(zip(ARMS, ("#4c78a8", "#e45756"), strict=True)):
         with np.errstate(all="ignore"):

@@ -68,7 +68,7 @@ def coordcheck(
     If they do not, it names the modules and ends with exit status 1.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from completedp import files
+    from completedp import files, plotting
     from completedp.coordcheck import check
     from completedp.coordcheck.slopes import AXES
     from completedp.lm.preset_files import load_preset
@@ -84,9 +84,9 @@ def coordcheck(
         parameterization=parameterization,
         options=carrying_options(parameterization) | rule_options,
     )
-    for place in (out, figure):
-        if place is not None:
-            files.check_place(place)
+    plotting.check(figure)
+    if out is not None:
+        files.check_place(out)
     config = with_model(load_preset(preset), model, width, depth, modules)
     subject = check.subject_of(config, root_layout.data_cache(root), pick_device(device))
     say = sayer(json)

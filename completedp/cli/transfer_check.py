@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from completedp.cli import options
-from completedp.cli.output import end_if_missing, print_json, print_table, sayer
+from completedp.cli.output import end_if_missing, print_json, print_table, print_warnings, sayer
 
 
 @options.with_rule_options
@@ -59,14 +59,14 @@ def transfer_check(
     Interrupt it and start it again, with more ratios, factors or seeds too: finished runs are kept. Exit
     status 1: too much is lost.
     """
-    from completedp import files
+    from completedp import files, plotting
     from transfer import api
     from transfer.measuring.setting import runs_folder
     from transfer.measuring.transfer_check import MEASUREMENT
 
-    for place in (out, figure):
-        if place is not None:
-            files.check_place(place)
+    plotting.check(figure)
+    if out is not None:
+        files.check_place(out)
     document = api.transfer_check(
         recipe,
         axis,
@@ -93,13 +93,17 @@ def transfer_check(
     name = f"{which}-{sweep}-{axis}-{document['schedule']}.json"
     written = out or runs_folder(root, MEASUREMENT, recipe) / name
     files.write_json(written, document)
-    drawn = figure or written.with_suffix(".png")
-    draw(document, drawn)
+    made = [written]
+    if plotting.available():
+        made.append(figure or written.with_suffix(".png"))
+        draw(document, made[-1])
+    else:
+        print_warnings([f"no figure: {plotting.MISSING}"])
     if json:
         print_json(document)
     else:
         _print(document)
-        print(f"wrote {written} and {drawn}")
+        print(f"wrote {' and '.join(map(str, made))}")
     parts = document["parameterizations"]
     end_if_missing(row["runs_missing"] for part in parts for row in part["rows"])
     if not document["verdict"]["carries"]:

@@ -19,9 +19,11 @@ def transfer_fit(
     json: Json = False,
 ) -> None:
     """Extrapolate the loss of a recipe and of its baseline to a budget of FLOPs, with intervals."""
+    from completedp import plotting
     from transfer import law
     from transfer.measuring.speedup import read_document
 
+    plotting.check(figure)
     data = law.of_speedup(read_document(measured))
     result = law.extrapolate(data, flops)
     if figure is not None:

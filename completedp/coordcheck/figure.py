@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from completedp import files
+from completedp import files, plotting
 from completedp.coordcheck.slopes import Axis
 
 Document = Mapping[str, Any]
@@ -31,15 +31,9 @@ def draw(rows: Sequence[tuple[str, Axis, Document]], path: Path) -> None:
     at the smallest ratio. The wedge is the tolerance. A blue line holds, an orange one is undecided, a red
     one fails.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     columns = 4
-    figure, grid = plt.subplots(
-        len(rows), columns, figsize=(11, 2.3 * len(rows)), layout="constrained", squeeze=False
-    )
+    figure = plotting.new_figure(11, 2.3 * len(rows))
+    grid = figure.subplots(len(rows), columns, squeeze=False)
     for axes_row, (title, axis, document) in zip(grid, rows, strict=True):
         judged = [s for s in document["slopes"] if s["axis"] == axis and s["expected"] is not None]
         quantities = [q for q in _TITLES if any(s["quantity"] == q for s in judged)]
@@ -51,7 +45,6 @@ def draw(rows: Sequence[tuple[str, Axis, Document]], path: Path) -> None:
             axes.set_xlabel(f"{axis} / base", fontsize=8)
         axes_row[0].set_ylabel(title, fontsize=9)
     files.write_figure(path, figure, dpi=110)
-    plt.close(figure)
 
 
 def _panel(axes: Any, document: Document, slopes: Sequence[Mapping[str, Any]]) -> None:

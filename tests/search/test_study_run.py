@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -105,14 +106,15 @@ def test_a_whole_study(tmp_path: Path, config: StudyConfig) -> None:
     figures = draw(folder.read(), recipe.hparams, tmp_path / "figures")
     assert {path.stem for path in figures} == {
         "loss_by_trial",
+        "confirmed",
         *(f"multipliers_{kind}" for kind in recipe.hparams.types),
     }
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in figures)
     (tmp_path / "figures" / "mine.png").write_bytes(b"")
     flat = draw(folder.read(), recipe.baseline, tmp_path / "figures")
-    assert {path.stem for path in flat} == {"loss_by_trial"}
+    assert {path.stem for path in flat} == {"loss_by_trial", "confirmed"}
     left = {path.stem for path in (tmp_path / "figures").iterdir()}
-    assert left == {"loss_by_trial", "mine"}, (
+    assert left == {"loss_by_trial", "confirmed", "mine"}, (
         "figures of the user's own stay, an earlier recipe's do not"
     )
 
@@ -153,6 +155,21 @@ def test_a_done_study_prints_its_summary_again(
     assert go_on(folder, config, KilledAfter(0)) == first == study_run.report(folder, warn=print)
     assert folder.journal.read_bytes() == journal
     assert folder.recipe.read_bytes() == recipe
+
+
+def test_without_matplotlib_only_the_figures_are_missing(
+    copied: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, said = list[Path](), list[str]()
+    monkeypatch.setattr(study_run, "draw", lambda *given: drawn.append(given[-1]))
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "matplotlib", None)
+        study_run.report(copied, warn=said.append)
+    (warning,) = said
+    assert warning.startswith("no figures: Matplotlib is not installed")
+    assert not drawn
+    study_run.report(copied, warn=said.append)
+    assert drawn == [copied.path / "figures"]
 
 
 def test_diverged_trials_are_counted_and_named(tmp_path: Path, config: StudyConfig) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from completedp import files
+from completedp import files, plotting
 from transfer.measuring.transfer_check import SWEPT
 
 # Room above the worst scale's lowest loss, as a share of the range of the scales' lowest losses. Higher
@@ -24,10 +24,8 @@ CROSSES = 0.025
 
 def draw(document: Mapping[str, Any], path: Path) -> None:
     """Write a PNG of a report. Raises `UserError` if the file cannot be written."""
-    from matplotlib.figure import Figure
-
     parts = document["parameterizations"]
-    figure = Figure(figsize=(1.0 + 4.6 * len(parts), 4.8), layout="constrained")
+    figure = plotting.new_figure(1.0 + 4.6 * len(parts), 4.8)
     panels = figure.subplots(1, len(parts), sharex=True, sharey=True, squeeze=False)
     limits = _limits(document)
     for panel, part in zip(panels[0], parts, strict=True):
@@ -48,11 +46,9 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
 def _draw_panel(
     panel: Any, part: Mapping[str, Any], document: Mapping[str, Any], limits: tuple[float, float]
 ) -> None:
-    import matplotlib
-
     axis, rows = document["axis"], part["rows"]
     octaves = [math.log2(factor) for factor in document["factors"]]
-    colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(rows)))
+    colors = plotting.colormap("viridis")(np.linspace(0, 0.85, len(rows)))
     for i, (color, row) in enumerate(zip(colors, rows, strict=True)):
         means = _means(row, len(document["seeds"]))
         label = f"{axis} {row['target'][axis]:,} (x {row['ratio']:g})"

@@ -87,12 +87,10 @@ def _print_summary(summary: dict[str, Any], recipe: Path) -> None:
     ):  # otherwise it may be the last step of a strategy
         print(f"moved most: {moved}")
     outcomes = ", ".join(f"{count} {status}" for status, count in summary["outcomes"].items())
-    print(
-        f"runs: {outcomes}\n"
-        f"recipe ({summary['chosen']}): {recipe}\n"
-        f"figures: {recipe.parent / root_layout.FIGURES}\n"
-        f"next: completedp transfer {shlex.quote(str(recipe))} --flops 1e21 --out plan.yaml"
-    )
+    print(f"runs: {outcomes}\nrecipe ({summary['chosen']}): {recipe}")
+    if (figures := recipe.parent / root_layout.FIGURES).exists():
+        print(f"figures: {figures}")
+    print(f"next: completedp transfer {shlex.quote(str(recipe))} --flops 1e21 --out plan.yaml")
 
 
 def _ladder(summary: dict[str, Any]) -> str:

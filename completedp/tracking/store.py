@@ -197,7 +197,7 @@ def import_mlflow() -> Any:
     """`MlflowClient`, with telemetry, progress lines and the advice about git off.
 
     It also imports all that MLflow would import on first use: that may be in the tracker's thread, and no two
-    of our threads import at the same time.
+    of our threads import at the same time. Raises `UserError` if MLflow is not installed.
     """
     os.environ.update(
         MLFLOW_DISABLE_TELEMETRY="true",
@@ -209,8 +209,14 @@ def import_mlflow() -> Any:
     )
     for name in ("MLFLOW_SQLALCHEMYSTORE_POOL_SIZE", "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW"):
         os.environ.pop(name, None)  # options of a pool
-    import mlflow.store.db
-    from mlflow.tracking import MlflowClient
+    try:
+        import mlflow.store.db
+        from mlflow.tracking import MlflowClient
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"MLflow is not installed ({error}): pip install mlflow; the files of studies and runs have all "
+            "that it would show"
+        ) from error
 
     # Migrations import the modules of this package.
     modules = pkgutil.iter_modules(mlflow.store.db.__path__, "mlflow.store.db.")

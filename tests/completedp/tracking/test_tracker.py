@@ -123,6 +123,15 @@ def test_without_mlflow_the_search_goes_on(
     assert len(warnings) == 1
 
 
+def test_without_mlflow_track_says_what_is_missing(
+    root: Path, make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_study("s")
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(UserError, match="MLflow is not installed"):
+        track(root)
+
+
 def test_track_leaves_a_study_with_a_running_search_alone(
     root: Path, make_study: MakeStudy
 ) -> None:

@@ -48,6 +48,8 @@ IN_LAYER: tuple[Naming, ...] = (
         *("o_proj", "out_proj", "c_proj", "wo", "dense", "out", "out_lin", "proj", "to_out", "attn_out"),
         within=_ATTENTION,
     ),
+    # A gate on what attention gives is no gate of the feed-forward.
+    _named("other", "gate_proj", "gate", "g_proj", within=_ATTENTION),
     _named("gate_up", "gate_up_proj", "w13", "Wi"),
     _named("ffn_gate", "gate_proj", "gate", "c_gate"),
     # In Llama's own names w1 is the gate. Without a w3 the name w1 says nothing.

@@ -116,6 +116,18 @@ def test_fused_tensors_come_apart_where_the_hyperparameters_do() -> None:
     assert next(f for f in inferred("gpt2").fused).dimension == 1
 
 
+@pytest.mark.parametrize("name", ["gate", "gate_proj", "g_proj"])
+def test_a_gate_of_attention_is_no_gate_of_the_feed_forward(name: str) -> None:
+    models = on_meta("llama", width=64, depth=4), on_meta("llama")
+    for model in models:
+        for layer in model.model.layers:
+            width = layer.self_attn.o_proj.out_features
+            layer.self_attn.add_module(name, nn.Linear(width, width, bias=False, device="meta"))
+    types = {s.name: (s.module_type, s.role) for s in inventory_of(*models).whole}
+    assert types[f"model.layers.3.self_attn.{name}.weight"] == ("other", "hidden_weight")
+    assert types["model.layers.3.mlp.gate_proj.weight"] == ("ffn_gate", "hidden_weight")
+
+
 def test_torchs_own_layers() -> None:
     found = inventory_of(meta(Plain, 64, 3), meta(Plain))
     types = {s.name: (s.module_type, s.role) for s in found.whole}

@@ -182,6 +182,8 @@ class _Reader:
             inner = _fan_in_dimension(p)
             self._check_growth(p, {inner: True, 1 - inner: is_hidden})
             self._check_stream(p, inner)
+            if spec.module_type in FUSED:
+                self._check_parts(p)
             fan_in, base_fan_in = p.shape[inner], p.base_shape[inner]
         else:
             self._check_growth(p, {0: False, 1: True})
@@ -249,21 +251,46 @@ class _Reader:
                     f"{self.growth:g}-fold; expected {expected:g}-fold"
                 )
 
+    def _check_parts(self, p: Parameter) -> None:
+        """Each part of a fused tensor grows, not only the whole: few constant rows are lost in it."""
+        lengths, base_lengths = self._lengths(p, p.shape), self._lengths(p, p.base_shape)
+        parts = FUSED[str(self.types[p.name])]
+        for part, size, base_size in zip(parts, lengths, base_lengths, strict=True):
+            growth = size / base_size
+            rounding = max(growth / self.growth, self.growth / growth)
+            if (growth == 1 != self.growth) or rounding > LARGEST_ROUNDING:
+                raise UserError(
+                    f"{p.name} is taken for {self.types[p.name]!r}, but its part {part} goes from "
+                    f"{base_size} to {size} outputs while the width grows {self.growth:g}-fold; expected "
+                    f"{self.growth:g}-fold (key-value heads must grow with the heads)"
+                )
+
     def fused(self, p: Parameter) -> Fused:
         """The parts of a fused tensor. Gate and up are its halves. k and v have one length, and q has the
         length that the attention's output map reads."""
         module_type = self.types[p.name]
         assert module_type is not None, "classified before"
-        dimension = 0 if p.is_bias else 1 - _fan_in_dimension(p)
-        size = p.shape[dimension]
-        names = FUSED[module_type]
-        if module_type == "qkv":
+        edges = (0, *itertools.accumulate(self._lengths(p, p.shape)))
+        ranges = zip(FUSED[module_type], itertools.pairwise(edges), strict=True)
+        parts = tuple((t, start, stop) for t, (start, stop) in ranges)
+        return Fused(
+            name=p.name, module_type=module_type, dimension=_fan_out_dimension(p), parts=parts
+        )
+
+    def _lengths(self, p: Parameter, shape: tuple[int, ...]) -> list[int]:
+        """The outputs of each part, at the model's shape or at the base's."""
+        names = FUSED[str(self.types[p.name])]
+        size = shape[_fan_out_dimension(p)]
+        if self.types[p.name] == "qkv":
             outs = [
                 o
                 for o in self.observed.parameters
                 if o.layer == p.layer and self.types[o.name] == "attention_out" and not o.is_bias
             ]
-            query = outs[0].shape[_fan_in_dimension(outs[0])] if len(outs) == 1 else size // 3
+            query = size // 3
+            if len(outs) == 1:
+                out_shape = outs[0].shape if shape == p.shape else outs[0].base_shape
+                query = out_shape[_fan_in_dimension(outs[0])]
             lengths = [query, *[(size - query) // 2] * 2]
         else:
             lengths = [size // 2] * 2
@@ -272,10 +299,11 @@ class _Reader:
                 f"{p.name} has {size} outputs, which do not split into {', '.join(names)}; give it another "
                 "module type"
             )
-        edges = (0, *itertools.accumulate(lengths))
-        ranges = zip(names, itertools.pairwise(edges), strict=True)
-        parts = tuple((t, start, stop) for t, (start, stop) in ranges)
-        return Fused(name=p.name, module_type=module_type, dimension=dimension, parts=parts)
+        return lengths
+
+
+def _fan_out_dimension(p: Parameter) -> int:
+    return 0 if p.is_bias else 1 - _fan_in_dimension(p)
 
 
 def _fan_in_dimension(p: Parameter) -> int:

@@ -116,6 +116,24 @@ def test_fused_tensors_come_apart_where_the_hyperparameters_do() -> None:
     assert next(f for f in inferred("gpt2").fused).dimension == 1
 
 
+def test_each_part_of_a_fused_tensor_grows() -> None:
+    """Phi-3 with two key-value heads at both widths: its qkv grows by 1.5 as a whole, k and v not at all."""
+    models = []
+    for heads in (8, 4):
+        sizes = {
+            "hidden_size": 8 * heads,
+            "intermediate_size": 16 * heads,
+            "num_key_value_heads": 2,
+        }
+        with torch.device("meta"):
+            sizes |= {"num_attention_heads": heads}
+            models.append(build(AutoConfig.for_model("phi3", **{**SIZES, **sizes})))
+    with pytest.raises(
+        UserError, match=r"qkv_proj\.weight .* its part k goes from 16 to 16 outputs"
+    ):
+        inventory_of(*models)
+
+
 @pytest.mark.parametrize("name", ["gate", "gate_proj", "g_proj"])
 def test_a_gate_of_attention_is_no_gate_of_the_feed_forward(name: str) -> None:
     models = on_meta("llama", width=64, depth=4), on_meta("llama")

@@ -1,8 +1,8 @@
 """The inventory of an external model: each parameter's module type, role and fan-in, or a refusal.
 
 The type comes from the name (`naming`), and the role from the type. Both are checked against the model's
-code: the class that owns the parameter, and the dimensions that grew with the width. If they disagree, or if
-neither says enough, the parameter is refused by its name.
+code: the class that owns the parameter, the dimensions that grew with the width, and the order in which the
+modules run. If they disagree, or if neither says enough, the parameter is refused by its name.
 """
 
 from __future__ import annotations
@@ -16,11 +16,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from completedp.adapters.naming import module_types
+from completedp.adapters.naming import by_table, module_types
 from completedp.adapters.observe import Observed, Parameter, observe
+from completedp.adapters.order import order_of
 from completedp.errors import UserError
 from completedp.hparams import HParams
-from completedp.modules import FUSED, MODULE_TYPES, Inventory, TensorSpec
+from completedp.modules import (
+    BRANCH_ENDS,
+    BRANCH_POST_NORMS,
+    FUSED,
+    MODULE_TYPES,
+    Inventory,
+    TensorSpec,
+)
 
 # A rounded d_ff or head count grows by a slightly different factor than the width. A larger difference is
 # another architecture [C].
@@ -81,7 +89,7 @@ def inventory_of(
     """
     _refuse_post_norm_stream(model)
     observed = observe(model, base)
-    types = module_types(observed, modules)
+    types = _as_run(observed, module_types(observed, modules), base)
     embeddings = [p for p in observed.parameters if types[p.name] == "embedding"]
     if len(embeddings) != 1:
         found = ", ".join(p.name for p in embeddings) or "none"
@@ -131,6 +139,40 @@ def inventory_of(
         embedding_factor=_factor(embedding.owner)
         / _factor(base.get_submodule(embedding.name.rpartition(".")[0])),
     )
+
+
+def _as_run(
+    observed: Observed, types: Mapping[str, str | None], base: nn.Module
+) -> Mapping[str, str | None]:
+    """The types that names give, corrected by the order in which the base's modules run.
+
+    A norm that reads the end of a branch is that branch's post-norm, whatever its name. Raises `UserError`
+    for a final norm that runs before the layers. A pattern of the user's is left as it is.
+    """
+    order = order_of(base)
+    if order is None:
+        return types
+    ends = {BRANCH_ENDS[branch]: post_norm for branch, post_norm in BRANCH_POST_NORMS.items()}
+    by_module = {observed.module_in_base(p): types[p.name] for p in observed.parameters}
+    in_stack = [
+        order.first[name]
+        for p in observed.parameters
+        if p.layer is not None and (name := observed.module_in_base(p)) in order.first
+    ]
+    found = dict(types)
+    for p in observed.parameters:
+        module_type, name = types[p.name], observed.module_in_base(p)
+        if module_type is None or not module_type.endswith("norm") or module_type != by_table(p):
+            continue
+        if module_type == "final_norm" and order.first.get(name, math.inf) < min(
+            in_stack, default=0
+        ):
+            raise UserError(
+                f"{p.name} is taken for the final norm by its name, but it runs before the layers. The rules "
+                "have no row for a norm on the embedding: leave it out"
+            )
+        found[p.name] = ends.get(by_module.get(order.reads.get(name, "")) or "", module_type)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

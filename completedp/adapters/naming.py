@@ -97,7 +97,7 @@ def module_types(
         found = next(((p, t) for p, t in own if p.search(parameter.name)), None)
         if found is not None:
             used.add(found[0])
-        types[parameter.name] = found[1] if found else _by_table(parameter)
+        types[parameter.name] = found[1] if found else by_table(parameter)
     for pattern, _ in own:
         if pattern not in used:
             raise UserError(
@@ -107,7 +107,8 @@ def module_types(
     return types
 
 
-def _by_table(parameter: Parameter) -> str | None:
+def by_table(parameter: Parameter) -> str | None:
+    """The module type that the table reads from a parameter's name."""
     for naming in OUTSIDE if parameter.layer is None else IN_LAYER:
         if re.search(naming.pattern, parameter.module) and (
             not naming.beside or any(re.search(naming.beside, path) for path in parameter.beside)

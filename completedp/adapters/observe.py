@@ -60,6 +60,12 @@ class Observed:
     layers: int
     base_layers: int
 
+    def module_in_base(self, p: Parameter) -> str:
+        """The base's module that a parameter's module grew from."""
+        if p.layer is None:
+            return p.module
+        return f"{self.stack}.{p.layer * self.base_layers // self.layers}.{p.module}"
+
 
 def observe(model: nn.Module, base: nn.Module) -> Observed:
     """Every trainable parameter of `model` beside the base's.

@@ -96,6 +96,49 @@ class Plain(nn.Module):
         return logits_BTV
 
 
+class Block(nn.Module):
+    """A feed-forward and a map in the place of attention. Their norms have plain names and either place."""
+
+    def __init__(self, width: int, post_norm: bool) -> None:
+        super().__init__()
+        self.post_norm = post_norm
+        self.attn = nn.ModuleDict({"o_proj": nn.Linear(width, width, bias=False)})
+        self.mlp = nn.ModuleDict(
+            {"up": nn.Linear(width, 4 * width), "down": nn.Linear(4 * width, width)}
+        )
+        self.norm1, self.norm2 = nn.RMSNorm(width), nn.RMSNorm(width)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        if self.post_norm:
+            x_BTD = x_BTD + self.norm1(self.attn["o_proj"](x_BTD))
+            return x_BTD + self.norm2(self.mlp["down"](F.gelu(self.mlp["up"](x_BTD))))
+        x_BTD = x_BTD + self.attn["o_proj"](self.norm1(x_BTD))
+        return x_BTD + self.mlp["down"](F.gelu(self.mlp["up"](self.norm2(x_BTD))))
+
+
+class Stream(nn.Module):
+    """Blocks between an embedding and a head. `norm` runs after them, or on the embedding."""
+
+    def __init__(
+        self, width: int = 32, *, post_norm: bool = False, norm_first: bool = False
+    ) -> None:
+        super().__init__()
+        self.runs_norm_first = norm_first
+        self.embed = nn.Embedding(VOCABULARY, width)
+        self.blocks = nn.ModuleList(Block(width, post_norm) for _ in range(2))
+        self.norm = nn.RMSNorm(width)
+        self.lm_head = nn.Linear(width, VOCABULARY, bias=False)
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        x_BTD = self.embed(tokens_BT)
+        if self.runs_norm_first:
+            x_BTD = self.norm(x_BTD)
+        for block in self.blocks:
+            x_BTD = block(x_BTD)
+        logits_BTV: Tensor = self.lm_head(x_BTD if self.runs_norm_first else self.norm(x_BTD))
+        return logits_BTV
+
+
 def reference(width: int, depth: int) -> nn.Module:
     """The reference model as an external one."""
     shape = ModelConfig(

@@ -41,12 +41,12 @@ BRANCH_ENDS = {"attention": "attention_out", "ffn": "ffn_down"}
 BRANCH_POST_NORMS = {"attention": "attention_post_norm", "ffn": "ffn_post_norm"}
 BRANCHES = tuple(BRANCH_ENDS)
 # The names that DDP, torch.compile, FSDP1 and activation checkpointing put into those of parameters.
-_WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 
 
 def plain_name(name: str) -> str:
     """The name of a parameter without the parts that wrappers put into it."""
-    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 @dataclass(frozen=True, kw_only=True)

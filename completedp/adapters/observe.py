@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from completedp.errors import UserError
+from completedp.modules import WRAPPERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,16 @@ class Observed:
         return f"{self.stack}.{p.layer * self.base_layers // self.layers}.{p.module}"
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside of torch's own wrappers (DDP, torch.compile). Its parameters are the same objects."""
+    while type(model).__module__.startswith("torch."):
+        children = list(model.named_children())
+        if len(children) != 1 or children[0][0] not in WRAPPERS:
+            break
+        model = children[0][1]
+    return model
+
+
 def observe(model: nn.Module, base: nn.Module) -> Observed:
     """Every trainable parameter of `model` beside the base's.
 
@@ -74,7 +85,13 @@ def observe(model: nn.Module, base: nn.Module) -> Observed:
     no single stack of layers.
     """
     stack, layers = _stack(model, base)
-    base_layers = len(list(base.get_submodule(stack).children()))
+    try:
+        base_layers = len(list(base.get_submodule(stack).children()))
+    except AttributeError:
+        raise UserError(
+            f"the base model ({type(base).__name__}) has no {stack}, where the model's layers are; expected "
+            "the same family at another width and depth"
+        ) from None
     base_shapes = {name: tuple(p.shape) for name, p in _all_names(base)}
     names: dict[int, list[str]] = {}
     for name, parameter in _all_names(model):

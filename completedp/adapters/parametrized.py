@@ -16,6 +16,7 @@ from completedp import optimizer
 from completedp.adapters.external import build_model, external_inventory
 from completedp.adapters.folding import multipliers
 from completedp.adapters.infer import ExternalInventory, Fused, inventory_of
+from completedp.adapters.observe import unwrapped
 from completedp.config import ExternalModel
 from completedp.errors import UserError
 from completedp.hooks import Multiplier, hook
@@ -123,15 +124,17 @@ def parametrize(
 
     `base` is the same family at the recipe's width and depth, best on the meta device. By default it is the
     recipe's own model. For a recipe of the reference model it is derived from `model`, which must then be a
-    Hugging Face model. `modules` are pairs (pattern, module type) in order, searched in qualified names
-    before the table of names. `residual` says whether to `fold` multipliers into tensors or to `hook` them.
+    Hugging Face model. Either may be inside of DDP or `torch.compile`. `modules` are pairs (pattern, module
+    type) in order, searched in qualified names before the table of names. `residual` says whether to `fold`
+    multipliers into tensors or to `hook` them.
     `options` are the fields of `completedp.rules.RuleOptions`. Call `initialize` of the result to set the
     values.
 
     Raises `UserError` for a parameter that cannot be classified, for a base at another scale than the
     recipe's, for multipliers of types that the model does not have, and as `resolve` does.
     """
-    base = _base_of(model, recipe) if base is None else base
+    model = unwrapped(model)
+    base = _base_of(model, recipe) if base is None else unwrapped(base)
     if (external := external_model(recipe.model)) is not None:
         modules = [*modules, *external.modules]
     found = inventory_of(model, base, modules)

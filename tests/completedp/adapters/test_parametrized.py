@@ -307,6 +307,23 @@ def test_wrapped_layers_keep_the_clipping_norm() -> None:
     torch.testing.assert_close(values.clip_grad_norm_(1e9), expected, rtol=0, atol=0)
 
 
+def test_a_compiled_model_takes_the_values_of_the_plain_one(recipe: Recipe) -> None:
+    plain, other = (on_cpu("qwen3", torch.float32, width=64, depth=4) for _ in range(2))
+    base = on_meta("qwen3")
+    for model, its_base in ((plain, base), (torch.compile(other), torch.compile(base))):
+        values = completedp.parametrize(
+            model, recipe, base=its_base, batch=recipe.base.batch, tokens=recipe.base.tokens
+        )
+        values.initialize(seed=0)
+    torch.testing.assert_close(other.state_dict(), plain.state_dict(), rtol=0, atol=0)
+
+
+def test_a_base_of_another_family_is_refused_by_name(recipe: Recipe) -> None:
+    model = on_meta("qwen3", width=64, depth=4)
+    with pytest.raises(UserError, match=r"the base model \(Plain\) has no model\.layers"):
+        completedp.parametrize(model, recipe, base=Plain(), batch=256, tokens=10_000)
+
+
 class Inside(nn.Module):
     """A model that holds another as `module`, the name that wrappers use."""
 

@@ -64,6 +64,20 @@ class ExternalInventory:
     fused: tuple[Fused, ...] = ()
     embedding_factor: float = 1.0
 
+    def branch_end(self, branch: str, layer: int) -> list[TensorSpec]:
+        """The tensors that take the coefficient of a layer's branch: a weight or gain, and its bias."""
+        for module_type in (BRANCH_POST_NORMS[branch], BRANCH_ENDS[branch]):
+            if specs := [s for s in self.whole if (s.module_type, s.layer) == (module_type, layer)]:
+                return specs
+        return []
+
+    @property
+    def logits_end(self) -> list[TensorSpec]:
+        """The tensors that take the multiplier on the logits: the final norm's if the unembedding is tied,
+        because that matrix is the embedding as well."""
+        wanted = "final_norm" if self.whole.tied else "unembedding"
+        return [s for s in self.whole if s.module_type == wanted]
+
     def for_hparams(self, hparams: HParams) -> Inventory:
         """The specs for `hparams`. If it names parts of a fused tensor, each part has a spec `name[part]`."""
         named = {t for by_type in hparams.types.values() for t in by_type}
@@ -125,7 +139,7 @@ def inventory_of(
             + (f"; and {len(refused) - 6} more" if len(refused) > 6 else "")
             + ". Correct a type by an ordered list of (pattern, module type)"
         )
-    return ExternalInventory(
+    inventory = ExternalInventory(
         whole=Inventory(
             tensors=tuple(specs),
             layers=observed.layers,
@@ -139,6 +153,35 @@ def inventory_of(
         embedding_factor=_factor(embedding.owner)
         / _factor(base.get_submodule(embedding.name.rpartition(".")[0])),
     )
+    _check_ends(inventory)
+    return inventory
+
+
+def _check_ends(found: ExternalInventory) -> None:
+    """Every coefficient has one weight or gain that takes it. Raises `UserError` otherwise."""
+    places = [
+        (
+            f"layer {layer}",
+            f"the last linear map of its {branch} branch",
+            found.branch_end(branch, layer),
+        )
+        for branch in BRANCH_ENDS
+        for layer in range(found.whole.layers)
+    ]
+    way_out = "correct the types by patterns"
+    if found.whole.tied:
+        places.append(("the model", "its final_norm, for the logits", found.logits_end))
+        way_out += ", untie the unembedding, or give the final norm a gain"
+    else:
+        places.append(("the model", "its unembedding, for the logits", found.logits_end))
+    for place, tensor, specs in places:
+        weights = [s.name for s in specs if not s.is_bias]
+        if len(weights) != 1:
+            names = f" ({', '.join(weights)})" if weights else ""
+            raise UserError(
+                f"{place} has {len(weights)} tensors that would be {tensor}{names}; expected one that "
+                f"trains: {way_out}"
+            )
 
 
 def _as_run(

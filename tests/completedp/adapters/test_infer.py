@@ -166,6 +166,27 @@ def test_a_pattern_of_the_users_is_left_as_it_is() -> None:
     assert types["blocks.1.norm2.weight"] == "ffn_post_norm"
 
 
+def test_what_a_coefficient_needs_is_missed_at_once() -> None:
+    """`inspect` says what `parametrize` would: no search begins on a model that it cannot carry to."""
+    tied = [on_meta("llama", width=width, tie_word_embeddings=True) for width in (64, 32)]
+    for model in tied:
+        model.model.norm = nn.Identity()
+    with pytest.raises(UserError, match=r"0 tensors that would be its final_norm.* untie"):
+        inventory_of(*tied)
+    frozen = [on_meta("llama", width=width) for width in (64, 32)]
+    for model in frozen:
+        model.model.layers[1].self_attn.o_proj.requires_grad_(False)
+    with pytest.raises(UserError, match="layer 1 has 0 tensors that would be the last linear map"):
+        inventory_of(*frozen)
+    heads = [on_meta("llama", width=width) for width in (64, 32)]
+    for width, model in zip((64, 32), heads, strict=True):
+        model.head = nn.Linear(width, 61, bias=False, device="meta")
+    with pytest.raises(
+        UserError, match=r"2 tensors .* its unembedding.*lm_head\.weight, head\.weight"
+    ):
+        inventory_of(*heads)
+
+
 def test_a_norm_on_the_embedding_is_no_final_norm() -> None:
     models = (meta(Stream, width, norm_first=True) for width in (64, 32))
     with pytest.raises(

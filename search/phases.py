@@ -23,9 +23,10 @@ from search.study import Study, confirmation_runs
 
 # More seeds than a round of confirmation or a rung has, so that no two rounds share one.
 MOST_SEEDS = 1000
-# Training seeds that the search's trials take in turn. With a single one, part of what a search learns would
-# be about that seed. The strategy's model knows each seed's offset, so few are enough to tell them.
-SEARCH_SEEDS = 4
+# Training seeds that the search's trials take in turn. A seed moves all its trials alike, which the strategy's
+# model takes out, but it also has slopes of its own: with four seeds, searches learned those (docs/log.md,
+# 2026-11-28). With many more, a seed has too few trials to tell its offset.
+SEARCH_SEEDS = 16
 
 Split = Literal["select", "report"]
 Values = Mapping[str, float]

@@ -23,9 +23,9 @@ from search.study import Study, confirmation_runs
 
 # More seeds than a round of confirmation or a rung has, so that no two rounds share one.
 MOST_SEEDS = 1000
-# Training seeds that the search's trials take in turn. A seed moves all its trials alike, which the strategy's
-# model takes out, but it also has slopes of its own: with four seeds, searches learned those (docs/log.md,
-# 2026-11-28). With many more, a seed has too few trials to tell its offset.
+# Training seeds that the search's trials take in turn. A seed moves all its trials alike, which the
+# strategy's model takes out, but it also has slopes of its own: with four seeds, searches learned those
+# (docs/log.md, 2026-11-28). With many more, a seed has too few trials to tell its offset.
 SEARCH_SEEDS = 16
 
 Split = Literal["select", "report"]

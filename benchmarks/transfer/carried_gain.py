@@ -342,7 +342,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
                 axes.plot([scale] * len(gains[scale]), gains[scale], ".", color=color, alpha=0.5)
             means = [statistics.fmean(gains[scale]) for scale in scales]
             axes.plot(scales, means, "o-", color=color, label=f"{arm} ({len(gains[scales[0]])})")
-            several = [scale for scale in scales if len(gains[scale]) > 1]
+            # Two searches have an interval of 12.7 standard errors, which would hide all else.
+            several = [scale for scale in scales if len(gains[scale]) > 2]
             ends = np.array([mean_interval(gains[scale])[1:] for scale in several]).reshape(-1, 2)
             axes.fill_between(several, *ends.T, color=color, alpha=0.15, linewidth=0)
         axes.set_xscale("log", base=2)

@@ -25,7 +25,7 @@ from benchmarks.search import records
 from completedp.kinds import KINDS
 from completedp.stats import mean_interval
 from search.strategies.additive import AdditiveModel, Array
-from search.strategies.trust_region_bo import bounded
+from search.strategies.trust_region_bo import bounded, numbered
 
 FITTED = 0.75
 MOST_HELD_OUT = 40
@@ -70,8 +70,7 @@ def likelihood(trials: Sequence[dict[str, Any]], without: Sequence[str]) -> floa
     points_ND = np.array([[t["values"].get(name, 0.0) for name in names] for t in trials])
     points_ND -= points_ND[0]  # the first trial is the point that the phase starts from
     losses_N = bounded(np.array([t["loss"] for t in trials]))
-    places = {seed: i for i, seed in enumerate(dict.fromkeys(t["seed"] for t in trials))}
-    seeds = [places[t["seed"]] for t in trials]
+    seeds = numbered([t["seed"] for t in trials])
     cut = round(FITTED * len(trials))
     held_out = slice(cut, cut + MOST_HELD_OUT)
     model = AdditiveModel(points_ND[:cut], losses_N[:cut], seeds[:cut])

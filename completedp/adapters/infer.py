@@ -159,29 +159,26 @@ def inventory_of(
 
 def _check_ends(found: ExternalInventory) -> None:
     """Every coefficient has one weight or gain that takes it. Raises `UserError` otherwise."""
-    places = [
-        (
-            f"layer {layer}",
-            f"the last linear map of its {branch} branch",
-            found.branch_end(branch, layer),
-        )
-        for branch in BRANCH_ENDS
-        for layer in range(found.whole.layers)
-    ]
-    way_out = "correct the types by patterns"
+    for branch in BRANCH_ENDS:
+        for layer in range(found.whole.layers):
+            end = f"layer {layer} has {{}} tensors that would be the last linear map of its {branch} branch"
+            _check_one(found.branch_end(branch, layer), end)
     if found.whole.tied:
-        places.append(("the model", "its final_norm, for the logits", found.logits_end))
-        way_out += ", untie the unembedding, or give the final norm a gain"
+        end = "the model has {} tensors that would be its final_norm, for the logits"
+        way_out = ", untie the unembedding, or give the final norm a gain"
     else:
-        places.append(("the model", "its unembedding, for the logits", found.logits_end))
-    for place, tensor, specs in places:
-        weights = [s.name for s in specs if not s.is_bias]
-        if len(weights) != 1:
-            names = f" ({', '.join(weights)})" if weights else ""
-            raise UserError(
-                f"{place} has {len(weights)} tensors that would be {tensor}{names}; expected one that "
-                f"trains: {way_out}"
-            )
+        end, way_out = "the model has {} tensors that would be its unembedding, for the logits", ""
+    _check_one(found.logits_end, end, way_out)
+
+
+def _check_one(specs: Sequence[TensorSpec], end: str, way_out: str = "") -> None:
+    weights = [s.name for s in specs if not s.is_bias]
+    if len(weights) != 1:
+        names = f" ({', '.join(weights)})" if weights else ""
+        raise UserError(
+            f"{end.format(len(weights))}{names}; expected one that trains: correct the types by patterns"
+            f"{way_out}"
+        )
 
 
 def _as_run(
@@ -325,57 +322,55 @@ class _Reader:
     def _check_growth(self, p: Parameter, grows: Mapping[int, bool]) -> None:
         """Each dimension grows about as much as the width, or not at all."""
         for dimension, should in grows.items():
-            growth = p.growth[dimension]
-            expected = self.growth if should else 1.0
-            rounding = max(growth / expected, expected / growth)
-            stays = should and growth == 1 != expected
-            if stays or rounding > (LARGEST_ROUNDING if should else 1.0):
-                raise UserError(
-                    f"{p.name} is taken for {self.types[p.name]!r}, but its dimension {dimension} goes from "
-                    f"{p.base_shape[dimension]} to {p.shape[dimension]} while the width grows "
-                    f"{self.growth:g}-fold; expected {expected:g}-fold"
-                )
+            sizes = p.shape[dimension], p.base_shape[dimension]
+            self._check_size(p, f"dimension {dimension}", sizes, should)
 
     def _check_parts(self, p: Parameter) -> None:
-        """Each part of a fused tensor grows, not only the whole: few constant rows are lost in it."""
-        lengths, base_lengths = self._lengths(p, p.shape), self._lengths(p, p.base_shape)
-        parts = FUSED[str(self.types[p.name])]
-        for part, size, base_size in zip(parts, lengths, base_lengths, strict=True):
-            growth = size / base_size
-            rounding = max(growth / self.growth, self.growth / growth)
-            if (growth == 1 != self.growth) or rounding > LARGEST_ROUNDING:
-                raise UserError(
-                    f"{p.name} is taken for {self.types[p.name]!r}, but its part {part} goes from "
-                    f"{base_size} to {size} outputs while the width grows {self.growth:g}-fold; expected "
-                    f"{self.growth:g}-fold (key-value heads must grow with the heads)"
-                )
+        """Each part of a fused tensor grows. In the whole, a few rows that do not grow would be lost."""
+        sizes = zip(self._lengths(p), self._lengths(p, of_base=True), strict=True)
+        for part, both in zip(FUSED[str(self.types[p.name])], sizes, strict=True):
+            self._check_size(p, f"part {part}", both, should=True)
+
+    def _check_size(self, p: Parameter, what: str, sizes: tuple[int, int], should: bool) -> None:
+        """A size of the model and of the base: it grows about as much as the width, or not at all."""
+        growth = sizes[0] / sizes[1]
+        expected = self.growth if should else 1.0
+        rounding = max(growth / expected, expected / growth)
+        stays = should and growth == 1 != expected
+        if stays or rounding > (LARGEST_ROUNDING if should else 1.0):
+            raise UserError(
+                f"{p.name} is taken for {self.types[p.name]!r}, but its {what} goes from {sizes[1]} to "
+                f"{sizes[0]} while the width grows {self.growth:g}-fold; expected {expected:g}-fold"
+            )
 
     def fused(self, p: Parameter) -> Fused:
         """The parts of a fused tensor. Gate and up are its halves. k and v have one length, and q has the
         length that the attention's output map reads."""
         module_type = self.types[p.name]
         assert module_type is not None, "classified before"
-        edges = (0, *itertools.accumulate(self._lengths(p, p.shape)))
+        edges = (0, *itertools.accumulate(self._lengths(p)))
         ranges = zip(FUSED[module_type], itertools.pairwise(edges), strict=True)
         parts = tuple((t, start, stop) for t, (start, stop) in ranges)
         return Fused(
             name=p.name, module_type=module_type, dimension=_fan_out_dimension(p), parts=parts
         )
 
-    def _lengths(self, p: Parameter, shape: tuple[int, ...]) -> list[int]:
-        """The outputs of each part, at the model's shape or at the base's."""
+    def _lengths(self, p: Parameter, *, of_base: bool = False) -> list[int]:
+        """The outputs of each part of a fused tensor, in the model or in the base."""
+
+        def shape(parameter: Parameter) -> tuple[int, ...]:
+            return parameter.base_shape if of_base else parameter.shape
+
         names = FUSED[str(self.types[p.name])]
-        size = shape[_fan_out_dimension(p)]
+        size = shape(p)[_fan_out_dimension(p)]
         if self.types[p.name] == "qkv":
             outs = [
                 o
                 for o in self.observed.parameters
                 if o.layer == p.layer and self.types[o.name] == "attention_out" and not o.is_bias
             ]
-            query = size // 3
-            if len(outs) == 1:
-                out_shape = outs[0].shape if shape == p.shape else outs[0].base_shape
-                query = out_shape[_fan_in_dimension(outs[0])]
+            one_out = len(outs) == 1
+            query = shape(outs[0])[_fan_in_dimension(outs[0])] if one_out else size // 3
             lengths = [query, *[(size - query) // 2] * 2]
         else:
             lengths = [size // 2] * 2

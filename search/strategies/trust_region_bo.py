@@ -97,12 +97,12 @@ def expected_best(history: History) -> Point | None:
     away_ND = np.stack(points) - history.start_D
     lower_D = np.maximum(away_ND.min(0) - REACH, history.lower_D - history.start_D)
     upper_D = np.minimum(away_ND.max(0) + REACH, history.upper_D - history.start_D)
-    model = AdditiveModel(away_ND, bounded(losses_N), _numbered(seeds))
+    model = AdditiveModel(away_ND, bounded(losses_N), numbered(seeds))
     best_D: Point = history.start_D + model.best(lower_D, upper_D)
     return best_D
 
 
-def _numbered(seeds: Sequence[int]) -> list[int]:
+def numbered(seeds: Sequence[int]) -> list[int]:
     """Seeds are too large for a float, so the model gets the place of each among the distinct ones."""
     places = {seed: i for i, seed in enumerate(dict.fromkeys(seeds))}
     return [places[seed] for seed in seeds]

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from completedp.adapters.naming import by_table, module_types
+from completedp.adapters.naming import module_types
+from completedp.adapters.norms import bias_or_offset
 from completedp.adapters.observe import Observed, Parameter, observe
-from completedp.adapters.order import order_of
+from completedp.adapters.order import as_run
 from completedp.errors import UserError
 from completedp.hparams import HParams
 from completedp.modules import (
@@ -103,7 +102,7 @@ def inventory_of(
     """
     _refuse_post_norm_stream(model)
     observed = observe(model, base)
-    types = _as_run(observed, module_types(observed, modules), base)
+    types = as_run(observed, module_types(observed, modules), base)
     embeddings = [p for p in observed.parameters if types[p.name] == "embedding"]
     if len(embeddings) != 1:
         found = ", ".join(p.name for p in embeddings) or "none"
@@ -179,40 +178,6 @@ def _check_one(specs: Sequence[TensorSpec], end: str, way_out: str = "") -> None
             f"{end.format(len(weights))}{names}; expected one that trains: correct the types by patterns"
             f"{way_out}"
         )
-
-
-def _as_run(
-    observed: Observed, types: Mapping[str, str | None], base: nn.Module
-) -> Mapping[str, str | None]:
-    """The types that names give, corrected by the order in which the base's modules run.
-
-    A norm that reads the end of a branch is that branch's post-norm, whatever its name. Raises `UserError`
-    for a final norm that runs before the layers. A pattern of the user's is left as it is.
-    """
-    order = order_of(base)
-    if order is None:
-        return types
-    ends = {BRANCH_ENDS[branch]: post_norm for branch, post_norm in BRANCH_POST_NORMS.items()}
-    by_module = {observed.module_in_base(p): types[p.name] for p in observed.parameters}
-    in_stack = [
-        order.first[name]
-        for p in observed.parameters
-        if p.layer is not None and (name := observed.module_in_base(p)) in order.first
-    ]
-    found = dict(types)
-    for p in observed.parameters:
-        module_type, name = types[p.name], observed.module_in_base(p)
-        if module_type is None or not module_type.endswith("norm") or module_type != by_table(p):
-            continue
-        if module_type == "final_norm" and order.first.get(name, math.inf) < min(
-            in_stack, default=0
-        ):
-            raise UserError(
-                f"{p.name} is taken for the final norm by its name, but it runs before the layers. The rules "
-                "have no row for a norm on the embedding: leave it out"
-            )
-        found[p.name] = ends.get(by_module.get(order.reads.get(name, "")) or "", module_type)
-    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,7 +261,7 @@ class _Reader:
             raise UserError(
                 f"{p.name} has the shape {p.shape}; a norm's gain or bias has one dimension"
             )
-        is_bias, offset = _bias_or_offset(p)
+        is_bias, offset = bias_or_offset(p)
         role = spec.role
         if role == "qk_norm" and p.growth != (1.0,):
             if p.shape[0] not in self._outputs_of_q_and_k(p.layer):
@@ -398,44 +363,6 @@ def _fan_in_dimension(p: Parameter) -> int:
         f"{p.name} belongs to a {type(p.owner).__name__}, which does not say which of its dimensions "
         f"{p.shape} is the fan-in; use nn.Linear, Conv1D or nn.MultiheadAttention"
     )
-
-
-def _bias_or_offset(p: Parameter) -> tuple[bool, float]:
-    """Whether a norm's parameter is its bias, and the number that the code adds to a gain.
-
-    The norm runs twice, with the parameter at 0 and at 1 and all other parameters at 0. The output's step is
-    proportional to the input for a gain, and constant for a bias. Raises `UserError` if it is neither.
-    """
-    size = p.shape[0]
-    x_BTD = torch.linspace(-1.0, 2.0, size + 1, device="cpu")[None, None, :size]
-    try:
-        with torch.no_grad():
-            at_0, at_1 = (_normed(p, x_BTD, value) for value in (0.0, 1.0))
-    except Exception as error:  # whatever the user's code raises
-        raise UserError(
-            f"{p.name} is taken for a norm's parameter, but its {type(p.owner).__name__} does not run on one "
-            f"row of features ({error})"
-        ) from None
-    step = at_1 - at_0
-    if float((step - 1).abs().max()) < 1e-3:
-        return True, 0.0
-    offset = float((at_0 * step).sum() / step.square().sum())
-    rounded = round(offset) if math.isfinite(offset) else 0
-    if not abs(offset - rounded) < 1e-3:
-        raise UserError(
-            f"{p.name} is taken for a norm's gain, but the output of its {type(p.owner).__name__} at gain 0 "
-            f"is {offset:.3g} of the step to gain 1; expected 0 (a gain) or 1 (a gain plus one)"
-        )
-    return False, float(rounded)
-
-
-def _normed(p: Parameter, x_BTD: Tensor, value: float) -> Tensor:
-    values = {
-        name: torch.full_like(x_BTD[0, 0], value if name == p.leaf else 0.0)
-        for name, _ in p.owner.named_parameters(recurse=False)
-    }
-    normed_BTD: Tensor = torch.func.functional_call(p.owner, values, (x_BTD,))
-    return normed_BTD
 
 
 def _factor(embedding: nn.Module) -> float:

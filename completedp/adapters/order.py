@@ -1,4 +1,4 @@
-"""The order in which a model's modules run, and which module's output another one reads.
+"""The order in which a model's modules run, and what it says about the types that names gave.
 
 One pass of a model over a few tokens on the meta device: its code runs, and nothing is computed.
 """
@@ -6,12 +6,18 @@ One pass of a model over a few tokens on the meta device: its code runs, and not
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from completedp.adapters.naming import by_table
+from completedp.adapters.observe import Observed
+from completedp.errors import UserError
+from completedp.modules import BRANCH_ENDS, BRANCH_POST_NORMS
 
 TOKENS = 8  # enough for masks and positions
 
@@ -68,3 +74,37 @@ def order_of(model: nn.Module) -> Order | None:
         for module, mode in training.items():
             module.training = mode
     return Order(first=first, reads=reads)
+
+
+def as_run(
+    observed: Observed, types: Mapping[str, str | None], base: nn.Module
+) -> Mapping[str, str | None]:
+    """The types that names give, corrected by the order in which the base's modules run.
+
+    A norm that reads the end of a branch is that branch's post-norm, whatever its name. Raises `UserError`
+    for a final norm that runs before the layers. A pattern of the user's is left as it is.
+    """
+    order = order_of(base)
+    if order is None:
+        return types
+    ends = {BRANCH_ENDS[branch]: post_norm for branch, post_norm in BRANCH_POST_NORMS.items()}
+    by_module = {observed.module_in_base(p): types[p.name] for p in observed.parameters}
+    in_stack = [
+        order.first[name]
+        for p in observed.parameters
+        if p.layer is not None and (name := observed.module_in_base(p)) in order.first
+    ]
+    found = dict(types)
+    for p in observed.parameters:
+        module_type, name = types[p.name], observed.module_in_base(p)
+        if module_type is None or not module_type.endswith("norm") or module_type != by_table(p):
+            continue
+        if module_type == "final_norm" and order.first.get(name, math.inf) < min(
+            in_stack, default=0
+        ):
+            raise UserError(
+                f"{p.name} is taken for the final norm by its name, but it runs before the layers. The rules "
+                "have no row for a norm on the embedding: leave it out"
+            )
+        found[p.name] = ends.get(by_module.get(order.reads.get(name, "")) or "", module_type)
+    return found

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from external_models import FAMILIES, OTHERS, SIZES, Plain, Stream, on_meta
+from external_models import FAMILIES, OTHERS, SIZES, Plain, on_meta
 from torch import nn
 from transformers import AutoConfig
 
@@ -144,26 +144,6 @@ def test_a_gate_of_attention_is_no_gate_of_the_feed_forward(name: str) -> None:
     assert types["model.layers.3.mlp.gate_proj.weight"] == ("ffn_gate", "hidden_weight")
 
 
-@pytest.mark.parametrize("post_norm", [False, True])
-def test_a_norm_that_ends_a_branch_is_known_by_the_code(post_norm: bool) -> None:
-    models = (meta(Stream, width, post_norm=post_norm) for width in (64, 32))
-    types = {s.name: s.module_type for s in inventory_of(*models).whole}
-    norms = [types[f"blocks.1.norm{i}.weight"] for i in (1, 2)]
-    if post_norm:
-        assert norms == ["attention_post_norm", "ffn_post_norm"]
-    else:
-        assert norms == ["attention_norm", "ffn_norm"]
-    assert types["norm.weight"] == "final_norm"
-
-
-def test_a_pattern_of_the_users_is_left_as_it_is() -> None:
-    models = (meta(Stream, width, post_norm=True) for width in (64, 32))
-    found = inventory_of(*models, modules=[("norm1", "other_norm")])
-    types = {s.name: s.module_type for s in found.whole}
-    assert types["blocks.1.norm1.weight"] == "other_norm"
-    assert types["blocks.1.norm2.weight"] == "ffn_post_norm"
-
-
 def test_what_a_coefficient_needs_is_missed_at_once() -> None:
     """`inspect` says what `parametrize` would: no search begins on a model that it cannot carry to."""
     tied = [on_meta("llama", width=width, tie_word_embeddings=True) for width in (64, 32)]
@@ -183,23 +163,6 @@ def test_what_a_coefficient_needs_is_missed_at_once() -> None:
         UserError, match=r"2 tensors .* its unembedding.*lm_head\.weight, head\.weight"
     ):
         inventory_of(*heads)
-
-
-def test_a_norm_on_the_embedding_is_no_final_norm() -> None:
-    models = (meta(Stream, width, norm_first=True) for width in (64, 32))
-    with pytest.raises(
-        UserError, match=r"norm\.weight is taken for the final norm .* before the layers"
-    ):
-        inventory_of(*models)
-
-
-def test_code_that_does_not_run_on_the_meta_device_is_read_by_its_names() -> None:
-    models = [meta(Stream, width, post_norm=True) for width in (64, 32)]
-    for model in models:
-        model.register_forward_pre_hook(lambda *_: float(torch.zeros(1, device="meta")))
-    types = {s.name: s.module_type for s in inventory_of(*models).whole}
-    assert types["blocks.1.norm1.weight"] == "attention_norm"
-    assert all(module.training for module in models[1].modules())
 
 
 def test_torchs_own_layers() -> None:

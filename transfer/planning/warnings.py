@@ -97,7 +97,7 @@ def _budget_warnings(recipe: Recipe, request: TargetRequest, target: Target) -> 
 
 
 def _toy_warnings(target: Target) -> Iterator[str]:
-    """Sizes that stay as in the proxy, and that nobody trains a model of this many parameters with."""
+    """Sizes of the proxy that no public model of the target's size has."""
     model = target.model
     if external_model(model) is not None or (parameters := parameter_count(model)) < LARGE_MODEL:
         return
